@@ -1,0 +1,1 @@
+"""The Hydra configuration groups, installed as the package ``pruning_lab.conf``."""

@@ -1,0 +1,82 @@
+"""The same questions answered by forward hooks, for models that cannot be traced: slower."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph.cut import State
+
+
+class HookedGraph:
+    """Sites are modules; every evaluation runs the whole model."""
+
+    def __init__(self, model: nn.Module, reason: UserError) -> None:
+        self._model = model
+        self._reason = reason
+
+    def site(self, module: nn.Module, behind: bool = False) -> nn.Module:
+        """The module itself; with ``behind`` a UserError, since nothing tells what follows it."""
+        if behind:
+            raise UserError(
+                f"The site behind {type(module).__name__} cannot be found. {self._reason} For "
+                "scores, run(module_behind) with the module whose output you want read."
+            )
+        if all(module is not part for part in self._model.modules()):
+            raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
+        return module
+
+    def cut(self, site: nn.Module) -> "HookedCut":
+        return HookedCut(self._model, site)
+
+    def record(
+        self, x: torch.Tensor, sites: list[nn.Module]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The model's output for ``x`` and the activations at ``sites``, connected by autograd."""
+        found: dict[nn.Module, torch.Tensor] = {}
+
+        def keep(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled() and not output.requires_grad:
+                output.requires_grad_()
+            found[module] = output
+            return output.clone()  # an in-place operation behind must not overwrite the record
+
+        output = _hooked(self._model, x, sites, keep)
+        missing = [site for site in sites if site not in found]
+        if missing:
+            raise UserError(f"{missing[0]} never runs in a forward pass: it has no activation.")
+        return output, [found[site] for site in sites]
+
+
+class HookedCut:
+    """``before`` and ``after`` as of Cut, by whole passes of the model."""
+
+    def __init__(self, model: nn.Module, site: nn.Module) -> None:
+        self._model = model
+        self._site = site
+
+    def before(self, x: torch.Tensor) -> State:
+        _, (activation,) = HookedGraph(self._model, UserError()).record(x, [self._site])
+        return State(activation, {"input": x})
+
+    def stackable(self, state: State) -> bool:
+        return True
+
+    def after(self, state: State, activation: torch.Tensor) -> Any:
+        x = state.live["input"]
+        copies = len(activation) // len(state.activation)
+        stacked = x.repeat(copies, *[1] * (x.ndim - 1))
+        return _hooked(self._model, stacked, [self._site], lambda *_: activation)
+
+
+def _hooked(
+    model: nn.Module, x: torch.Tensor, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
+) -> Any:
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        return model(x)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,138 @@
+"""What the operations of a network do to units: keep them apart, move them, read them."""
+
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules import activation, batchnorm, conv, dropout, pooling
+
+Convolution = conv._ConvNd
+TransposedConvolution = conv._ConvTransposeNd
+BatchNorm = batchnorm._BatchNorm
+Dropout = dropout._DropoutNd
+
+LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, Convolution)
+"""The modules whose units can be removed."""
+
+NON_LINEARITIES: tuple[type[nn.Module], ...] = (
+    activation.CELU,
+    activation.ELU,
+    activation.GELU,
+    activation.Hardshrink,
+    activation.Hardsigmoid,
+    activation.Hardswish,
+    activation.Hardtanh,
+    activation.LeakyReLU,
+    activation.LogSigmoid,
+    activation.Mish,
+    activation.ReLU,
+    activation.ReLU6,
+    activation.RReLU,
+    activation.SELU,
+    activation.SiLU,
+    activation.Sigmoid,
+    activation.Softplus,
+    activation.Softshrink,
+    activation.Softsign,
+    activation.Tanh,
+    activation.Tanhshrink,
+    activation.Threshold,
+)
+"""Elementwise, without parameters: every unit stays by itself."""
+
+NON_LINEAR_FUNCTIONS = frozenset(
+    {
+        F.celu,
+        F.elu,
+        F.gelu,
+        F.hardsigmoid,
+        F.hardswish,
+        F.hardtanh,
+        F.leaky_relu,
+        F.mish,
+        F.relu,
+        F.relu6,
+        F.selu,
+        F.sigmoid,
+        F.silu,
+        F.softplus,
+        F.tanh,
+        torch.relu,
+        torch.relu_,
+        torch.sigmoid,
+        torch.tanh,
+    }
+)
+NON_LINEAR_METHODS = frozenset({"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"})
+
+POOLS: tuple[type[nn.Module], ...] = (
+    pooling._AdaptiveAvgPoolNd,
+    pooling._AdaptiveMaxPoolNd,
+    pooling._AvgPoolNd,
+    pooling._LPPoolNd,
+    pooling._MaxPoolNd,
+    nn.Upsample,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
+)
+"""They work on the space of one channel at a time."""
+
+POOL_FUNCTIONS = frozenset(
+    {
+        F.adaptive_avg_pool1d,
+        F.adaptive_avg_pool2d,
+        F.adaptive_avg_pool3d,
+        F.adaptive_max_pool1d,
+        F.adaptive_max_pool2d,
+        F.adaptive_max_pool3d,
+        F.avg_pool1d,
+        F.avg_pool2d,
+        F.avg_pool3d,
+        F.max_pool1d,
+        F.max_pool2d,
+        F.max_pool3d,
+        F.interpolate,
+    }
+)
+
+# A functional dropout keeps its rate: there is no module to carry another one.
+TRANSPARENT_FUNCTIONS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.pos})
+
+
+def is_non_linearity(op: object) -> bool:
+    """Whether a module, a function or a method's name is an elementwise non-linearity."""
+    if isinstance(op, nn.Module):
+        return isinstance(op, NON_LINEARITIES)
+    return op in (NON_LINEAR_METHODS if isinstance(op, str) else NON_LINEAR_FUNCTIONS)
+
+
+def is_pool(op: object) -> bool:
+    """Whether a module or a function works on the space of each channel by itself."""
+    return isinstance(op, POOLS) if isinstance(op, nn.Module) else op in POOL_FUNCTIONS
+
+
+def units_of(layer: nn.Module) -> int:
+    """How many units a Linear or a convolution has now, read off its weight."""
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    if isinstance(layer, TransposedConvolution):
+        return weight.shape[1] * layer.groups
+    return weight.shape[0]
+
+
+def inputs_of(layer: nn.Module) -> int:
+    """How many inputs a Linear, a convolution or a BatchNorm reads now."""
+    if isinstance(layer, BatchNorm):
+        return layer.num_features
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    if isinstance(layer, TransposedConvolution):
+        return weight.shape[0]
+    return weight.shape[1] * getattr(layer, "groups", 1)
+
+
+def unit_axis(module: nn.Module) -> int:
+    """The dimension of a module's output that holds the units: the last of a Linear's, else 1."""
+    return -1 if isinstance(module, nn.Linear) else 1
