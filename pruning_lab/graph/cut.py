@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from pruning_lab.errors import UserError
+
 
 @dataclass(frozen=True)
 class State:
@@ -30,6 +32,8 @@ class Cut:
         batched = _descendants([node for node in nodes if node.op == "placeholder"])
         behind = _descendants([site])
         self._behind = [node for node in nodes if node in behind and node is not site]
+        if not self._behind or self._behind[-1].op != "output":
+            raise UserError(f"The model's output does not depend on `{site}`: nothing to score.")
         inputs = {source for node in self._behind for source in node.all_input_nodes}
         self._live = [node for node in nodes if node in inputs and node not in behind]
         self._batched = batched

@@ -1,8 +1,10 @@
 """The model traced once: who reads a layer's units, and where their activation is read."""
 
+import operator
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -217,14 +219,15 @@ def _blocks(name: str, units: int, width: int, reader: nn.Module) -> int:
 
 
 def _is_flatten(node: fx.Node, op: object) -> bool:
-    """``nn.Flatten()``, ``flatten(x, 1)``, or ``x.view(batch, -1)`` and ``x.reshape(batch, -1)``."""
+    """``nn.Flatten()``, ``flatten(x, 1)``, ``x.view(batch, -1)`` or ``x.reshape(batch, -1)``."""
     if isinstance(op, nn.Flatten):
         return op.start_dim == 1 and op.end_dim == -1
     if op in (torch.flatten, "flatten"):
-        arguments = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
-        return arguments.get("start_dim") == 1 and arguments.get("end_dim", -1) == -1
+        given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False))
+        given |= node.kwargs
+        return given.get("start_dim") == 1 and given.get("end_dim", -1) == -1
     if op in ("view", "reshape"):
-        return len(node.args) == 3 and _is_batch_size(node.args[1]) and node.args[2] == -1
+        return node.args[2:] == (-1,) and _is_batch_size(node.args[1])
     return False
 
 
@@ -235,7 +238,7 @@ def _is_batch_size(node: object) -> bool:
     if node.op == "call_method":
         return node.target == "size" and node.args[1:] == (0,)
     if node.target is getattr:
-        return node.args[1] == "shape" and all(_is_batch_size(user) for user in node.users)
-    return getattr(node.target, "__name__", "") == "getitem" and node.args[1] == 0 and (
-        isinstance(node.args[0], fx.Node) and node.args[0].target is getattr
-    )
+        return node.args[1:] == ("shape",) and all(_is_batch_size(user) for user in node.users)
+    if node.target is operator.getitem and node.args[1:] == (0,):
+        return isinstance(node.args[0], fx.Node) and node.args[0].target is getattr
+    return False

@@ -1,0 +1,21 @@
+"""How often a unit is active."""
+
+from typing import ClassVar
+
+import torch
+
+from pruning_lab.attributions.evidence import ActivationMetric
+
+
+class APoZAttributionMetric(ActivationMetric):
+    """Share of positive activations: mean over positions of [a > 0], in [0, 1].
+
+    One minus the average percentage of zeros of Hu et al. (arXiv 1607.03250) where activations
+    are not negative, so that higher means keep, as for every criterion here. TorchPruner sums
+    over space where this takes the mean.
+    """
+
+    needs_gradient: ClassVar[bool] = False
+
+    def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return (activation > 0).double().mean(2)

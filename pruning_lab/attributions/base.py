@@ -1,0 +1,167 @@
+"""What every criterion shares: the data, the model at rest, and one number a unit at the end."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
+
+Reduction = str | Callable[[np.ndarray], np.ndarray]
+Criterion = Callable[..., torch.Tensor]
+
+REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda scores: scores.mean(0),
+    "sum": lambda scores: scores.sum(0),
+    "mean_plus_2_std": lambda scores: scores.mean(0) + 2 * scores.std(0),
+    "none": lambda scores: scores,
+}
+
+
+class AttributionMetric(ABC):
+    """A criterion: how much is each unit of a layer worth to the model?
+
+    ``criterion(output, target, reduction="none")`` is the model's loss, ``data_generator`` any
+    iterable of batches ``(x, target)``. ``reduction`` makes one score a unit out of the per-sample
+    scores (samples, units): ``"mean"``, ``"sum"``, ``"mean_plus_2_std"`` (the best variant of
+    Ancona et al., arXiv 2006.01795; the population's standard deviation), ``"none"``, or a
+    callable. Higher scores mean: keep.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Constructor arguments of the criterion that may also be given to ``run``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+    ) -> None:
+        if not callable(reduction) and reduction not in REDUCTIONS:
+            raise UserError(
+                f"reduction={reduction!r} is not known; choose one of {', '.join(REDUCTIONS)}, "
+                "or pass a callable over the per-sample scores (samples, units)."
+            )
+        self.model = model
+        self.data_generator = data_generator
+        self.criterion = criterion
+        self.device = torch.device(device)
+        self.reduction = reduction
+
+    def run(
+        self, module: nn.Module, find_best_evaluation_module: bool = False, **options: Any
+    ) -> np.ndarray:
+        """Score the units of ``module``: (units,), or (samples, units) with ``"none"``.
+
+        The activation is read at the module's own output, or with ``find_best_evaluation_module``
+        behind the BatchNorm and non-linearity that follow it. Raises UserError for a module that
+        is not part of the model, never runs, or has no units.
+        """
+        return self.run_layers([module], find_best_evaluation_module, **options)[0]
+
+    def run_layers(
+        self,
+        modules: Sequence[nn.Module],
+        find_best_evaluation_module: bool = False,
+        on_progress: Callable[[int, float], None] = lambda index, share: None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """The scores of several modules; ``on_progress(index, share)`` tells what was done."""
+        metric = self._with(options)
+        reduce = self.reduction if callable(self.reduction) else REDUCTIONS[self.reduction]
+        with at_rest(self.model):
+            scores = metric._per_sample(modules, find_best_evaluation_module, on_progress)
+        return [score if score.ndim == 1 else reduce(score) for score in scores]
+
+    @abstractmethod
+    def _per_sample(
+        self,
+        modules: Sequence[nn.Module],
+        behind: bool,
+        on_progress: Callable[[int, float], None],
+    ) -> list[np.ndarray]:
+        """Scores (samples, units) of each module, or (units,) when they do not use samples."""
+
+    def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
+        """Refuse impossible values of the criterion's own options."""
+
+    def _with(self, options: dict[str, Any]) -> "AttributionMetric":
+        """This metric with other values for some of its options."""
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__}.run() takes no {unknown[0]!r}; it takes "
+                f"{', '.join(self.options) or 'no options'}."
+            )
+        metric = copy.copy(self)
+        vars(metric).update(options)
+        metric._check_options()
+        return metric
+
+    def _graph(self) -> Graph | HookedGraph:
+        try:
+            return trace(self.model)
+        except UntraceableError as error:
+            return HookedGraph(self.model, error)
+
+    def _batches(self, limit: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches on the device, the first ``limit`` samples of them."""
+        seen = 0
+        for x, target in self.data_generator:
+            left = len(x) if limit is None else limit - seen
+            if left <= 0:
+                return
+            seen += len(x)
+            yield x[:left].to(self.device), target[:left].to(self.device)
+        if seen == 0:
+            raise UserError("The data_generator yielded no batch: nothing to score on.")
+
+    def _losses(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """One loss a sample: (N,)."""
+        losses = self.criterion(output, target, reduction="none")
+        if losses.ndim == 0 or len(losses) != len(output):
+            raise UserError(
+                "criterion(output, target, reduction='none') must give one loss a sample, "
+                f"({len(output)}, ...); it gave shape {tuple(losses.shape)}."
+            )
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+
+def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
+    """Any activation as (samples, units, positions); refuses one that has no units."""
+    if not isinstance(activation, torch.Tensor) or activation.ndim < 2:
+        raise UserError(
+            f"{type(module).__name__} has no units: its output is not a tensor (samples, units, "
+            "...). Score a Linear, a convolution, or what follows one."
+        )
+    return activation.movedim(axis, 1).reshape(len(activation), activation.shape[axis], -1)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode without parameter gradients; everything is put back afterwards.
+
+    Also torch's random state, which a shuffling DataLoader draws from.
+    """
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    devices = {parameter.device for parameter in wanted if parameter.is_cuda}
+    try:
+        model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        with torch.random.fork_rng(devices=[device.index for device in devices]):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)

@@ -1,0 +1,37 @@
+"""What the loss would rise by if a unit went, to first order."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pruning_lab.attributions.base import Criterion, Reduction
+from pruning_lab.attributions.evidence import ActivationMetric
+
+
+class TaylorAttributionMetric(ActivationMetric):
+    """abs(sum over positions of a dL/da) per sample (Molchanov et al., arXiv 1611.06440).
+
+    With ``signed`` minus the sum itself: the first-order estimate of L(unit at 0) - L. The paper
+    divides by the number of positions and normalises each layer by its l2 norm; here, as in
+    TorchPruner, neither is done, and the gradient is that of the sample's own loss.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("signed",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+        signed: bool = False,
+    ) -> None:
+        super().__init__(model, data_generator, criterion, device, reduction)
+        self.signed = signed
+
+    def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        rise = -(activation * gradient).sum(2)
+        return rise if self.signed else rise.abs()
