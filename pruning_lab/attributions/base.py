@@ -71,10 +71,14 @@ class AttributionMetric(ABC):
         self,
         modules: Sequence[nn.Module],
         find_best_evaluation_module: bool = False,
-        on_progress: Callable[[int, float], None] = lambda index, share: None,
+        on_progress: Callable[[int, int], None] = lambda index, samples: None,
         **options: Any,
     ) -> list[np.ndarray]:
-        """The scores of several modules; ``on_progress(index, share)`` tells what was done."""
+        """The scores of several modules.
+
+        A criterion that takes its time calls ``on_progress(index, samples)`` when so many more
+        samples of module ``index`` are scored.
+        """
         metric = self._with(options)
         reduce = self.reduction if callable(self.reduction) else REDUCTIONS[self.reduction]
         with at_rest(self.model):
@@ -86,7 +90,7 @@ class AttributionMetric(ABC):
         self,
         modules: Sequence[nn.Module],
         behind: bool,
-        on_progress: Callable[[int, float], None],
+        on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         """Scores (samples, units) of each module, or (units,) when they do not use samples."""
 

@@ -37,7 +37,7 @@ class ActivationMetric(AttributionMetric):
         self,
         modules: Sequence[nn.Module],
         behind: bool,
-        on_progress: Callable[[int, float], None],
+        on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         graph = self._graph()
         sites: list[Any] = [graph.site(module, behind) for module in modules]
@@ -58,7 +58,7 @@ class ActivationMetric(AttributionMetric):
                 score = self.formula(
                     by_unit(activation, axis, module).detach(), by_unit(gradient, axis, module)
                 )
-                scores.append(score.double().cpu().numpy())
+                scores.append(score.cpu().double().numpy())
         return [np.concatenate(scores) for scores in found]
 
 
@@ -82,7 +82,7 @@ class MaskMetric(AttributionMetric):
         self,
         modules: Sequence[nn.Module],
         behind: bool,
-        on_progress: Callable[[int, float], None],
+        on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         graph = self._graph()
         found = []

@@ -35,7 +35,7 @@ class RandomAttributionMetric(AttributionMetric):
         self,
         modules: Sequence[nn.Module],
         behind: bool,
-        on_progress: Callable[[int, float], None],
+        on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         graph = self._graph()
         x, _ = next(self._batches(limit=1))

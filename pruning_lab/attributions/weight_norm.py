@@ -21,7 +21,7 @@ class WeightNormAttributionMetric(AttributionMetric):
         self,
         modules: Sequence[nn.Module],
         behind: bool,
-        on_progress: Callable[[int, float], None],
+        on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
         return [_norm(module) for module in modules]
 

@@ -1,0 +1,28 @@
+"""``python -m pruning_lab``: compose the configuration, check it, run the experiment."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from pruning_lab.errors import UserError
+from pruning_lab.runner import Experiment, Names
+
+
+@hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")
+def main(config: DictConfig) -> float:
+    """Run one experiment; its last test accuracy is the job's result."""
+    hydra_config = HydraConfig.get()
+    choices = hydra_config.runtime.choices
+    names = Names(*(choices[group] for group in Names.__dataclass_fields__))
+    output = Path(hydra_config.runtime.output_dir)
+    try:
+        return Experiment(config, names, output).run()
+    except UserError as error:
+        raise HydraException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

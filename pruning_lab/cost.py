@@ -1,0 +1,73 @@
+"""What a model costs: floating-point operations, parameters, latency."""
+
+import statistics
+import time
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def flops(model: nn.Module, input_size: tuple[int, ...]) -> int:
+    """Floating-point operations of one sample's forward pass: 2 x multiply-accumulates.
+
+    Matrix products, convolutions and attention are counted (with padding, stride and groups);
+    normalisation, activations and pooling are not. ``input_size`` is without the batch dimension.
+    """
+    return sum(flops_by_module(model, input_size).values())
+
+
+def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
+    """The same for every leaf module by its qualified name; functional calls are under ''."""
+    counter = FlopCounterMode(display=False)
+    parameter = next(model.parameters())
+    x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    # The counter does not see nn.MultiheadAttention's fused kernel, which runs in eval mode only.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with _evaluating(model), torch.no_grad(), counter:
+            model(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    total = counts["Global"]
+    names = {name for name, module in model.named_modules() if not list(module.children())}
+    root = type(model).__name__
+    leaves = {name: counts[f"{root}.{name}"] for name in names if f"{root}.{name}" in counts}
+    return leaves | {"": total - sum(leaves.values())}
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers the model's parameters hold; a shared parameter counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def latency_ms(
+    model: nn.Module, input_size: tuple[int, ...], batch_size: int = 1, runs: int = 10
+) -> float:
+    """Median time of one forward pass in milliseconds, after two passes to warm up."""
+    parameter = next(model.parameters())
+    x = torch.zeros(batch_size, *input_size, device=parameter.device, dtype=parameter.dtype)
+    times = []
+    with _evaluating(model), torch.no_grad():
+        for _ in range(runs + 2):
+            started = time.perf_counter()
+            model(x)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times[2:])
+
+
+@contextmanager
+def _evaluating(model: nn.Module):
+    """Eval mode for a while; every module's own mode comes back."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,293 @@
+"""One experiment: a baseline, its attributions, and the curve of pruning it step by step."""
+
+import logging
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from tqdm import tqdm
+
+from pruning_lab import cost, tracking
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.baseline import Baseline
+from pruning_lab.checkpoint import load_state, save_pruned
+from pruning_lab.compare.figures import (
+    accuracy_curves,
+    rank_correlation,
+    score_histograms,
+    widths_kept,
+)
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.errors import UserError
+from pruning_lab.graph import trace, units_of
+from pruning_lab.plan import Plan, make_plan
+from pruning_lab.pruner import Pruner
+from pruning_lab.pruner.trial import Trial, carry_out
+from pruning_lab.schedules import Schedule, Step, ToTarget
+from pruning_lab.setup import baseline_determinants, build, build_model, find_device, plain
+from pruning_lab.training import Training, evaluate, fit, part
+
+log = logging.getLogger(__name__)
+
+TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
+         "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the configuration groups were set to: runs are grouped by these."""
+
+    model: str
+    dataset: str
+    metric: str
+    schedule: str
+    finetune: str
+
+
+class Experiment:
+    """Everything one experiment needs, built and checked before any work starts."""
+
+    def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
+        self.config, self.names, self.output = config, names, output
+        self.device = find_device(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.schedule: Schedule = build(config.schedule)
+        self.training: Training = build(config.baseline.training)
+        self.finetune: Training = build(config.finetune)
+        self.client = tracking.connect(config.tracking.uri)
+        self.splits: Splits = build(config.dataset)
+        torch.manual_seed(config.seeds.init)
+        self.model = build_model(config.model, self.splits).to(self.device)
+        determinants = baseline_determinants(config, self.device)
+        self.baseline = Baseline(Path(config.baseline.folder), determinants)
+        self.layers = self._prunable_layers()
+        self.steps = self.schedule.steps_for(list(self.layers))
+        self.criteria = {**config.attributions, names.metric: config.metric}
+        self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
+        self.original = self._size(self.model)
+        self.rows: list[dict[str, float]] = []
+        if isinstance(self.schedule, ToTarget):  # refuses a target that no plan can reach
+            self._plan({name: np.zeros(w) for name, w in self._widths().items()}, self.steps[-1])
+
+    def run(self) -> float:
+        """The method; returns the test accuracy after the last step."""
+        config = self.config
+        params = tracking.flatten(plain(config))
+        with tracking.run(
+            self.client, config.tracking.experiment, self._title(), self._tags(), params
+        ) as self.record:
+            self.record.text(OmegaConf.to_yaml(config, resolve=True), "config.yaml")
+            self._obtain_baseline()
+            scores, seconds = self._attribute()
+            self._prepare_pruning()
+            self._keep_row(0, self._measure("before") | self._measure("after"))
+            for number, step in enumerate(self.steps, 1):
+                if number > 1:  # the first step's scores are those of the baseline
+                    scores, seconds = self._score(self.names.metric, step.layers)
+                scores = {layer: scores[layer] for layer in step.layers}
+                self.record.scores({self.names.metric: scores}, number)
+                self.record.figure(
+                    score_histograms({self.names.metric: scores}), f"scores_step_{number:03d}"
+                )
+                carry_out(self._plan(scores, step), self.model, self.pruner)
+                row = {"scoring_seconds": seconds} | self._measure("before")
+                row |= self._tune(number) | self._measure("after")
+                self._keep_row(number, row)
+            self._conclude()
+        return self.rows[-1]["test_accuracy_after"]
+
+    # -- the stages ---------------------------------------------------------------------------
+
+    def _obtain_baseline(self) -> None:
+        """The weights that every criterion starts from: trained once, or loaded."""
+
+        def train(model: nn.Module) -> None:
+            if self.config.baseline.checkpoint is not None:
+                load_state(model, Path(self.config.baseline.checkpoint))
+            elif not self.config.model.get("weights"):
+                label = f"Training {self.names.model} on {self.names.dataset}"
+                log.info("%s, %d epochs ...", label, self.training.epochs)
+                optimizer = self.training.optimizer(model)
+                fit(model, optimizer, self.splits.train, self.training, self._seeded(0), label)
+
+        new = self.baseline.obtain(self.model, train)
+        log.info("Baseline %s: %s", self.baseline.name, "ready" if new else "found on disk")
+
+    def _attribute(self) -> tuple[LayerScores, float]:
+        """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
+        scores: Scores = {}
+        seconds: dict[str, float] = {}
+        for name, settings in self.criteria.items():
+            scores[name], seconds[name] = self.baseline.scores(
+                name,
+                plain(settings) | plain(self.config.scoring),
+                lambda name=name: self._score(name, tuple(self.layers)),
+            )
+        self.record.scores(scores)
+        self.record.step(0, 0, {f"baseline_scoring_seconds/{k}": v for k, v in seconds.items()})
+        self.record.figure(score_histograms(scores), "scores_baseline")
+        if len(scores) > 1:
+            table, figure = rank_correlation(scores)
+            self.record.figure(figure, "rank_correlation")
+            self.record.table(table.reset_index(names="criterion"), "rank_correlation.csv")
+        return scores[self.names.metric], seconds[self.names.metric]
+
+    def _prepare_pruning(self) -> None:
+        """One optimizer for the whole experiment: its momentum is cut with the weights."""
+        self.optimizer = self.finetune.optimizer(self.model)
+        size = self.splits.input_size
+        self.pruner = Pruner(self.model, size, self.device, self.optimizer)
+        self.tuned_on = part(self.splits.train, self.finetune.share, self._seeded(0))
+
+    def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerScores, float]:
+        """Scores of ``layers`` behind BatchNorm and non-linearity, and the seconds they took."""
+        metric, started = self.metrics[name], time.perf_counter()
+        log.info("Scoring %d layers by %s (%s) ...", len(layers), name, self._settings(name))
+        available = len(self.splits.score)  # type: ignore[arg-type]
+        samples = min(getattr(metric, "samples", None) or available, available)
+        work = self._work(layers)
+        with tqdm(
+            total=sum(work), desc=name, disable=None, leave=False,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+        ) as bar:  # fmt: skip
+            found = metric.run_layers(
+                [self.layers[layer] for layer in layers],
+                find_best_evaluation_module=True,
+                on_progress=lambda index, count: bar.update(work[index] * count / samples),
+            )
+        return dict(zip(layers, found, strict=True)), time.perf_counter() - started
+
+    def _plan(self, scores: LayerScores, step: Step) -> Plan:
+        """Which units go, so that the step's share of the original is gone."""
+        trial = Trial(self.model, self.splits.input_size)
+        of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
+
+        def gone(plan: Plan) -> float:
+            if of == "units":
+                left = sum(self._widths().values()) - sum(map(len, plan.values()))
+                return 1 - left / self.original["units"]
+            return 1 - self._size(trial.after(plan))[of] / self.original[of]
+
+        return make_plan(scores, step, self.schedule, gone)
+
+    def _tune(self, number: int) -> dict[str, float]:
+        """Fine-tune after a cut; returns the seconds it took."""
+        started = time.perf_counter()
+        if self.finetune.epochs:
+            label = f"Fine-tuning, step {number} of {len(self.steps)}"
+            order = self._seeded(number)
+            fit(self.model, self.optimizer, self.tuned_on, self.finetune, order, label)
+        return {"finetune_seconds": time.perf_counter() - started}
+
+    def _measure(self, when: str) -> dict[str, float]:
+        """Accuracy and loss on val and test, before or after fine-tuning."""
+        found = {}
+        for split in ("test", "val"):
+            measured = evaluate(self.model, getattr(self.splits, split))
+            found[f"{split}_accuracy_{when}"] = measured.accuracy
+            found[f"{split}_loss_{when}"] = measured.loss
+        return found
+
+    def _conclude(self) -> None:
+        """The curve, the widths and the pruned model; says where to look."""
+        frame = pd.DataFrame(self.rows)
+        names = asdict(self.names) | {"run_id": self.record.run_id, "seed": self.config.seed}
+        curves = accuracy_curves(frame.assign(**names))
+        self.output.mkdir(parents=True, exist_ok=True)
+        figure, table = self.output / "accuracy_vs_flops.png", self.output / tracking.STEPS
+        curves.savefig(figure, dpi=150)
+        frame.to_csv(table, index=False)
+        save_pruned(self.model, self.output / "pruned_model", self.pruner.kept)
+        self.record.table(frame)
+        self.record.figure(curves, "accuracy_vs_flops")
+        widths = frame.filter(like="width/").rename(columns=lambda key: key.split("/", 1)[1])
+        self.record.figure(widths_kept(widths.set_index(frame["step"])), "widths")
+        self.record.folder(self.output / "pruned_model", "pruned_model")
+        log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
+        log.info("Table   %s\nFigure  %s\nModel   %s", table, figure, self.output / "pruned_model")
+
+    # -- what is written down -----------------------------------------------------------------
+
+    def _keep_row(self, step: int, measured: dict[str, float]) -> None:
+        """Write one step down: the cost of the model as it stands beside what was measured."""
+        size = self._size(self.model)
+        row: dict[str, float] = {"step": step, **size}
+        row |= {f"removed_{key}": 1 - value / self.original[key] for key, value in size.items()}
+        row |= measured | {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
+        row |= {f"width/{layer}": width for layer, width in self._widths().items()}
+        self.rows.append(row)
+        self.record.step(step, round(1000 * row["removed_flops"]), row)
+        self.record.table(pd.DataFrame(self.rows))
+        log.info(
+            "Step %d of %d: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
+            "fine-tuning)", step, len(self.steps), 100 * row["removed_flops"],
+            100 * row["test_accuracy_after"], 100 * row["test_accuracy_before"],
+        )  # fmt: skip
+
+    def _size(self, model: nn.Module) -> dict[str, float]:
+        return {
+            "flops": cost.flops(model, self.splits.input_size),
+            "parameters": cost.parameters(model),
+            "units": sum(units_of(model.get_submodule(layer)) for layer in self.layers),
+        }
+
+    def _widths(self) -> dict[str, int]:
+        return {name: units_of(layer) for name, layer in self.layers.items()}
+
+    def _work(self, layers: tuple[str, ...]) -> list[float]:
+        """How much work scoring each layer is by masks: units x FLOPs behind it (for the bar)."""
+        flops = cost.flops_by_module(self.model, self.splits.input_size)
+        behind = {}
+        left = sum(flops.values())
+        for name, count in flops.items():
+            left -= count
+            behind[name] = left
+        return [units_of(self.layers[layer]) * behind.get(layer, 1) for layer in layers]
+
+    def _title(self) -> str:
+        return f"{self.names.model} {self.names.metric} seed {self.config.seed}"
+
+    def _tags(self) -> dict[str, Any]:
+        named = asdict(self.names) | {"seed": self.config.seed, "baseline": self.baseline.name}
+        return named | {"git_commit": _git_commit()}
+
+    def _settings(self, name: str) -> str:
+        shown = {k: v for k, v in plain(self.criteria[name]).items() if not k.startswith("_")}
+        return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+    # -- what is built ------------------------------------------------------------------------
+
+    def _metric(self, settings: DictConfig) -> AttributionMetric:
+        batches = loader(self.splits.score, self.config.scoring.batch_size)
+        return build(settings)(self.model, batches, F.cross_entropy, self.device)
+
+    def _prunable_layers(self) -> dict[str, nn.Module]:
+        graph = trace(self.model)
+        for reason in graph.frozen().values():
+            log.info("Left alone: %s", reason)
+        if not graph.layers():
+            raise UserError(f"{self.names.model} has no layer whose units can be removed.")
+        return graph.layers()
+
+    def _seeded(self, stage: int) -> torch.Generator:
+        """Random streams for one stage of training: they do not depend on what ran before."""
+        seed = int(np.random.SeedSequence([self.config.seeds.order, stage]).generate_state(1)[0])
+        torch.manual_seed(seed)  # Dropout and augmentation draw from torch's own stream
+        return torch.Generator().manual_seed(seed)
+
+
+def _git_commit() -> str:
+    """The commit of the code, where it is a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or "unknown"

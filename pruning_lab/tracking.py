@@ -1,0 +1,209 @@
+"""The only room that knows MLflow: every key is written and read here."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pandas as pd
+from filelock import FileLock
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pruning_lab.attributions.scores import Scores, load_scores, save_scores
+from pruning_lab.errors import UserError
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+STEPS = "steps.csv"
+SCORES = "scores/step_{step:03d}.npz"
+BASELINE_SCORES = "scores/baseline.npz"
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the tracking store at ``uri``, made ready; UserError when it cannot be reached.
+
+    A database that does not exist yet is made under a lock: several processes that make it at
+    once break its migration.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    try:
+        with _database_lock(uri), _environment(patience):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # whatever the store's driver raises
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"tracking.uri={uri} cannot be reached: {reason[0] if reason else error!r}. Start the "
+            "server (mlflow server) or give another address, sqlite:///mlflow.db for example."
+        ) from error
+    return client
+
+
+class Run:
+    """One MLflow run, from start to end."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def step(self, step: int, permille: int, values: Mapping[str, float]) -> None:
+        """Log the numbers of one step.
+
+        MLflow's step is the permille of FLOPs removed: the default charts are then curves of
+        accuracy over FLOPs.
+        """
+        now = pd.Timestamp.now().value // 1_000_000
+        metrics = [Metric(key, float(value), now, permille) for key, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=[*metrics, Metric("step", step, now, permille)])
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a figure as PNG."""
+        self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
+
+    def table(self, frame: pd.DataFrame, name: str = STEPS) -> None:
+        """Log a frame as CSV."""
+        self.client.log_text(self.run_id, frame.to_csv(index=False), name)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text file."""
+        self.client.log_text(self.run_id, text, name)
+
+    def folder(self, folder: Path, name: str) -> None:
+        """Log the files of a folder."""
+        self.client.log_artifacts(self.run_id, str(folder), name)
+
+    def scores(self, scores: Scores, step: int | None = None) -> None:
+        """Log raw scores as npz, keys ``criterion|layer``; those of the baseline without step."""
+        name = BASELINE_SCORES if step is None else SCORES.format(step=step)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            save_scores(scores, path)
+            self.client.log_artifact(self.run_id, str(path), str(Path(name).parent))
+
+
+@contextmanager
+def run(
+    client: MlflowClient,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, Any],
+    params: Mapping[str, Any],
+) -> Iterator[Run]:
+    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises."""
+    found = client.get_experiment_by_name(experiment)
+    number = found.experiment_id if found else _create_experiment(client, experiment)
+    created = client.create_run(number, run_name=name, tags={k: str(v) for k, v in tags.items()})
+    run_id = created.info.run_id
+    status = "FAILED"
+    try:
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        yield Run(client, run_id)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:5000])
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def read_runs(uri: str, experiment: str) -> pd.DataFrame:
+    """All finished runs of an experiment as one tidy frame: a row for each run and step.
+
+    Columns: ``run_id metric model dataset schedule seed`` and those of the run's step table.
+    Raises UserError when there is no such experiment.
+    """
+    client = connect(uri)
+    frames = []
+    for found in _finished_runs(client, experiment):
+        tags = {key: found.data.tags.get(key) for key in ("metric", "model", "dataset", "schedule")}
+        frame = pd.read_csv(_download(client, found.info.run_id, STEPS))
+        head = {"run_id": found.info.run_id, **tags, "seed": int(found.data.tags["seed"])}
+        frames.append(frame.assign(**head)[[*head, *frame.columns]])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
+    """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
+    name = BASELINE_SCORES if step is None else SCORES.format(step=step)
+    return load_scores(_download(connect(uri), run_id, name))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys, ``schedule.target`` for example."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _finished_runs(client: MlflowClient, experiment: str) -> list[Any]:
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = ", ".join(e.name for e in client.search_experiments()) or "none"
+        raise UserError(f"There is no experiment '{experiment}' in this store; there are: {names}.")
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id], "attributes.status = 'FINISHED'", page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _download(client: MlflowClient, run_id: str, name: str) -> Path:
+    return Path(client.download_artifacts(run_id, name))
+
+
+def _create_experiment(client: MlflowClient, name: str) -> str:
+    try:
+        return client.create_experiment(name)
+    except MlflowException:  # another process was faster
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+@contextmanager
+def _database_lock(uri: str) -> Iterator[None]:
+    """Hold the lock beside an SQLite file; nothing for other stores."""
+    path = urlparse(uri).path
+    if not uri.startswith("sqlite:///") or not path.strip("/"):
+        yield
+        return
+    file = Path(path[1:])  # sqlite:///relative and sqlite:////absolute
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -1,0 +1,136 @@
+"""Fitting a classifier and measuring it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from pruning_lab.datasets import loader
+from pruning_lab.errors import UserError
+
+LR_SCHEDULES = ("constant", "one_cycle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is fitted: stochastic gradient descent on the cross-entropy.
+
+    ``share`` is the share of the training data that is used (the low-data regime); ``epochs`` 0
+    means no training at all.
+    """
+
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    lr_schedule: str = "constant"
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "epochs": (self.epochs >= 0, "0 or more"),
+            "lr": (self.lr > 0, "above 0"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm needs two samples)"),
+            "lr_schedule": (self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}"),
+            "share": (0 < self.share <= 1, "above 0 and at most 1"),
+        }
+        for name, (possible, allowed) in limits.items():
+            if not possible:
+                raise UserError(f"{name}={getattr(self, name)} is not possible; it is {allowed}.")
+
+    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+        """SGD over the model's parameters."""
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Share of correct answers, and mean cross-entropy."""
+
+    accuracy: float
+    loss: float
+
+
+def part(dataset: Dataset, share: float, generator: torch.Generator) -> Dataset:
+    """A random ``share`` of a data set, at least two samples of it."""
+    if share == 1:
+        return dataset
+    count = len(dataset)  # type: ignore[arg-type]
+    chosen = torch.randperm(count, generator=generator)[: max(2, round(share * count))]
+    return Subset(dataset, chosen.tolist())
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset,
+    training: Training,
+    generator: torch.Generator,
+    label: str,
+) -> None:
+    """Train in place for ``training.epochs``; ``generator`` draws the order of the samples.
+
+    Raises UserError as soon as the loss is not finite.
+    """
+    batches = loader(dataset, training.batch_size, generator)
+    device = next(model.parameters()).device
+    steps = training.epochs * len(batches)
+    lr_schedule = _lr_schedule(optimizer, training, steps)
+    model.train()
+    with tqdm(total=steps, desc=label, unit="batch", disable=None, leave=False) as bar:
+        for epoch in range(training.epochs):
+            for x, target in batches:
+                bar.update()
+                if len(x) == 1:
+                    continue  # BatchNorm cannot normalise a lone sample
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x.to(device)), target.to(device))
+                if not math.isfinite(value := loss.item()):
+                    raise UserError(
+                        f"The loss became {value} in epoch {epoch + 1} of {label}: training "
+                        f"diverged. Lower the learning rate (it is {training.lr})."
+                    )
+                loss.backward()
+                optimizer.step()
+                if lr_schedule is not None:
+                    lr_schedule.step()
+                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+    model.eval()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evaluation:
+    """Accuracy and loss on a data set, in eval mode; the model's mode comes back."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    correct, loss, seen = 0, 0.0, 0
+    for x, target in loader(dataset, batch_size):
+        output, target = model(x.to(device)), target.to(device)
+        loss += F.cross_entropy(output, target, reduction="sum").item()
+        correct += int((output.argmax(1) == target).sum())
+        seen += len(x)
+    model.train(training)
+    return Evaluation(correct / seen, loss / seen)
+
+
+def _lr_schedule(
+    optimizer: torch.optim.Optimizer, training: Training, steps: int
+) -> LRScheduler | None:
+    if training.lr_schedule == "constant" or steps == 0:
+        return None
+    return OneCycleLR(optimizer, training.lr, total_steps=steps, cycle_momentum=False)
