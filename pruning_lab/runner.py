@@ -20,12 +20,7 @@ from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.scores import LayerScores, Scores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state, save_pruned
-from pruning_lab.compare.figures import (
-    accuracy_curves,
-    rank_correlation,
-    score_histograms,
-    widths_kept,
-)
+from pruning_lab.compare import accuracy_curves, rank_correlation, score_histograms, widths
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
 from pruning_lab.graph import trace, units_of
@@ -97,7 +92,10 @@ class Experiment:
                 scores = {layer: scores[layer] for layer in step.layers}
                 self.record.scores({self.names.metric: scores}, number)
                 self.record.figure(
-                    score_histograms({self.names.metric: scores}), f"scores_step_{number:03d}"
+                    score_histograms(
+                        {self.names.metric: scores}, f"Scores that led to step {number}"
+                    ),
+                    f"scores_step_{number:03d}",
                 )
                 carry_out(self._plan(scores, step), self.model, self.pruner)
                 row = {"scoring_seconds": seconds} | self._measure("before")
@@ -210,8 +208,8 @@ class Experiment:
         save_pruned(self.model, self.output / "pruned_model", self.pruner.kept)
         self.record.table(frame)
         self.record.figure(curves, "accuracy_vs_flops")
-        widths = frame.filter(like="width/").rename(columns=lambda key: key.split("/", 1)[1])
-        self.record.figure(widths_kept(widths.set_index(frame["step"])), "widths")
+        left = frame.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
+        self.record.figure(widths(left.set_index(frame["removed_flops"])), "widths")
         self.record.folder(self.output / "pruned_model", "pruned_model")
         log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
         log.info("Table   %s\nFigure  %s\nModel   %s", table, figure, self.output / "pruned_model")

@@ -20,12 +20,15 @@ from mlflow.tracking import MlflowClient
 from pruning_lab.attributions.scores import Scores, load_scores, save_scores
 from pruning_lab.errors import UserError
 
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 STEPS = "steps.csv"
 SCORES = "scores/step_{step:03d}.npz"
 BASELINE_SCORES = "scores/baseline.npz"
+GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline")
+"""The tags by which runs are grouped."""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -121,13 +124,14 @@ def run(
 def read_runs(uri: str, experiment: str) -> pd.DataFrame:
     """All finished runs of an experiment as one tidy frame: a row for each run and step.
 
-    Columns: ``run_id metric model dataset schedule seed`` and those of the run's step table.
+    Columns: ``run_id metric model dataset schedule finetune baseline seed`` and those of the run's
+    step table (one row a step).
     Raises UserError when there is no such experiment.
     """
     client = connect(uri)
     frames = []
     for found in _finished_runs(client, experiment):
-        tags = {key: found.data.tags.get(key) for key in ("metric", "model", "dataset", "schedule")}
+        tags = {key: found.data.tags.get(key) for key in GROUPS}
         frame = pd.read_csv(_download(client, found.info.run_id, STEPS))
         head = {"run_id": found.info.run_id, **tags, "seed": int(found.data.tags["seed"])}
         frames.append(frame.assign(**head)[[*head, *frame.columns]])

@@ -1,0 +1,20 @@
+"""Figures that compare criteria: one look per criterion, data in, a matplotlib figure out."""
+
+from pruning_lab.compare.figures import (
+    accuracy_curves,
+    rank_correlation,
+    rank_correlations,
+    score_histograms,
+    widths,
+)
+from pruning_lab.compare.style import Style, style_of
+
+__all__ = [
+    "Style",
+    "accuracy_curves",
+    "rank_correlation",
+    "rank_correlations",
+    "score_histograms",
+    "style_of",
+    "widths",
+]

@@ -1,0 +1,272 @@
+"""Data in, a matplotlib figure out: pure functions without global state, safe in any thread."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.compare.style import bare, in_order, style_of
+from pruning_lab.errors import UserError
+
+_QUANTITIES = {"flops": "FLOPs", "parameters": "Parameters", "units": "Units"}
+_SPLITS = {"test": "Test", "val": "Validation"}
+
+
+def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") -> Figure:
+    """Accuracy (%) over the removed share (%), before and, if there was any, after fine-tuning.
+
+    One line a criterion: the mean over its runs of share and accuracy, at the steps that all of
+    them have. Where there are several, the single runs lie thin behind it.
+
+    Args:
+        frame: one row per run and step, of one model, data set, schedule and fine-tuning; columns ``run_id``,
+            ``metric``, ``step``, ``removed_<x>`` and ``<split>_accuracy_before`` / ``_after``
+            (fractions).
+        x: ``"flops"``, ``"parameters"`` or ``"units"``.
+        split: ``"test"`` or ``"val"``.
+
+    Raises:
+        UserError: for another ``x`` or ``split``, no runs, or runs that cannot share a curve.
+    """
+    _check_choice("x", x, _QUANTITIES)
+    _check_choice("split", split, _SPLITS)
+    title = _common_title(frame)
+    columns = {f"{split}_accuracy_{when}": f"{when} fine-tuning" for when in ("before", "after")}
+    if not _was_finetuned(frame, *columns):
+        columns = {f"{split}_accuracy_before": "without fine-tuning"}
+
+    figure = Figure(figsize=(4.2 * len(columns) + 1.8, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    for ax, (column, when) in zip(axes, columns.items(), strict=True):
+        for criterion in in_order(frame["metric"]):
+            runs = frame[frame["metric"] == criterion]
+            _draw_criterion(ax, criterion, runs, f"removed_{x}", column)
+        ax.set_title(when[0].upper() + when[1:], fontsize="medium")
+        ax.set_xlabel(f"{_QUANTITIES[x]} removed (%)")
+        ax.grid(color="0.92")
+        ax.set_axisbelow(True)
+        bare(ax)
+    axes[0].set_ylabel(f"{_SPLITS[split]} accuracy (%)")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        handlelength=3.2,
+    )
+    figure.suptitle(title, fontsize="large")
+    return figure
+
+
+def _check_choice(name: str, value: str, choices: Mapping[str, str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
+
+
+def _common_title(frame: pd.DataFrame) -> str:
+    """What all runs share; a mean over different experiments would mean nothing."""
+    if frame.empty:
+        raise UserError("there are no runs to draw: the frame is empty")
+    for column in ("model", "dataset", "schedule", "finetune"):
+        values = sorted(frame[column].unique())
+        if len(values) > 1:
+            raise UserError(
+                f"the runs differ in {column} ({', '.join(values)}), so they cannot share a "
+                f"curve; keep one, for example frame[frame[{column!r}] == {values[0]!r}]"
+            )
+    first = frame.iloc[0]
+    return f"{first['model']} on {first['dataset']}, {first['schedule'].replace('_', ' ')} schedule"
+
+
+def _was_finetuned(frame: pd.DataFrame, before: str, after: str) -> bool:
+    if after not in frame:
+        return False
+    measured = frame[after].notna()
+    return bool((frame.loc[measured, after] != frame.loc[measured, before]).any())
+
+
+def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:
+    style = style_of(criterion)
+    percent = runs.set_index(["run_id", "step"])[[x, y]].dropna().sort_index() * 100
+    by_run = percent.groupby(level="run_id")
+    n = by_run.ngroups
+    if n > 1:
+        for run_id, run in by_run:
+            ax.plot(run[x], run[y], color=style.color, lw=0.7, alpha=0.4, gid=f"run:{run_id}")
+    by_step = percent.groupby(level="step")
+    mean = by_step.mean()[by_step.size() == n]
+    ax.plot(
+        mean[x],
+        mean[y],
+        label=f"{style.label} (n = {n})" if n > 1 else style.label,
+        color=style.color,
+        marker=style.marker,
+        linestyle=style.linestyle,
+        lw=1.6,
+        ms=5,
+        gid=f"mean:{criterion}",
+    )
+
+
+_BINS = 24
+
+
+def score_histograms(scores: Scores, title: str = "Scores of the units") -> Figure:
+    """Small multiples of the scores' distributions: a row per layer, a column per criterion.
+
+    ``scores[criterion][layer]`` holds one number a unit, (units,).
+    With one criterion the layers wrap into a compact grid. Each panel has its own scales and
+    runs from the 1st to the 99.5th percentile; units beyond are counted in its outermost bars, so
+    that the bars sum to the number of units. A thin line marks 0 where scores are signed.
+
+    Raises:
+        UserError: when there is nothing to draw or a score is not finite.
+    """
+    criteria = in_order(scores)
+    layers = list(dict.fromkeys(layer for criterion in criteria for layer in scores[criterion]))
+    if not layers:
+        raise UserError("there are no scores to draw")
+    if len(criteria) == 1:
+        figure = _wrapped_histograms(criteria[0], scores[criteria[0]])
+        title = f"{title}: {style_of(criteria[0]).label}"
+    else:
+        figure = _histogram_grid(scores, criteria, layers)
+    figure.suptitle(title, fontsize="large")
+    figure.supxlabel(
+        "Height: number of units.\nOutermost bars: all units beyond the 1st and 99.5th percentile.",
+        fontsize="small",
+        color="0.35",
+    )
+    return figure
+
+
+def _wrapped_histograms(criterion: str, scores: LayerScores) -> Figure:
+    columns = min(5, len(scores))
+    rows = -(-len(scores) // columns)
+    figure = Figure(figsize=(max(2.1 * columns, 5), 1.25 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (layer, values) in zip(axes, scores.items(), strict=False):
+        _draw_histogram(ax, criterion, layer, values)
+        ax.set_title(f"{layer}  ({len(values)} units)", fontsize=8, pad=3)
+    for ax in axes[len(scores) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _histogram_grid(scores: Scores, criteria: list[str], layers: list[str]) -> Figure:
+    size = (1.7 * len(criteria) + 1.2, 0.8 * len(layers) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(layers), len(criteria), squeeze=False)
+    for row, layer in zip(axes, layers, strict=True):
+        for ax, criterion in zip(row, criteria, strict=True):
+            if layer in scores[criterion]:
+                _draw_histogram(ax, criterion, layer, scores[criterion][layer])
+            else:
+                ax.set_axis_off()
+        units = next(len(scores[name][layer]) for name in criteria if layer in scores[name])
+        row[0].set_ylabel(
+            f"{layer}\n{units} units", rotation=0, ha="right", va="center", fontsize=8
+        )
+    for ax, criterion in zip(axes[0], criteria, strict=True):
+        ax.set_title(style_of(criterion).label, fontsize=9)
+    return figure
+
+
+def _draw_histogram(ax: Axes, criterion: str, layer: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"the {criterion} scores of layer {layer} are not all finite")
+    low, high = np.percentile(values, [1, 99.5])
+    if values.min() < 0:
+        low, high = min(low, 0.0), max(high, 0.0)
+        ax.axvline(0, color="0.2", lw=0.7, gid="zero")
+    constant = np.isclose(low, high, rtol=1e-9, atol=np.finfo(float).tiny)
+    margin = (abs(low) / 2 or 0.5) if constant else 0.0  # room for the one bar of a constant
+    edges = (low - margin, high + margin)
+    counts, bins = np.histogram(np.clip(values, low, high), bins=_BINS, range=edges)
+    ax.stairs(counts, bins, fill=True, color=style_of(criterion).color)
+    ax.margins(x=0.02)
+    ax.set_yticks([])
+    bare(ax, "top", "right", "left")
+    ticks = [low] if constant else [low, high]
+    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=7)
+    ax.tick_params(length=2, pad=1)
+    if not constant:
+        first, last = ax.get_xticklabels()
+        first.set_horizontalalignment("left")
+        last.set_horizontalalignment("right")
+
+
+def rank_correlations(scores: Scores) -> pd.DataFrame:
+    """Spearman's correlation between criteria in each layer, averaged over the layers.
+
+    A layer of fewer than 3 units is left out, and one in which a criterion is constant is left
+    out of that criterion's means; NaN where no layer remains.
+    """
+    criteria = in_order(scores)
+    layers = dict.fromkeys(layer for criterion in criteria for layer in scores[criterion])
+    per_layer = []
+    for layer in layers:
+        columns = {name: scores[name][layer] for name in criteria if layer in scores[name]}
+        table = pd.DataFrame(columns)
+        varied = table.loc[:, table.nunique() > 1]
+        if len(table) >= 3:
+            per_layer.append(varied.corr(method="spearman").reindex(criteria, columns=criteria))
+    if not per_layer:
+        return pd.DataFrame(np.nan, index=criteria, columns=criteria)
+    return pd.concat(per_layer).groupby(level=0, sort=False).mean()
+
+
+def rank_correlation(scores: Scores) -> tuple[pd.DataFrame, Figure]:
+    """``rank_correlations(scores)`` and its heat map."""
+    table = rank_correlations(scores)
+    labels = [style_of(criterion).label for criterion in table.index]
+    side = 0.62 * len(labels) + 1.9
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    ax = figure.subplots()
+    numbers = table.map("{:.2f}".format).where(table.notna(), "–").to_numpy()
+    image = _heat_map(ax, table.to_numpy(), "RdBu_r", (-1, 1), numbers)
+    ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(labels)), labels)
+    figure.colorbar(image, ax=ax, label="Spearman's ρ (mean over layers)", shrink=0.8)
+    ax.set_title("Rank correlation of the criteria", fontsize="medium")
+    return table, figure
+
+
+def widths(units: pd.DataFrame) -> Figure:
+    """What the steps left of each layer: colour is the share of its units kept, numbers are units.
+
+    Args:
+        units: number of units; a column per layer, a row per step, the unpruned model first. The
+            index is the step (integers) or the removed share of FLOPs (fractions).
+    """
+    shares = units / units.iloc[0]
+    rows, columns = units.shape[1], len(units)
+    figure = Figure(figsize=(0.55 * columns + 3.2, 0.3 * rows + 1.6), layout="constrained")
+    ax = figure.subplots()
+    numbers = units.T.to_numpy().astype(int)  # a frame read back may hold floats
+    image = _heat_map(ax, 100 * shares.T.to_numpy(), "Blues", (0, 100), numbers)
+    ax.set_yticks(range(rows), [str(layer) for layer in units.columns])
+    removed = pd.api.types.is_float_dtype(units.index)
+    steps = [f"{100 * step:.0f}" if removed else str(step) for step in units.index]
+    ax.set_xticks(range(columns), steps)
+    ax.set_xlabel("FLOPs removed (%)" if removed else "Step")
+    ax.set_title("Units left in each layer", fontsize="medium")
+    figure.colorbar(image, ax=ax, label="Units kept (%)")
+    return figure
+
+
+def _heat_map(
+    ax: Axes, values: np.ndarray, colors: str, limits: tuple[float, float], numbers: np.ndarray
+) -> AxesImage:
+    """``values`` as colours with ``numbers`` written on them, in black or white to be legible."""
+    cmap = matplotlib.colormaps[colors].with_extremes(bad="0.9")
+    image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for (row, column), number in np.ndenumerate(numbers):
+        red, green, blue, _ = image.to_rgba(values[row, column])
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        ax.text(column, row, number, ha="center", va="center", color="w" if dark else "k")
+    return image

@@ -1,0 +1,58 @@
+"""One look for each criterion, the same in every figure."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+
+
+class Style(NamedTuple):
+    """How a criterion is named and drawn; line and marker tell it apart without colour."""
+
+    label: str
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[int, ...]]
+
+
+# Okabe & Ito's palette, which colour-blind readers can tell apart; without its yellow, which
+# vanishes on white paper, and with a grey for chance.
+STYLES = {
+    "random": Style("Random", "#666666", "x", ":"),
+    "apoz": Style("APoZ", "#009E73", "v", (0, (4, 2))),
+    "sensitivity": Style("Sensitivity", "#CC79A7", "D", (0, (4, 1, 1, 1))),
+    "taylor": Style("Taylor", "#D55E00", "s", (0, (8, 2))),
+    "taylor_signed": Style("Signed Taylor", "#E69F00", "P", (0, (8, 1, 1, 1))),
+    "weight_norm": Style("Weight norm", "#56B4E9", "^", (0, (2, 1))),
+    "shapley": Style("Shapley", "#0072B2", "o", "-"),
+}
+
+# For criteria of the user's own: Paul Tol's muted palette, and markers that are not taken above.
+_OTHER_COLORS = ["#332288", "#117733", "#999933", "#882255", "#AA4499", "#44AA99", "#CC6677"]
+_OTHER_MARKERS = "*<>ph1"
+_OTHER_LINESTYLES = ("-", "--", "-.", ":")
+
+
+def style_of(criterion: str) -> Style:
+    """The style of a criterion; one that is not in ``STYLES`` gets its own, fixed by its name."""
+    if criterion in STYLES:
+        return STYLES[criterion]
+    digest = hashlib.sha256(criterion.encode()).digest()
+    return Style(
+        criterion.replace("_", " "),
+        _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
+        _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
+        _OTHER_LINESTYLES[digest[2] % len(_OTHER_LINESTYLES)],
+    )
+
+
+def in_order(criteria: Iterable[str]) -> list[str]:
+    """The distinct criteria in the order of ``STYLES``, then the others by name."""
+    names = set(criteria)
+    return [name for name in STYLES if name in names] + sorted(names - set(STYLES))
+
+
+def bare(ax: Axes, *sides: str) -> None:
+    """Hide the frame of an axes on the given sides; without any, at the top and on the right."""
+    ax.spines[list(sides or ("top", "right"))].set_visible(False)

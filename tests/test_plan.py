@@ -1,0 +1,112 @@
+"""Which units a plan takes: small examples by hand, and properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruning_lab.errors import UserError
+from pruning_lab.plan import make_plan
+from pruning_lab.schedules import Linear, NegativeScores, Step
+
+SCORES = {"a": np.array([5.0, 1.0, 3.0, 2.0]), "b": np.array([10.0, 40.0])}
+
+
+def share_of(scores):
+    """The share of units that is gone after a plan: every unit costs the same."""
+    total = sum(map(len, scores.values()))
+    return lambda plan: sum(map(len, plan.values())) / total
+
+
+def plan(scores, ratio, **settings):
+    schedule = Linear(target=0.5, of="units", **settings)
+    found = make_plan(scores, Step(tuple(scores), ratio), schedule, share_of(scores))
+    return {layer: units.tolist() for layer, units in found.items()}
+
+
+def test_global_scope_ranks_all_layers_together():
+    assert plan(SCORES, 0.5) == {"a": [1, 2, 3], "b": []}
+    assert plan(SCORES, 4 / 6) == {"a": [1, 2, 3], "b": [0]}  # "a" keeps its floor of one unit
+
+
+def test_per_layer_scope_takes_the_same_share_of_each_layer():
+    assert plan(SCORES, 0.5, scope="per_layer") == {"a": [1, 3], "b": [0]}
+
+
+def test_a_ratio_that_the_floor_forbids_is_refused():
+    with pytest.raises(UserError, match=r"at most 0\.333 can go"):
+        plan(SCORES, 0.5, min_units=2)
+
+
+def test_normalising_by_the_largest_makes_layers_comparable():
+    # a / 5 = [1, .2, .6, .4]; b / 40 = [.25, 1]
+    assert plan(SCORES, 2 / 6, normalise="max") == {"a": [1], "b": [0]}
+
+
+def test_normalising_by_the_l2_norm():
+    # a / sqrt(39) = [.80, .16, .48, .32]; b / sqrt(1700) = [.24, .97]
+    assert plan(SCORES, 2 / 6, normalise="l2") == {"a": [1], "b": [0]}
+    assert plan(SCORES, 3 / 6, normalise="l2") == {"a": [1, 3], "b": [0]}
+
+
+def test_a_layer_of_zero_scores_survives_normalising():
+    assert plan({"a": np.zeros(3), "b": np.ones(3)}, 2 / 6, normalise="l2")["a"] == [0, 1]
+
+
+def test_below_zero_removes_negative_scores_only_and_keeps_the_floor():
+    scores = {"a": np.array([-1.0, 2.0, -3.0, 0.0]), "b": np.array([-2.0, -1.0])}
+    found = make_plan(scores, Step(("a", "b"), None), NegativeScores(), share_of(scores))
+    assert {k: v.tolist() for k, v in found.items()} == {"a": [0, 2], "b": [0]}
+
+
+def test_scores_that_are_not_finite_are_refused_by_layer():
+    with pytest.raises(UserError, match="1 of 4 scores of layer 'a' are not finite"):
+        plan({"a": np.array([1.0, np.nan, 2.0, 3.0])}, 0.5)
+
+
+@st.composite
+def layers_of_scores(draw):
+    widths = draw(st.lists(st.integers(2, 12), min_size=1, max_size=4))
+    values = st.floats(-5, 5, allow_nan=False)
+    return {
+        f"layer{i}": np.array(draw(st.lists(values, min_size=width, max_size=width)))
+        for i, width in enumerate(widths)
+    }
+
+
+@given(
+    scores=layers_of_scores(),
+    ratio=st.floats(0.01, 0.99),
+    scope=st.sampled_from(["global", "per_layer"]),
+)
+def test_a_plan_reaches_its_ratio_with_the_lowest_scores_and_no_unit_too_many(scores, ratio, scope):
+    gone = share_of(scores)
+    possible = sum(len(values) - 1 for values in scores.values())
+    total = sum(map(len, scores.values()))
+    if possible / total < ratio:
+        with pytest.raises(UserError, match="cannot be removed"):
+            plan(scores, ratio, scope=scope)
+        return
+    found = plan(scores, ratio, scope=scope)
+    removed = sum(map(len, found.values()))
+    assert gone(found) >= ratio
+    # global: one unit fewer is not enough; per layer: each layer rounds by itself
+    slack = 1 if scope == "global" else len(scores)
+    assert (removed - slack) / total < ratio
+    for layer, units in found.items():
+        kept = np.setdiff1d(np.arange(len(scores[layer])), units)
+        assert len(kept) >= 1
+        if units:
+            assert scores[layer][units].max() <= scores[layer][kept].min()
+
+
+def test_global_scope_on_random_scores_removes_the_same_share_of_wide_and_narrow_layers():
+    stream = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        scores = {"narrow": stream.random(20), "wide": stream.random(200)}
+        found = plan(scores, 0.5)
+        shares.append([len(found[layer]) / len(scores[layer]) for layer in scores])
+    narrow, wide = np.mean(shares, axis=0)
+    assert narrow == pytest.approx(0.5, abs=0.03)
+    assert wide == pytest.approx(0.5, abs=0.03)
