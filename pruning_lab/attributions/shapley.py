@@ -70,8 +70,9 @@ class ShapleyAttributionMetric(MaskMetric):
         """The orders of removal: (samples, orders, units)."""
         if self.permutations is not None:
             given = torch.as_tensor(np.asarray(self.permutations), device=self.device)
+            every = torch.arange(units, device=self.device)
             if given.ndim != 2 or not torch.equal(
-                given.sort(1).values, torch.arange(units, device=self.device).expand(given.shape)
+                given.sort(1).values, every.expand(len(given), units)
             ):
                 raise UserError(
                     f"permutations must be orders of {units} units, (orders, {units}); "

@@ -24,9 +24,9 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
     them have. Where there are several, the single runs lie thin behind it.
 
     Args:
-        frame: one row per run and step, of one model, data set, schedule and fine-tuning; columns ``run_id``,
-            ``metric``, ``step``, ``removed_<x>`` and ``<split>_accuracy_before`` / ``_after``
-            (fractions).
+        frame: one row per run and step, of one model, data set, schedule and fine-tuning; columns
+            ``run_id``, ``metric``, ``step``, ``removed_<x>`` and ``<split>_accuracy_before`` /
+            ``_after`` (fractions).
         x: ``"flops"``, ``"parameters"`` or ``"units"``.
         split: ``"test"`` or ``"val"``.
 

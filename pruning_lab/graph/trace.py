@@ -40,6 +40,13 @@ class Follower:
     positions: int
 
 
+class _Tracer(fx.Tracer):
+    """Keeps every module without children whole, a user's own too: it may be asked for a score."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not list(m.children()) or super().is_leaf_module(m, module_qualified_name)
+
+
 @dataclass(frozen=True)
 class _Stream:
     """Units on their way from a layer: the node that carries them, and how."""
@@ -51,7 +58,7 @@ class _Stream:
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
     try:
-        return Graph(model, fx.Tracer().trace(model))
+        return Graph(model, _Tracer().trace(model))
     except Exception as error:  # tracing runs the user's code: anything may be raised
         raise UntraceableError(
             f"{type(model).__name__} cannot be traced: {error}. Name the modules that read a "

@@ -37,6 +37,7 @@ def frame_of(criteria: list[str], seeds: int = 1, finetuned: bool = True) -> pd.
                         "model": "vgg16",
                         "dataset": "digits",
                         "schedule": "geometric",
+                        "finetune": "sgd",
                         "seed": seed,
                         "step": step,
                         "removed_flops": 0.3 * step + 0.01 * seed * (step > 0),
@@ -117,7 +118,7 @@ def test_without_fine_tuning_there_is_one_panel() -> None:
         assert [ax.get_title() for ax in accuracy_curves(frame).axes] == ["Without fine-tuning"]
 
 
-@pytest.mark.parametrize("column", ["model", "dataset", "schedule"])
+@pytest.mark.parametrize("column", ["model", "dataset", "schedule", "finetune"])
 def test_runs_of_different_experiments_are_not_averaged(column: str) -> None:
     frame = frame_of(["taylor"], seeds=2)
     frame.loc[frame["seed"] == 1, column] = "another"
