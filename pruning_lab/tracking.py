@@ -43,9 +43,9 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever the store's driver raises
-        reason = str(error).strip().splitlines()
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"tracking.uri={uri} cannot be reached: {reason[0] if reason else error!r}. Start the "
+            f"tracking.uri={uri} cannot be reached: {reason}. Start the "
             "server (mlflow server) or give another address, sqlite:///mlflow.db for example."
         ) from error
     return client

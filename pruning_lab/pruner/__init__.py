@@ -1,0 +1,5 @@
+"""Pruning for real: tensors are sliced, not masked."""
+
+from pruning_lab.pruner.pruner import Pruner
+
+__all__ = ["Pruner"]

@@ -1,0 +1,92 @@
+"""Tensors and attributes of one module when some of its inputs or outputs go."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph.kinds import BatchNorm, Convolution, Dropout, TransposedConvolution
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Keep only ``keep`` of one parameter or buffer along ``axis``."""
+
+    module: nn.Module
+    name: str
+    axis: int
+    keep: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Change:
+    """An attribute of a module that must follow its tensors."""
+
+    module: nn.Module
+    name: str
+    value: int | float
+
+
+def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Slice]:
+    """What to slice so that a layer's outputs (or inputs) or a BatchNorm's features are ``keep``."""
+    if isinstance(module, BatchNorm):
+        names = ("weight", "bias", "running_mean", "running_var")
+        wanted = [(name, 0) for name in names]
+    elif direction == "in":
+        wanted = [("weight", 0 if isinstance(module, TransposedConvolution) else 1)]
+    else:
+        wanted = [("weight", 1 if isinstance(module, TransposedConvolution) else 0), ("bias", 0)]
+    return [
+        Slice(module, name, axis, keep)
+        for name, axis in wanted
+        if getattr(module, name, None) is not None
+    ]
+
+
+def change_of(module: nn.Module, direction: str, width: int) -> Change:
+    """The attribute that says how wide the module is now."""
+    if isinstance(module, BatchNorm):
+        return Change(module, "num_features", width)
+    kind = "channels" if isinstance(module, Convolution) else "features"
+    return Change(module, f"{direction}_{kind}", width)
+
+
+def rescaled_dropout(module: nn.Module, removed: int, width: int) -> Change:
+    """The rate that drops as many units on average as before the cut: p x (1 - removed share)."""
+    assert isinstance(module, Dropout)
+    return Change(module, "p", module.p * (1 - removed / width))
+
+
+def kept(name: str, indices: object, width: int) -> torch.Tensor:
+    """The complement of ``indices`` among ``width`` units, ascending; refuses what is impossible."""
+    removed = torch.as_tensor(indices, dtype=torch.long).flatten().unique().cpu()
+    if len(removed) and (removed[0] < 0 or removed[-1] >= width):
+        wrong = int(removed[0] if removed[0] < 0 else removed[-1])
+        raise UserError(f"{name} has no unit {wrong}: its units are 0 to {width - 1}.")
+    if len(removed) == width:
+        raise UserError(f"All {width} units of {name} would go; at least one must stay.")
+    mask = torch.ones(width, dtype=torch.bool)
+    mask[removed] = False
+    return mask.nonzero().flatten()
+
+
+def check_sliceable(model: nn.Module, wanted: list[Slice]) -> None:
+    """UserError for tensors that are computed, or shared with a module that would not follow."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}")
+    for part in wanted:
+        kind = type(part.module).__name__
+        if part.name not in part.module._parameters | part.module._buffers:
+            raise UserError(
+                f"The {part.name} of {kind} is computed (a parametrization); remove it first, "
+                "torch.nn.utils.parametrize.remove_parametrizations."
+            )
+        sharing = owners.get(id(getattr(part.module, part.name)), [])
+        if len(sharing) > 1:
+            raise UserError(
+                f"The {part.name} of {kind} is shared ({', '.join(sharing)}); it cannot be sliced "
+                "for one of them alone."
+            )
