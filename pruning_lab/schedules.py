@@ -40,14 +40,14 @@ class Schedule(ABC):
 class ToTarget(Schedule):
     """Remove the share ``target`` of the original's flops, parameters or units (``of``).
 
-    ``scope`` ranks the units of all layers together, or takes the same share of each layer;
+    ``scope`` takes the same share of each layer, or ranks the units of all layers together;
     ``normalise`` divides the scores of a layer by their l2 norm or largest magnitude before
     layers are compared.
     """
 
     target: float
     of: str = "flops"
-    scope: str = "global"
+    scope: str = "per_layer"
     normalise: str = "none"
 
     def __post_init__(self) -> None:

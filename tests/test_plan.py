@@ -19,7 +19,7 @@ def share_of(scores):
 
 
 def plan(scores, ratio, **settings):
-    schedule = Linear(target=0.5, of="units", **settings)
+    schedule = Linear(**({"target": 0.5, "of": "units", "scope": "global"} | settings))
     found = make_plan(scores, Step(tuple(scores), ratio), schedule, share_of(scores))
     return {layer: units.tolist() for layer, units in found.items()}
 

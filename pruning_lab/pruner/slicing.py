@@ -29,7 +29,7 @@ class Change:
 
 
 def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Slice]:
-    """What to slice so that a layer's outputs (or inputs) or a BatchNorm's features are ``keep``."""
+    """What to slice so that ``keep`` is left of a layer's outputs or inputs, or of a BatchNorm."""
     if isinstance(module, BatchNorm):
         names = ("weight", "bias", "running_mean", "running_var")
         wanted = [(name, 0) for name in names]
@@ -59,7 +59,7 @@ def rescaled_dropout(module: nn.Module, removed: int, width: int) -> Change:
 
 
 def kept(name: str, indices: object, width: int) -> torch.Tensor:
-    """The complement of ``indices`` among ``width`` units, ascending; refuses what is impossible."""
+    """What is left of ``width`` units without ``indices``, ascending; refuses the impossible."""
     removed = torch.as_tensor(indices, dtype=torch.long).flatten().unique().cpu()
     if len(removed) and (removed[0] < 0 or removed[-1] >= width):
         wrong = int(removed[0] if removed[0] < 0 else removed[-1])

@@ -1,0 +1,113 @@
+"""Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from pruning_lab.errors import UserError
+
+Indices = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set for one experiment: map-style data sets of (float32 image, class).
+
+    ``train`` fits, ``score`` feeds the criteria, ``val`` is for choices, ``test`` for the report.
+    ``input_size`` is (channels, height, width).
+    """
+
+    train: Dataset
+    score: Dataset
+    val: Dataset
+    test: Dataset
+    num_classes: int
+    input_size: tuple[int, ...]
+
+    @property
+    def in_channels(self) -> int:
+        return self.input_size[0]
+
+
+def part_indices(labels: np.ndarray, sizes: dict[str, int | None], seed: int) -> Indices:
+    """Disjoint parts of ``sizes``, each with the classes in the proportions of ``labels``.
+
+    One size may be None: all that is left. Raises UserError for sizes that are not possible.
+    """
+    left, parts = np.arange(len(labels)), {}
+    for number, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1] is None)):
+        if size is None or size == len(left):
+            parts[name], left = left, left[:0]
+            continue
+        _check_size(name, size, len(left), len(np.unique(labels[left])))
+        left, parts[name] = train_test_split(
+            left, test_size=size, stratify=labels[left], random_state=seed + number
+        )
+    return {name: np.sort(part) for name, part in parts.items()}
+
+
+def _check_size(name: str, size: int, left: int, classes: int) -> None:
+    if size < classes or left - size < classes:
+        raise UserError(
+            f"dataset.{name}={size} is not possible: {left} samples of {classes} classes are "
+            f"there to be divided, and each part needs at least one of each class."
+        )
+
+
+class Images(Dataset):
+    """Images in memory: uint8 (N, C, H, W), normalised channel by channel when they are read.
+
+    Reads one sample, or a whole batch by a list of indices. With ``augment``, each image of a
+    batch is shifted by up to 4 pixels (zero padding) and flipped at random, by torch's generator.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augment: bool = False,
+    ) -> None:
+        self.images, self.labels, self.augment = images, labels, augment
+        self.mean = torch.tensor(mean).view(-1, 1, 1)
+        self.std = torch.tensor(std).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        images = self.images[index]
+        if self.augment:
+            images = _shift_and_flip(images if images.ndim == 4 else images[None]).view_as(images)
+        return (images.float() / 255 - self.mean) / self.std, self.labels[index]
+
+    def part(self, indices: np.ndarray, augment: bool = False) -> "Images":
+        """Some of the images."""
+        chosen = torch.from_numpy(indices)
+        mean, std = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
+        return Images(self.images[chosen], self.labels[chosen], mean, std, augment)
+
+
+def _shift_and_flip(images: torch.Tensor, pad: int = 4) -> torch.Tensor:
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    height, width = images.shape[2:]
+    draws = torch.randint(0, 2 * pad + 1, (len(images), 2)).tolist()
+    flips = torch.rand(len(images)) < 0.5
+    moved = [
+        image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, draws, strict=True)
+    ]
+    return torch.where(flips.view(-1, 1, 1, 1), (stacked := torch.stack(moved)).flip(3), stacked)
+
+
+def loader(
+    dataset: Dataset, batch_size: int, generator: torch.Generator | None = None
+) -> DataLoader:
+    """Batches of a data set: in an order drawn by ``generator``, or one after another without."""
+    if not isinstance(dataset, Images):
+        return DataLoader(dataset, batch_size, shuffle=generator is not None, generator=generator)
+    order = RandomSampler(dataset, generator=generator) if generator else SequentialSampler(dataset)
+    return DataLoader(dataset, batch_size=None, sampler=BatchSampler(order, batch_size, False))
