@@ -4,7 +4,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from pruning_lab.errors import UserError
@@ -21,7 +21,7 @@ def main(config: DictConfig) -> float:
     try:
         return Experiment(config, names, output).run()
     except UserError as error:
-        raise HydraException(str(error)) from None
+        raise CompactHydraException(str(error)) from None  # printed without traceback
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def load_pruned(model: nn.Module, folder: Path) -> nn.Module:
 
 def _resizable(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that have attributes beside their tensors that pruning changes."""
-    kinds = (*LAYERS, BatchNorm, Dropout)
+    kinds: tuple[type[nn.Module], ...] = (*LAYERS, BatchNorm, Dropout)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 

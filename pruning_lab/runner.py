@@ -4,6 +4,7 @@ import logging
 import subprocess
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class Experiment:
             scores[name], seconds[name] = self.baseline.scores(
                 name,
                 plain(settings) | plain(self.config.scoring),
-                lambda name=name: self._score(name, tuple(self.layers)),
+                partial(self._score, name, tuple(self.layers)),
             )
         self.record.scores(scores)
         self.record.step(0, 0, {f"baseline_scoring_seconds/{k}": v for k, v in seconds.items()})
@@ -212,7 +213,13 @@ class Experiment:
         self.record.figure(widths(left.set_index(frame["removed_flops"])), "widths")
         self.record.folder(self.output / "pruned_model", "pruned_model")
         log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
-        log.info("Table   %s\nFigure  %s\nModel   %s", table, figure, self.output / "pruned_model")
+        for what, where in {
+            "Table": table,
+            "Figure": figure,
+            "Pruned model": self.output / "pruned_model",
+            "MLflow": tracking.ui_command(self.config.tracking.uri),
+        }.items():
+            log.info("%-13s %s", what, where)
 
     # -- what is written down -----------------------------------------------------------------
 
@@ -266,6 +273,8 @@ class Experiment:
     # -- what is built ------------------------------------------------------------------------
 
     def _metric(self, settings: DictConfig) -> AttributionMetric:
+        if settings.get("reduction") == "none":
+            raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
         batches = loader(self.splits.score, self.config.scoring.batch_size)
         return build(settings)(self.model, batches, F.cross_entropy, self.device)
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +51,13 @@ def connect(uri: str) -> MlflowClient:
             "server (mlflow server) or give another address, sqlite:///mlflow.db for example."
         ) from error
     return client
+
+
+def ui_command(uri: str) -> str:
+    """The command that opens the MLflow UI on the store at ``uri``, or the server's address."""
+    if uri.startswith("http"):
+        return uri
+    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 class Run:

@@ -1,0 +1,52 @@
+"""Fashion-MNIST: 60,000 + 10,000 pictures of clothes of 28x28 pixels."""
+
+import gzip
+import os
+from pathlib import Path
+
+from torchvision import datasets
+
+from pruning_lab.datasets.official import obtain, official_splits
+from pruning_lab.datasets.splits import Splits
+
+STATISTICS = ((0.2860,), (0.3530,))
+FILES = [
+    f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")
+]
+
+
+def fashion_mnist(
+    root: str = "data",
+    download: bool = True,
+    debian_package: str = "/usr/share/datasets/fashion-mnist",
+    channels: int = 1,
+    train: int | None = None,
+    score: int | None = 256,
+    val: int | None = 1000,
+    test: int | None = None,
+    split_seed: int = 0,
+) -> Splits:
+    """Ten classes; ``score`` and ``val`` come out of the official training part.
+
+    The files of Debian's package dataset-fashion-mnist are read where it is installed.
+    """
+    advice = (
+        "On Debian: apt-get install dataset-fashion-mnist. Elsewhere run once with a network, or "
+        f"put its four files (train-images-idx3-ubyte, ...) into {root}/FashionMNIST/raw, or set "
+        "dataset.root to where they are."
+    )
+    _unpack(Path(debian_package), Path(root) / "FashionMNIST" / "raw")
+    parts = obtain(datasets.FashionMNIST, root, download, advice)
+    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    return official_splits(parts, STATISTICS, sizes, split_seed, channels)
+
+
+def _unpack(package: Path, raw: Path) -> None:
+    """Debian's gzip files to where torchvision looks; what is there already stays."""
+    for name in FILES:
+        packed, target = package / f"{name}.gz", raw / name
+        if packed.is_file() and not target.exists():
+            raw.mkdir(parents=True, exist_ok=True)
+            temporary = raw / f".{os.getpid()}-{name}"
+            temporary.write_bytes(gzip.decompress(packed.read_bytes()))
+            temporary.replace(target)

@@ -1,0 +1,72 @@
+"""A folder of pictures on disk: one sub-folder a class, read when they are needed."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from pruning_lab.datasets.splits import Splits, part_indices
+from pruning_lab.errors import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def image_folder(
+    root: str,
+    train_folder: str = "train",
+    test_folder: str = "test",
+    size: int = 224,
+    augment: bool = True,
+    train: int | None = None,
+    score: int | None = 500,
+    val: int | None = 1000,
+    test: int | None = None,
+    split_seed: int = 0,
+) -> Splits:
+    """``root/train_folder/CLASS/*.jpg`` and ``root/test_folder/CLASS/*.jpg``, as in ImageNet.
+
+    The shorter side is resized to 8/7 of ``size`` and the centre cut out; with ``augment`` the
+    training images are cropped and flipped at random instead. ImageNet's mean and deviation.
+    """
+    fixed = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
+    varied = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()] if augment else fixed
+    tuned = _open(root, train_folder, varied)
+    plain, held_out = _open(root, train_folder, fixed), _open(root, test_folder, fixed)
+    if held_out.classes != plain.classes:
+        raise UserError(f"{root}: {train_folder} and {test_folder} have different classes.")
+    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val}
+    inner = part_indices(np.array(plain.targets), sizes, split_seed)
+    outer = np.arange(len(held_out))
+    if test is not None:
+        limited: dict[str, int | None] = {"test": test, "rest": None}
+        outer = part_indices(np.array(held_out.targets), limited, split_seed)["test"]
+    return Splits(
+        train=_part(tuned, inner["train"]),
+        score=_part(plain, inner["score"]),
+        val=_part(plain, inner["val"]),
+        test=_part(held_out, outer),
+        num_classes=len(plain.classes),
+        input_size=(3, size, size),
+    )
+
+
+def _open(root: str, folder: str, transforms: list[v2.Transform]) -> datasets.ImageFolder:
+    place = Path(root) / folder
+    if not place.is_dir():
+        raise UserError(
+            f"{place} is not a folder. dataset=image_folder reads dataset.root/train/CLASS/*.jpg "
+            "and dataset.root/test/CLASS/*.jpg; dataset.train_folder and dataset.test_folder "
+            "give other names."
+        )
+    to_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    try:
+        return datasets.ImageFolder(str(place), v2.Compose([*transforms, *to_tensor]))
+    except FileNotFoundError as error:  # no classes, or a class without pictures
+        raise UserError(f"{place} cannot be read: {error}") from error
+
+
+def _part(dataset: Dataset, indices: np.ndarray) -> Dataset:
+    return Subset(dataset, indices.tolist())

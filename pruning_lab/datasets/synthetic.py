@@ -1,0 +1,33 @@
+"""Images that need no files: a random prototype for each class, and noise. For tests and trials."""
+
+import torch
+
+from pruning_lab.datasets.splits import Images, Splits, part_indices
+
+
+def synthetic(
+    classes: int = 4,
+    channels: int = 1,
+    size: int = 8,
+    noise: float = 0.3,
+    train: int = 128,
+    score: int = 32,
+    val: int = 32,
+    test: int = 64,
+    split_seed: int = 0,
+) -> Splits:
+    """Uniform prototypes in [0, 1] plus Gaussian noise of that standard deviation, clipped."""
+    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    stream = torch.Generator().manual_seed(split_seed)
+    labels = torch.arange(train + score + val + test) % classes
+    prototypes = torch.rand(classes, channels, size, size, generator=stream)
+    pictures = prototypes[labels]
+    pictures = pictures + noise * torch.randn(pictures.shape, generator=stream)
+    stored = (255 * pictures.clamp(0, 1)).round().to(torch.uint8)
+    pool = Images(stored, labels, (0.5,) * channels, (0.3,) * channels)
+    parts = part_indices(labels.numpy(), sizes, split_seed)
+    return Splits(
+        **{name: pool.part(indices) for name, indices in parts.items()},
+        num_classes=classes,
+        input_size=(channels, size, size),
+    )
