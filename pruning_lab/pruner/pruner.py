@@ -14,7 +14,8 @@ from pruning_lab.pruner.slicing import (
     Change,
     Slice,
     change_of,
-    check_sliceable,
+    check_not_shared,
+    check_stored,
     kept,
     rescaled_dropout,
     slices_of,
@@ -58,21 +59,19 @@ class Pruner:
         """
         name = self._layer_name(module)
         width = units_of(module)
-        keep = kept(f"Layer '{name}'", indices, width)
+        keep = kept(f"layer '{name}'", indices, width)
         followers = (
             self._traced().followers(module)
             if cascading_modules is None
-            else [self._given_follower(name, width, follower) for follower in cascading_modules]
+            else [self._given_follower(each, width) for each in dict.fromkeys(cascading_modules)]
         )
         slices, changes = self._outgoing(module, keep)
         for follower in followers:
-            more, others = self._incoming(follower.module, keep, width, follower.positions)
+            self._name(follower.module)  # the model may have changed since it was traced
+            more, others = self._incoming(follower, keep, width)
             slices, changes = slices + more, changes + others
-        if len(keep) == width:
-            return
         self._carry_out(slices, changes)
-        original = self.kept.get(name, list(range(width)))
-        self.kept[name] = [original[unit] for unit in keep.tolist()]
+        self._remember(name, keep, width)
 
     def prune_module(
         self,
@@ -88,29 +87,36 @@ class Pruner:
         """
         if direction not in ("in", "out"):
             raise UserError(f"direction={direction!r} is not known; it is 'in' or 'out'.")
-        kind = type(module).__name__
         if direction == "out":
-            self._layer_name(module)
-            self._carry_out(*self._outgoing(module, kept(kind, indices, units_of(module))))
+            name, width = self._layer_name(module), units_of(module)
+            keep = kept(f"layer '{name}'", indices, width)
+            self._carry_out(*self._outgoing(module, keep))
+            self._remember(name, keep, width)
             return
-        if isinstance(module, Dropout) and original_len is None:
-            raise UserError(f"{kind} has no width: original_len must say how many units it had.")
-        if not isinstance(module, (*LAYERS, BatchNorm, Dropout)):
-            raise UserError(f"{kind} has no inputs that can be removed.")
+        follower = self._given_follower(module, original_len)
         width = original_len or inputs_of(module)
-        follower = self._given_follower(kind, width, module)
-        keep = kept(kind, indices, width)
-        self._carry_out(*self._incoming(module, keep, width, follower.positions))
+        keep = kept(f"the input of '{follower.name}'", indices, width)
+        self._carry_out(*self._incoming(follower, keep, width))
 
     def prune_parameter(
         self, module: nn.Module, parameter_name: str, indices: Any, axis: int = 0
     ) -> None:
-        """Remove ``indices`` of one parameter or buffer along ``axis``; None stays None."""
-        tensor = getattr(module, parameter_name)
-        if tensor is not None:
-            what = f"{type(module).__name__}.{parameter_name}, axis {axis},"
-            keep = kept(what, indices, tensor.shape[axis])
-            self._carry_out([Slice(module, parameter_name, axis, keep)], [])
+        """Remove ``indices`` of one parameter or buffer along ``axis``; None stays None.
+
+        Nothing follows: neither the module's attributes, nor other tensors, nor the recipe.
+        """
+        what = f"'{self._name(module)}'.{parameter_name}"
+        stored = module._parameters | module._buffers
+        if parameter_name not in stored:
+            has = ", ".join(stored) or "none"
+            raise UserError(f"{what} is no parameter or buffer; there is: {has}.")
+        tensor = stored[parameter_name]
+        if tensor is None:
+            return
+        if not 0 <= axis < tensor.ndim:
+            raise UserError(f"{what} has no axis {axis}; it has {tensor.ndim}, from 0.")
+        keep = kept(f"{what}, axis {axis},", indices, tensor.shape[axis])
+        self._carry_out([Slice(module, parameter_name, axis, keep)], [])
 
     def _traced(self) -> Graph:
         """Slicing does not change which operations run, so one trace serves all calls."""
@@ -118,50 +124,76 @@ class Pruner:
             self._graph = trace(self.model)
         return self._graph
 
-    def _layer_name(self, module: nn.Module) -> str:
+    def _name(self, module: nn.Module) -> str:
+        """The qualified name of one of the model's modules."""
         names = {each: name for name, each in self.model.named_modules()}
         if module not in names:
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
-        if not isinstance(module, LAYERS):
-            raise UserError(
-                f"{type(module).__name__} ('{names[module]}') has no units that can be removed; "
-                "only Linear and convolution layers have."
-            )
-        if getattr(module, "groups", 1) > 1:
-            raise UserError(f"Layer '{names[module]}' is a grouped convolution: left alone.")
         return names[module]
 
-    def _given_follower(self, name: str, width: int, module: nn.Module) -> Follower:
-        kind = type(module).__name__
+    def _layer_name(self, module: nn.Module) -> str:
+        name = self._name(module)
+        if not isinstance(module, LAYERS):
+            raise UserError(
+                f"{type(module).__name__} ('{name}') has no units that can be removed; only Linear "
+                "and convolution layers have."
+            )
+        check_stored(name, module)
+        if getattr(module, "groups", 1) > 1:
+            raise UserError(
+                f"Layer '{name}' is a grouped convolution (groups={module.groups}): its units "
+                "cannot be removed one by one."
+            )
+        return name
+
+    def _given_follower(self, module: nn.Module, width: int | None) -> Follower:
+        """``module`` as a reader of ``width`` units (None: as many as it has inputs)."""
+        name, kind = self._name(module), type(module).__name__
+        if (
+            not isinstance(module, (*LAYERS, BatchNorm, Dropout))
+            or getattr(module, "groups", 1) > 1
+        ):
+            raise UserError(
+                f"The inputs of '{name}' ({kind}) cannot be removed; those of a BatchNorm, "
+                "Dropout, Linear or ungrouped convolution can."
+            )
+        check_stored(name, module)
+        if width is not None and width < 1:
+            raise UserError(f"original_len={width} must be at least 1.")
         if isinstance(module, Dropout):
-            return Follower(module, kind, 1)
-        if not isinstance(module, (*LAYERS, BatchNorm)) or getattr(module, "groups", 1) > 1:
-            raise UserError(
-                f"{kind} cannot follow '{name}'; a BatchNorm, Dropout, Linear or an ungrouped "
-                "convolution can."
-            )
-        positions, rest = divmod(inputs_of(module), width)
+            if width is None:
+                raise UserError(f"'{name}' ({kind}) has no width: original_len must give it.")
+            return Follower(module, name, 1)
+        inputs = inputs_of(module)
+        positions, rest = divmod(inputs, width or inputs)
         if rest or not positions:
-            raise UserError(
-                f"{kind} has {inputs_of(module)} inputs, not a multiple of the {width} units of "
-                f"'{name}'."
-            )
-        return Follower(module, kind, positions)
+            raise UserError(f"'{name}' ({kind}) has {inputs} inputs, no multiple of {width} units.")
+        return Follower(module, name, positions)
 
     def _outgoing(self, module: nn.Module, keep: torch.Tensor) -> tuple[list[Slice], list[Change]]:
         return slices_of(module, "out", keep), [change_of(module, "out", len(keep))]
 
     def _incoming(
-        self, module: nn.Module, keep: torch.Tensor, width: int, positions: int
+        self, follower: Follower, keep: torch.Tensor, width: int
     ) -> tuple[list[Slice], list[Change]]:
+        module = follower.module
         if isinstance(module, Dropout):
             return [], [rescaled_dropout(module, width - len(keep), width)]
-        blocks = (keep[:, None] * positions + torch.arange(positions)).flatten()
-        return slices_of(module, "in", blocks), [change_of(module, "in", len(blocks))]
+        check_stored(follower.name, module)
+        block = torch.arange(follower.positions, device="cpu")
+        inputs = (keep[:, None] * follower.positions + block).flatten()
+        return slices_of(module, "in", inputs), [change_of(module, "in", len(inputs))]
+
+    def _remember(self, name: str, keep: torch.Tensor, width: int) -> None:
+        if len(keep) < width:
+            original = self.kept.get(name, list(range(width)))
+            self.kept[name] = [original[unit] for unit in keep.tolist()]
 
     def _carry_out(self, slices: list[Slice], changes: list[Change]) -> None:
-        check_optimizer(self.optimizer)
-        check_sliceable(self.model, slices)
+        slices = [part for part in slices if len(part.keep) < part.width]
+        if slices:
+            check_optimizer(self.optimizer)
+        check_not_shared(self.model, slices)
         with torch.no_grad():
             for part in slices:
                 self._slice(part)
@@ -178,7 +210,7 @@ class Pruner:
         gradient, tensor.grad = tensor.grad, None
         # An old loss may keep alive the node that receives this parameter's gradients, and that
         # node remembers the old shape. torch makes a new one only when the type changes.
-        other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+        other = torch.float16 if tensor.dtype == torch.float32 else torch.float32
         tensor.data = torch.empty(0, dtype=other, device=tensor.device)
         tensor.data = smaller
         if gradient is not None:

@@ -1,6 +1,7 @@
 """Tensors and attributes of one module when some of its inputs or outputs go."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,12 @@ class Slice:
     name: str
     axis: int
     keep: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        """How long the axis is now."""
+        tensor: torch.Tensor = getattr(self.module, self.name)
+        return tensor.shape[self.axis]
 
 
 @dataclass(frozen=True)
@@ -58,35 +65,55 @@ def rescaled_dropout(module: nn.Module, removed: int, width: int) -> Change:
     return Change(module, "p", module.p * (1 - removed / width))
 
 
-def kept(name: str, indices: object, width: int) -> torch.Tensor:
+def kept(name: str, indices: Any, width: int) -> torch.Tensor:
     """What is left of ``width`` units without ``indices``, ascending; refuses the impossible."""
-    removed = torch.as_tensor(indices, dtype=torch.long).flatten().unique().cpu()
+    removed = _whole_numbers(name, indices)
     if len(removed) and (removed[0] < 0 or removed[-1] >= width):
         wrong = int(removed[0] if removed[0] < 0 else removed[-1])
         raise UserError(f"{name} has no unit {wrong}: its units are 0 to {width - 1}.")
     if len(removed) == width:
         raise UserError(f"All {width} units of {name} would go; at least one must stay.")
-    mask = torch.ones(width, dtype=torch.bool)
+    mask = torch.ones(width, dtype=torch.bool, device="cpu")
     mask[removed] = False
     return mask.nonzero().flatten()
 
 
-def check_sliceable(model: nn.Module, wanted: list[Slice]) -> None:
-    """UserError for tensors that are computed, or shared with a module that would not follow."""
+def check_stored(name: str, module: nn.Module) -> None:
+    """UserError for a weight that is computed; asked before it is read: reading may change it."""
+    for tensor in ("weight", "bias"):
+        if not isinstance(module, Dropout) and tensor not in module._parameters:
+            raise UserError(
+                f"The {tensor} of '{name}' is computed from other tensors and cannot be sliced. "
+                "Make it a plain parameter first: torch.nn.utils.parametrize."
+                "remove_parametrizations, remove_weight_norm or prune.remove."
+            )
+
+
+def check_not_shared(model: nn.Module, wanted: list[Slice]) -> None:
+    """UserError for a parameter that another module, which would not follow, has too."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{name}.{key}")
     for part in wanted:
-        kind = type(part.module).__name__
-        if part.name not in part.module._parameters | part.module._buffers:
-            raise UserError(
-                f"The {part.name} of {kind} is computed (a parametrization); remove it first, "
-                "torch.nn.utils.parametrize.remove_parametrizations."
-            )
         sharing = owners.get(id(getattr(part.module, part.name)), [])
         if len(sharing) > 1:
             raise UserError(
-                f"The {part.name} of {kind} is shared ({', '.join(sharing)}); it cannot be sliced "
-                "for one of them alone."
+                f"{' and '.join(sharing)} are one parameter: it cannot be sliced for one of them "
+                "alone. Give each its own copy first."
             )
+
+
+def _whole_numbers(name: str, indices: Any) -> torch.Tensor:
+    try:
+        given = torch.as_tensor(indices, device="cpu").flatten()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{indices!r} are not indices of units of {name}: {error}.") from error
+    if len(given) and (
+        given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
+    ):
+        raise UserError(
+            f"Units of {name} are named by whole numbers, not by {given.dtype} values; "
+            "np.flatnonzero(mask) turns a mask into indices."
+        )
+    return given.long().unique()
