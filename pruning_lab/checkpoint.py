@@ -2,13 +2,12 @@
 
 import json
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -19,110 +18,164 @@ TENSORS, RECIPE, VERSION = "model.safetensors", "recipe.json", 1
 ATTRIBUTES = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "p")
 
 
-def save_state(model: nn.Module, path: Path) -> None:
+def save_state(model: nn.Module, path: str | Path) -> None:
     """The state dict as safetensors, written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # clones: safetensors refuses tensors that share memory (tied weights)
-    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    save_file(state, temporary)
-    temporary.replace(path)
+    # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
+    state = {
+        key: value.detach().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
+    with _whole(Path(path)) as temporary:
+        save_file(state, temporary)
 
 
-def load_state(model: nn.Module, path: Path) -> None:
-    """Give ``model`` the state dict in ``path`` (.safetensors, or .pt/.pth without objects).
+def load_state(model: nn.Module, path: str | Path) -> None:
+    """Give ``model`` the state dict in ``path``: .safetensors, or .pt/.pth that holds only tensors.
 
     Raises UserError when the file is missing, holds anything but tensors, or does not fit;
     the model is then unchanged.
     """
-    state = _read(path)
-    own = model.state_dict()
+    path = Path(path)
+    state, own = _read(path), model.state_dict()
     _check_keys(path, state, own)
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise UserError(
-                f"{path} does not fit: {key} has shape {tuple(value.shape)} there and "
-                f"{tuple(own[key].shape)} in the model. Is it of another model or data set?"
-            )
+    wrong = [
+        f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
+        for key, value in own.items()
+        if state[key].shape != value.shape
+    ]
+    _refuse_misfits(path, wrong)
     model.load_state_dict(state)
 
 
-def save_pruned(model: nn.Module, folder: Path, kept: Mapping[str, list[int]]) -> None:
+def save_pruned(model: nn.Module, folder: str | Path, kept: Mapping[str, list[int]]) -> None:
     """A pruned model: its tensors, and the recipe that says how it differs from the original.
 
     ``kept`` (``Pruner.kept``) lists for every pruned layer the original numbers of its units.
     """
+    folder = Path(folder)
+    recipe = {"version": VERSION, "kept": dict(kept), "modules": _described(model)}
     save_state(model, folder / TENSORS)
-    recipe = {
-        "version": VERSION,
-        "kept": {layer: list(units) for layer, units in kept.items()},
-        "attributes": {
-            name: {key: getattr(module, key) for key in ATTRIBUTES if hasattr(module, key)}
-            for name, module in _resizable(model).items()
-        },
-    }
-    temporary = folder / f".{os.getpid()}-{RECIPE}"
-    temporary.write_text(json.dumps(recipe, indent=1) + "\n")
-    temporary.replace(folder / RECIPE)
+    with _whole(folder / RECIPE) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=1) + "\n")
 
 
-def load_pruned(model: nn.Module, folder: Path) -> nn.Module:
+def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     """Turn ``model``, fresh from the original constructor, into the pruned one in ``folder``.
 
     Raises UserError when the files are missing or of another model; it is then unchanged.
     """
-    folder = Path(folder)
-    state, recipe = _read(folder / TENSORS), _read_recipe(folder / RECIPE)
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    _check_keys(folder / TENSORS, state, model.state_dict())
-    modules = _resizable(model)
-    if set(modules) != set(recipe["attributes"]) or any(
-        own[key].ndim != value.ndim for key, value in state.items()
-    ):
-        raise UserError(f"{folder} holds a pruned model of another architecture; nothing was done.")
+    tensors, recipe = Path(folder) / TENSORS, Path(folder) / RECIPE
+    state, described = _read(tensors), _read_recipe(recipe)
+    own = model.state_dict(keep_vars=True)
+    _check_keys(tensors, state, own)
+    wrong = [
+        f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
+        for key, value in own.items()
+        if not _can_be_left_of(state[key], value)
+    ]
+    _refuse_misfits(tensors, wrong + _differences(described, _described(model)))
     for key, value in state.items():
         own[key].data = value.to(own[key].device)
-    for name, attributes in recipe["attributes"].items():
-        for key, value in attributes.items():
-            setattr(modules[name], key, value)
+    for name, attributes in described.items():
+        for attribute in attributes.keys() & set(ATTRIBUTES):
+            setattr(model.get_submodule(name), attribute, attributes[attribute])
     return model
 
 
-def _resizable(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that have attributes beside their tensors that pruning changes."""
-    kinds: tuple[type[nn.Module], ...] = (*LAYERS, BatchNorm, Dropout)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+def _described(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """By qualified name, the kind and widths (or rate) of the modules that pruning changes."""
+    return {
+        name: {"kind": type(module).__name__}
+        | {key: getattr(module, key) for key in ATTRIBUTES if hasattr(module, key)}
+        for name, module in model.named_modules()
+        if isinstance(module, (*LAYERS, BatchNorm, Dropout))
+    }
+
+
+def _differences(there: dict[str, dict[str, Any]], here: dict[str, dict[str, Any]]) -> list[str]:
+    """Where two descriptions are of different modules, whatever their widths."""
+    return [
+        f"{name or 'the model'} is {_kind(there, name)} there and {_kind(here, name)} in the model"
+        for name in here | there
+        if _kind(there, name) != _kind(here, name) or there[name].keys() != here[name].keys()
+    ]
+
+
+def _kind(described: dict[str, dict[str, Any]], name: str) -> str:
+    return str(described.get(name, {}).get("kind", "another module"))
+
+
+def _can_be_left_of(pruned: torch.Tensor, original: torch.Tensor) -> bool:
+    return pruned.ndim == original.ndim and all(
+        left <= width for left, width in zip(pruned.shape, original.shape, strict=True)
+    )
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give the path of a state dict.")
+        raise UserError(f"{path} is not there; give the path of a file with a state dict.")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UserError(f"{path} is not read: a state dict is a .safetensors, .pt or .pth file.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        state: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
         raise UserError(
-            f"{path} cannot be read as a state dict: {str(error).splitlines()[0]} Give a "
-            ".safetensors file, or a .pt/.pth file that holds tensors only."
+            f"{path} cannot be read: it is damaged, or holds other objects than tensors, which "
+            "are not loaded for safety. Save the model's state_dict() and nothing else."
         ) from error
     if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):
-        raise UserError(f"{path} holds no state dict (a mapping of names to tensors).")
+        raise UserError(
+            f"{path} holds no state dict (names and tensors). Save the model's state_dict() and "
+            "nothing else."
+        )
     return dict(state)
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path) -> dict[str, dict[str, Any]]:
+    """The modules of a recipe, described as by ``_described``."""
     if not path.is_file():
-        raise UserError(f"{path} does not exist; a pruned model has its recipe beside it.")
-    recipe = json.loads(path.read_text())
-    if recipe.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {recipe.get('version')}; this program reads version {VERSION}."
-        )
-    return recipe
+        raise UserError(f"{path} is not there; a pruned model has its recipe beside it.")
+    try:
+        recipe = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}. Save the pruned model again.") from error
+    version = recipe.get("version") if isinstance(recipe, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} has version {version}; this program reads version {VERSION}.")
+    modules = recipe.get("modules")
+    if not _is_description(modules):
+        raise UserError(f"{path} is damaged: its modules have no widths. Save the model again.")
+    return dict(modules)
+
+
+def _is_description(modules: Any) -> bool:
+    return isinstance(modules, dict) and all(
+        isinstance(attributes, dict)
+        and all(key == "kind" or type(value) in (int, float) for key, value in attributes.items())
+        for attributes in modules.values()
+    )
 
 
 def _check_keys(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -131,6 +184,15 @@ def _check_keys(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) ->
         raise UserError(
             f"{path} does not fit the model: {_some(missing)} missing, {_some(unexpected)} "
             "unexpected. Is it of another model?"
+        )
+
+
+def _refuse_misfits(path: Path, wrong: list[str]) -> None:
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{path} does not fit the model: {'; '.join(wrong[:3])}{more}. Is it of another model "
+            "or data set?"
         )
 
 

@@ -186,8 +186,11 @@ def _download(client: MlflowClient, run_id: str, name: str) -> Path:
 
 
 def _create_experiment(client: MlflowClient, name: str) -> str:
+    """A new experiment; beside an SQLite file lie its artifacts, wherever the run was started."""
+    database = _sqlite_file(client.tracking_uri)
+    place = database and (database.parent.resolve() / "mlruns" / name).as_uri()
     try:
-        return client.create_experiment(name)
+        return client.create_experiment(name, artifact_location=place)
     except MlflowException:  # another process was faster
         found = client.get_experiment_by_name(name)
         if found is None:
@@ -195,14 +198,19 @@ def _create_experiment(client: MlflowClient, name: str) -> str:
         return found.experiment_id
 
 
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``; None for other stores."""
+    path = urlparse(uri).path[1:]
+    return Path(path) if uri.startswith("sqlite:///") and path else None
+
+
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
     """Hold the lock beside an SQLite file; nothing for other stores."""
-    path = urlparse(uri).path
-    if not uri.startswith("sqlite:///") or not path.strip("/"):
+    file = _sqlite_file(uri)
+    if file is None:
         yield
         return
-    file = Path(path[1:])  # sqlite:///relative and sqlite:////absolute
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         yield

@@ -14,7 +14,7 @@ from pruning_lab.pruner.slicing import (
     Change,
     Slice,
     change_of,
-    check_not_shared,
+    check_slices,
     check_stored,
     kept,
     rescaled_dropout,
@@ -190,10 +190,10 @@ class Pruner:
             self.kept[name] = [original[unit] for unit in keep.tolist()]
 
     def _carry_out(self, slices: list[Slice], changes: list[Change]) -> None:
-        slices = [part for part in slices if len(part.keep) < part.width]
+        slices = [part for part in slices if len(part.keep) != part.width]
         if slices:
             check_optimizer(self.optimizer)
-        check_not_shared(self.model, slices)
+        check_slices(self.model, slices)
         with torch.no_grad():
             for part in slices:
                 self._slice(part)

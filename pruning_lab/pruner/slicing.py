@@ -89,13 +89,18 @@ def check_stored(name: str, module: nn.Module) -> None:
             )
 
 
-def check_not_shared(model: nn.Module, wanted: list[Slice]) -> None:
-    """UserError for a parameter that another module, which would not follow, has too."""
+def check_slices(model: nn.Module, wanted: list[Slice]) -> None:
+    """UserError for a tensor that is too short, or that another module has too."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{name}.{key}")
     for part in wanted:
+        if part.keep[-1] >= part.width:
+            raise UserError(
+                f"The {part.name} of {part.module} has {part.width} entries, fewer than the module "
+                "says: it was resized by hand. Give its attributes the new width, too."
+            )
         sharing = owners.get(id(getattr(part.module, part.name)), [])
         if len(sharing) > 1:
             raise UserError(

@@ -45,30 +45,33 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
 
-def last_reader_is_too_narrow(pruner, model):
-    pruner.prune_model(model[0], [0], cascading_modules=[model[1], nn.Linear(6, 2)])
+def widening():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
 
 
 CASES = {
     "out of range": (network, sgd, lambda p, m: p.prune_model(m[0], [4]), "'0' has no unit 4"),
     "negative": (network, sgd, lambda p, m: p.prune_model(m[0], [-1]), "has no unit -1"),
-    "all": (network, sgd, lambda p, m: p.prune_model(m[0], range(4)), "All 4 units of Layer '0'"),
+    "all": (network, sgd, lambda p, m: p.prune_model(m[0], range(4)), "All 4 units of layer '0'"),
     "stranger": (
         network, sgd, lambda p, m: p.prune_model(nn.Linear(3, 4), [0]), "not part of the model",
     ),
     "no units": (network, sgd, lambda p, m: p.prune_model(m[2], [0]), "ReLU .'2'. has no units"),
     "output": (network, sgd, lambda p, m: p.prune_model(m[6], [0]), "caller of the model sees"),
     "optimizer": (network, lbfgs, lambda p, m: p.prune_model(m[0], [0]), "LBFGS cannot be handled"),
-    "misfit": (network, sgd, last_reader_is_too_narrow, "6 inputs, not a multiple of the 4 units"),
-    "tied": (tied, sgd, lambda p, m: p.prune_model(m[0], [0]), "is shared .4.weight, 6.weight"),
+    "misfit": (
+        widening, sgd, lambda p, m: p.prune_model(m[0], [0], [m[4]]), "6 inputs, no multiple of 4",
+    ),
+    "tied": (tied, sgd, lambda p, m: p.prune_model(m[0], [0]), "4.weight and 6.weight are one"),
     "parametrized": (
-        parametrized, sgd, lambda p, m: p.prune_model(m[0], [0]), "is computed .a parametrization",
+        parametrized, sgd, lambda p, m: p.prune_model(m[0], [0]), "weight of '4' is computed from",
     ),
     "direction": (
         network, sgd, lambda p, m: p.prune_module(m[0], [0], direction="up"), "it is 'in' or 'out'",
     ),
     "follower": (
-        network, sgd, lambda p, m: p.prune_model(m[0], [0], [m[2]]), "ReLU cannot follow '0'",
+        network, sgd, lambda p, m: p.prune_model(m[0], [0], [m[2]]), "inputs of '2' .ReLU. cannot",
     ),
 }  # fmt: skip
 

@@ -72,7 +72,7 @@ def test_prune_module_on_dropout_needs_the_original_width():
     pruner = Pruner(model, (3,), "cpu")
     pruner.prune_module(model[1], [0, 1], direction="in", original_len=4)
     assert model[1].p == pytest.approx(0.2)
-    with pytest.raises(ValueError, match="original_len must say how many units it had"):
+    with pytest.raises(ValueError, match="has no width: original_len must give it"):
         pruner.prune_module(model[1], [0], direction="in")
 
 

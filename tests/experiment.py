@@ -1,0 +1,36 @@
+"""Experiments in miniature, as the command line composes them."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+
+from pruning_lab.runner import Experiment, Names
+
+TINY = [
+    "model=mlp",
+    "model.hidden=[16,12]",
+    "dataset=synthetic",
+    "baseline.training.epochs=5",
+    "baseline.training.batch_size=16",
+    "threads=1",
+]
+TWO_STEPS = ["schedule.steps=2", "schedule.target=0.5", "finetune.epochs=1"]
+
+
+def two_steps(folder: Path, *overrides: str) -> Experiment:
+    """To half the FLOPs in two steps, with an epoch of fine-tuning after each."""
+    return experiment(folder, *TWO_STEPS, *overrides)
+
+
+def experiment(folder: Path, *overrides: str) -> Experiment:
+    """The experiment of ``python -m pruning_lab OVERRIDES``, tiny, with its files in ``folder``."""
+    places = [
+        f"baseline.folder={folder / 'baselines'}",
+        f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
+    ]
+    overrides = [*TINY, *places, *overrides]
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("config", overrides)
+        choices = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices
+    names = Names(*(choices[group] for group in Names.__dataclass_fields__))
+    return Experiment(config, names, folder / "outputs")

@@ -1,0 +1,228 @@
+"""One experiment from command to MLflow, in miniature: what is recorded is what happened."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pruning_lab import cost, tracking
+from pruning_lab.attributions import TaylorAttributionMetric
+from pruning_lab.checkpoint import load_pruned, load_state
+from pruning_lab.errors import UserError
+from pruning_lab.models.mlp import MLP
+from pruning_lab.training import evaluate
+from tests.experiment import experiment, two_steps
+
+SIX = ["random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A finished experiment, and its rows read back from MLflow."""
+    done = two_steps(folder)
+    result = done.run()
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return done, result, uri, tracking.read_runs(uri, "pruning_lab")
+
+
+def test_there_is_a_row_for_the_baseline_and_each_step(finished):
+    _, _, _, frame = finished
+    assert frame["step"].tolist() == [0, 1, 2]
+    # By hand: k units of all go in proportion, until 1 - 0.5 ** (1 / 2) and 0.5 of the FLOPs are
+    # gone; (11, 9) is the first after (12, 9) with 0.278, (8, 7) the first after (9, 7) with 0.472.
+    flops = [64 * a + a * b + b * 4 for a, b in ((16, 12), (11, 9), (8, 7))]
+    assert frame[["width/1", "width/3"]].to_numpy().tolist() == [[16, 12], [11, 9], [8, 7]]
+    assert frame["removed_flops"].tolist() == [1 - count / flops[0] for count in flops]
+
+
+def test_flops_parameters_and_widths_are_those_of_the_model_that_is_left(finished):
+    done, _, _, frame = finished
+    last = frame.iloc[-1]
+    widths = [last["width/1"], last["width/3"]]
+    assert last["flops"] == 2 * (64 * widths[0] + widths[0] * widths[1] + widths[1] * 4)
+    assert last["parameters"] == cost.parameters(done.model)
+    assert last["units"] == sum(widths)
+    assert [done.model[1].out_features, done.model[3].out_features] == widths
+
+
+def test_the_result_is_the_last_test_accuracy_and_can_be_measured_again(finished):
+    done, result, _, frame = finished
+    assert result == frame["test_accuracy_after"].iloc[-1]
+    assert result == evaluate(done.model, done.splits.test).accuracy
+    assert result > 0.5  # chance is 0.25
+
+
+def test_the_pruned_model_loads_back_with_the_same_outputs(finished):
+    done, *_ = finished
+    fresh = MLP(4, (1, 8, 8), [16, 12])
+    loaded = load_pruned(fresh, done.output / "pruned_model").eval()
+    x, _ = done.splits.test[list(range(8))]
+    with torch.no_grad():
+        assert torch.equal(loaded(x), done.model.eval()(x))
+
+
+def test_mlflow_has_the_curve_with_permille_of_flops_as_step(finished):
+    done, _, _, frame = finished
+    history = done.client.get_metric_history(done.record.run_id, "test_accuracy_after")
+    assert [(m.step, m.value) for m in history] == [
+        (round(1000 * row.removed_flops), row.test_accuracy_after) for row in frame.itertuples()
+    ]
+
+
+def test_mlflow_has_params_tags_and_files(finished):
+    done, *_ = finished
+    run = done.client.get_run(done.record.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["schedule.target"] == "0.5"
+    assert run.data.params["metric._target_"].endswith("TaylorAttributionMetric")
+    tags = {key: run.data.tags[key] for key in ("metric", "model", "dataset", "seed", "baseline")}
+    assert tags == {
+        "metric": "taylor", "model": "mlp", "dataset": "synthetic", "seed": "0",
+        "baseline": done.baseline.name,
+    }  # fmt: skip
+    files = {file.path for file in done.client.list_artifacts(done.record.run_id)}
+    assert {"config.yaml", "steps.csv", "figures", "scores", "pruned_model"} <= files
+    figures = {file.path for file in done.client.list_artifacts(done.record.run_id, "figures")}
+    drawn = ["accuracy_vs_flops", "scores_baseline", "rank_correlation", "widths",
+             "scores_step_001", "scores_step_002"]  # fmt: skip
+    assert figures == {f"figures/{name}.png" for name in drawn}
+
+
+def test_all_six_attributions_are_computed_on_the_baseline(finished):
+    done, _, uri, _ = finished
+    scores = tracking.read_scores(uri, done.record.run_id)
+    assert sorted(scores) == sorted(SIX)
+    assert {name: {k: len(v) for k, v in layers.items()} for name, layers in scores.items()} == {
+        name: {"1": 16, "3": 12} for name in SIX
+    }
+
+
+def test_the_scores_that_led_to_a_step_are_kept(finished):
+    done, _, uri, frame = finished
+    baseline = tracking.read_scores(uri, done.record.run_id)
+    first = tracking.read_scores(uri, done.record.run_id, step=1)
+    assert list(first) == ["taylor"]
+    np.testing.assert_array_equal(first["taylor"]["1"], baseline["taylor"]["1"])
+    second = tracking.read_scores(uri, done.record.run_id, step=2)
+    assert len(second["taylor"]["1"]) == frame["width/1"].iloc[1]  # scored anew after the first cut
+
+
+def test_the_first_cut_removes_the_lowest_scores(finished):
+    done, _, uri, frame = finished
+    scores = tracking.read_scores(uri, done.record.run_id, step=1)["taylor"]["1"]
+    left = int(frame["width/1"].iloc[1])
+    kept_after_one_step = set(np.argsort(scores, kind="stable")[16 - left :].tolist())
+    assert set(done.pruner.kept["1"]) <= kept_after_one_step
+
+
+def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, folder, tmp_path):
+    _, _, _, frame = finished
+    measured = [key for key in frame if "accuracy" in key or "loss" in key or "flops" in key]
+    for place in (folder, tmp_path):  # with the baseline found on disk, and trained anew
+        again = two_steps(place)
+        again.run()
+        for key in measured:
+            assert frame[key].tolist() == [row[key] for row in again.rows]
+
+
+def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished, folder):
+    done, *_ = finished
+    other = two_steps(folder, "metric=weight_norm")
+    assert other.baseline.name == done.baseline.name
+    other.training = None  # training again would fail
+    other._score = lambda name, layers: pytest.fail(f"{name} was scored again")
+    with tracking.run(other.client, "again", "n", {}, {}) as other.record:
+        other._obtain_baseline()
+        scores, seconds = other._attribute()
+    assert scores.keys() == {"1", "3"}
+    assert seconds > 0
+
+
+def test_seeds_for_weights_order_and_scores_are_separate(finished, tmp_path):
+    done, *_ = finished
+    moved = two_steps(tmp_path, "seeds.score=5")
+    assert moved.baseline.name == done.baseline.name
+    assert two_steps(tmp_path, "seeds.init=5").baseline.name != done.baseline.name
+    assert two_steps(tmp_path, "seeds.order=5").baseline.name != done.baseline.name
+    start = {key: value.clone() for key, value in moved.model.state_dict().items()}
+    same = two_steps(tmp_path, "seeds.order=5").model.state_dict()
+    assert all(torch.equal(start[key], value) for key, value in same.items())
+
+
+def test_a_trained_state_dict_replaces_training(finished, tmp_path):
+    done, *_ = finished
+    model = MLP(4, (1, 8, 8), [16, 12])
+    path = tmp_path / "mine.pt"
+    torch.save(model.state_dict(), path)
+    loaded = two_steps(tmp_path, f"baseline.checkpoint={path}")
+    loaded.training = None
+    with tracking.run(loaded.client, "e", "n", {}, {}) as loaded.record:
+        loaded._obtain_baseline()
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], value)
+    assert loaded.baseline.name != done.baseline.name
+
+
+def test_scores_are_read_behind_the_non_linearity_on_the_score_split(finished):
+    done, _, uri, _ = finished
+    model = MLP(4, (1, 8, 8), [16, 12])
+    load_state(model, done.baseline.folder / "model.safetensors")
+    batch = done.splits.score[list(range(32))]
+    metric = TaylorAttributionMetric(model, [batch], nn.functional.cross_entropy, "cpu")
+    expected = metric.run(model[3], find_best_evaluation_module=True)
+    found = tracking.read_scores(uri, done.record.run_id)["taylor"]["3"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["schedule=one_shot", "schedule.of=units", "schedule.scope=global"],
+        ["schedule=linear", "schedule.of=parameters", "schedule.steps=3"],
+        ["schedule=geometric", "schedule.scope=global", "schedule.normalise=l2"],
+    ],
+)
+def test_every_schedule_reaches_its_target_with_its_last_step(overrides, tmp_path):
+    done = experiment(
+        tmp_path, *overrides, "schedule.target=0.4", "finetune=none", "attributions=none"
+    )
+    done.run()
+    removed = [row[f"removed_{done.schedule.of}"] for row in done.rows]
+    assert len(removed) == len(done.schedule.ratios()) + 1
+    for reached, wanted in zip(removed, [0, *done.schedule.ratios()], strict=True):
+        assert wanted <= reached < wanted + 0.05
+
+
+def test_negative_scores_go_layer_by_layer_from_the_last(tmp_path):
+    done = experiment(
+        tmp_path, "schedule=negative_scores", "metric=taylor_signed", "attributions=none",
+        "finetune=none",
+    )  # fmt: skip
+    done.run()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    last, first = (
+        tracking.read_scores(uri, done.record.run_id, step)["taylor_signed"] for step in (1, 2)
+    )
+    assert [list(last), list(first)] == [["3"], ["1"]]
+    left = [
+        (16, 12),
+        (16, (last["3"] >= 0).sum()),
+        ((first["1"] >= 0).sum(), (last["3"] >= 0).sum()),
+    ]
+    assert [(row["width/1"], row["width/3"]) for row in done.rows] == left
+    assert left[1][1] < 12
+
+
+def test_a_failed_run_is_marked_failed_with_its_error(tmp_path):
+    done = experiment(tmp_path, "baseline.training.lr=1e9", "attributions=none")
+    with pytest.raises(UserError, match=r"The loss became (nan|inf).*Lower the learning rate"):
+        done.run()
+    run = done.client.get_run(done.record.run_id)
+    assert run.info.status == "FAILED"
+    assert "The loss became" in run.data.tags["error"]
+    assert not (done.baseline.folder / "model.safetensors").exists()
