@@ -188,7 +188,7 @@ def _download(client: MlflowClient, run_id: str, name: str) -> Path:
 def _create_experiment(client: MlflowClient, name: str) -> str:
     """A new experiment; beside an SQLite file lie its artifacts, wherever the run was started."""
     database = _sqlite_file(client.tracking_uri)
-    place = database and (database.parent.resolve() / "mlruns" / name).as_uri()
+    place = (database.parent.resolve() / "mlruns" / name).as_uri() if database else None
     try:
         return client.create_experiment(name, artifact_location=place)
     except MlflowException:  # another process was faster

@@ -8,10 +8,13 @@ from pruning_lab.compare.figures import (
     widths,
 )
 from pruning_lab.compare.style import Style, style_of
+from pruning_lab.compare.table import accuracy_table, markdown
 
 __all__ = [
     "Style",
     "accuracy_curves",
+    "accuracy_table",
+    "markdown",
     "rank_correlation",
     "rank_correlations",
     "score_histograms",

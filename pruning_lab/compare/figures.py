@@ -35,7 +35,7 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
     """
     _check_choice("x", x, _QUANTITIES)
     _check_choice("split", split, _SPLITS)
-    title = _common_title(frame)
+    check_comparable(frame)
     columns = {f"{split}_accuracy_{when}": f"{when} fine-tuning" for when in ("before", "after")}
     if not _was_finetuned(frame, *columns):
         columns = {f"{split}_accuracy_before": "without fine-tuning"}
@@ -58,7 +58,11 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
         frameon=False,
         handlelength=3.2,
     )
-    figure.suptitle(title, fontsize="large")
+    first = frame.iloc[0]
+    schedule = first["schedule"].replace("_", " ")
+    figure.suptitle(
+        f"{first['model']} on {first['dataset']}, {schedule} schedule", fontsize="large"
+    )
     return figure
 
 
@@ -67,8 +71,8 @@ def _check_choice(name: str, value: str, choices: Mapping[str, str]) -> None:
         raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
 
 
-def _common_title(frame: pd.DataFrame) -> str:
-    """What all runs share; a mean over different experiments would mean nothing."""
+def check_comparable(frame: pd.DataFrame) -> None:
+    """UserError unless there are runs, all of one experiment: a mean over others means nothing."""
     if frame.empty:
         raise UserError("there are no runs to draw: the frame is empty")
     for column in ("model", "dataset", "schedule", "finetune"):
@@ -78,8 +82,6 @@ def _common_title(frame: pd.DataFrame) -> str:
                 f"the runs differ in {column} ({', '.join(values)}), so they cannot share a "
                 f"curve; keep one, for example frame[frame[{column!r}] == {values[0]!r}]"
             )
-    first = frame.iloc[0]
-    return f"{first['model']} on {first['dataset']}, {first['schedule'].replace('_', ' ')} schedule"
 
 
 def _was_finetuned(frame: pd.DataFrame, before: str, after: str) -> bool:

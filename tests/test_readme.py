@@ -1,0 +1,66 @@
+"""What the README says is true: its snippet runs, its commands compose, its choices exist."""
+
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONF = ROOT / "conf"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    """The overrides of every ``python -m pruning_lab`` in the README, sweeps one job at a time."""
+    lines = [line.split("#")[0] for block in blocks("") for line in block.splitlines()]
+    for line in lines:
+        _, found, overrides = line.partition("python -m pruning_lab ")
+        if found:
+            words = [word for word in shlex.split(overrides) if word != "-m"]
+            choices = [
+                [f"{key}={value}" for value in values.split(",")]
+                for key, _, values in (word.partition("=") for word in words)
+            ]
+            yield from product(*choices)
+
+
+def test_the_snippet_does_what_its_comments_say():
+    (snippet,) = blocks("python")
+    names = {}
+    exec(snippet, names)
+    assert names["scores"].shape == (8,)
+    conv, norm, _, _, linear = names["model"]
+    assert (conv.out_channels, norm.num_features, linear.in_features) == (5, 5, 180)
+    kept = sorted(names["scores"].argsort()[3:].tolist())
+    assert names["pruner"].kept == {"0": kept}
+
+
+@pytest.mark.parametrize("overrides", list(commands()), ids=" ".join)
+def test_commands_compose(overrides):
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("config", list(overrides))
+    for group, value in (override.split("=") for override in overrides):
+        if "_target_" in (chosen := OmegaConf.load(CONF / group / f"{value}.yaml")):
+            assert config[group]._target_ == chosen._target_
+
+
+def test_the_table_of_choices_is_complete():
+    for group in ("model", "dataset", "metric", "schedule", "finetune", "experiment"):
+        (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
+        for path in (CONF / group).glob("*.yaml"):
+            assert f"`{path.stem}`" in row, f"{path.stem} is missing in the row of {group}"
+
+
+def test_links_and_pictures_exist():
+    places = re.findall(r"\]\(([^)h][^)]*)\)", README)
+    assert len(places) >= 5
+    for place in places:
+        assert (ROOT / place).exists(), place
