@@ -3,6 +3,8 @@
 import logging
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,13 @@ from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.scores import LayerScores, Scores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state, save_pruned
-from pruning_lab.compare import accuracy_curves, rank_correlation, score_histograms, widths
+from pruning_lab.compare import (
+    accuracy_curves,
+    rank_correlation,
+    score_histograms,
+    style_of,
+    widths,
+)
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
 from pruning_lab.graph import trace, units_of
@@ -77,12 +85,7 @@ class Experiment:
 
     def run(self) -> float:
         """The method; returns the test accuracy after the last step."""
-        config = self.config
-        params = tracking.flatten(plain(config))
-        with tracking.run(
-            self.client, config.tracking.experiment, self._title(), self._tags(), params
-        ) as self.record:
-            self.record.text(OmegaConf.to_yaml(config, resolve=True), "config.yaml")
+        with self._recorded() as self.record:
             self._obtain_baseline()
             scores, seconds = self._attribute()
             self._prepare_pruning()
@@ -91,13 +94,7 @@ class Experiment:
                 if number > 1:  # the first step's scores are those of the baseline
                     scores, seconds = self._score(self.names.metric, step.layers)
                 scores = {layer: scores[layer] for layer in step.layers}
-                self.record.scores({self.names.metric: scores}, number)
-                self.record.figure(
-                    score_histograms(
-                        {self.names.metric: scores}, f"Scores that led to step {number}"
-                    ),
-                    f"scores_step_{number:03d}",
-                )
+                self._keep_scores(number, scores)
                 carry_out(self._plan(scores, step), self.model, self.pruner)
                 row = {"scoring_seconds": seconds} | self._measure("before")
                 row |= self._tune(number) | self._measure("after")
@@ -133,7 +130,7 @@ class Experiment:
                 partial(self._score, name, tuple(self.layers)),
             )
         self.record.scores(scores)
-        self.record.step(0, 0, {f"baseline_scoring_seconds/{k}": v for k, v in seconds.items()})
+        self.record.metrics(0, {f"seconds/baseline_{key}": s for key, s in seconds.items()})
         self.record.figure(score_histograms(scores), "scores_baseline")
         if len(scores) > 1:
             table, figure = rank_correlation(scores)
@@ -223,15 +220,37 @@ class Experiment:
 
     # -- what is written down -----------------------------------------------------------------
 
+    @contextmanager
+    def _recorded(self) -> Iterator[tracking.Run]:
+        """An MLflow run that holds the whole configuration."""
+        config = self.config.copy()
+        config.tracking.uri = tracking.without_password(config.tracking.uri)
+        with tracking.run(
+            self.client,
+            config.tracking.experiment,
+            self._title(),
+            self._tags(),
+            tracking.flatten(plain(config)),
+            style_of(self.names.metric).color,
+        ) as record:
+            record.text(OmegaConf.to_yaml(config, resolve=True), "config.yaml")
+            yield record
+
+    def _keep_scores(self, step: int, scores: LayerScores) -> None:
+        """Write the scores down that lead to a step, raw and as histograms."""
+        by_criterion = {self.names.metric: scores}
+        self.record.scores(by_criterion, step)
+        figure = score_histograms(by_criterion, f"Scores that led to step {step}")
+        self.record.figure(figure, f"scores_step_{step:03d}")
+
     def _keep_row(self, step: int, measured: dict[str, float]) -> None:
         """Write one step down: the cost of the model as it stands beside what was measured."""
         size = self._size(self.model)
-        row: dict[str, float] = {"step": step, **size}
-        row |= {f"removed_{key}": 1 - value / self.original[key] for key, value in size.items()}
+        row = size | {f"removed_{k}": 1 - value / self.original[k] for k, value in size.items()}
         row |= measured | {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
         row |= {f"width/{layer}": width for layer, width in self._widths().items()}
-        self.rows.append(row)
-        self.record.step(step, round(1000 * row["removed_flops"]), row)
+        self.rows.append({"step": step} | row)
+        self.record.metrics(round(1000 * row["removed_flops"]), row)
         self.record.table(pd.DataFrame(self.rows))
         log.info(
             "Step %d of %d: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "

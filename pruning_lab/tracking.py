@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,10 @@ SCORES = "scores/step_{step:03d}.npz"
 BASELINE_SCORES = "scores/baseline.npz"
 GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline")
 """The tags by which runs are grouped."""
+SECTIONS = ("accuracy", "loss", "removed", "seconds")
+"""The UI shows the charts of metrics in sections by what stands before the slash, ``cost`` too."""
+COLOR = "mlflow.runColor"
+"""The tag that says how the UI draws a run."""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -46,11 +52,17 @@ def connect(uri: str) -> MlflowClient:
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever the store's driver raises
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
         raise UserError(
-            f"tracking.uri={uri} cannot be reached: {reason}. Start the "
-            "server (mlflow server) or give another address, sqlite:///mlflow.db for example."
+            f"{message} Start the server (mlflow server) or give another address, "
+            "sqlite:///mlflow.db for example."
         ) from error
     return client
+
+
+def without_password(text: str) -> str:
+    """The text with the password of every address in it hidden."""
+    return re.sub(r"://([^/@:\s]*):[^/@\s]+@", r"://\1:***@", text)
 
 
 def ui_command(uri: str) -> str:
@@ -67,15 +79,17 @@ class Run:
         self.client = client
         self.run_id = run_id
 
-    def step(self, step: int, permille: int, values: Mapping[str, float]) -> None:
+    def metrics(self, permille: int, values: Mapping[str, float]) -> None:
         """Log the numbers of one step.
 
         MLflow's step is the permille of FLOPs removed: the default charts are then curves of
-        accuracy over FLOPs.
+        accuracy over FLOPs. ``test_accuracy_after`` is ``accuracy/test_accuracy_after`` there.
         """
-        now = pd.Timestamp.now().value // 1_000_000
-        metrics = [Metric(key, float(value), now, permille) for key, value in values.items()]
-        self.client.log_batch(self.run_id, metrics=[*metrics, Metric("step", step, now, permille)])
+        now = int(1000 * time.time())
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(_in_section(k), float(v), now, permille) for k, v in values.items()],
+        )
 
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure as PNG."""
@@ -109,11 +123,13 @@ def run(
     name: str,
     tags: Mapping[str, Any],
     params: Mapping[str, Any],
+    color: str = "",
 ) -> Iterator[Run]:
     """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises."""
     found = client.get_experiment_by_name(experiment)
     number = found.experiment_id if found else _create_experiment(client, experiment)
-    created = client.create_run(number, run_name=name, tags={k: str(v) for k, v in tags.items()})
+    text = {key: str(value) for key, value in tags.items()} | ({COLOR: color} if color else {})
+    created = client.create_run(number, run_name=name, tags=text)
     run_id = created.info.run_id
     status = "FAILED"
     try:
@@ -162,6 +178,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
     return flat
+
+
+def _in_section(key: str) -> str:
+    """The key of a metric with its section in front."""
+    if "/" in key:
+        return key
+    return f"{next((section for section in SECTIONS if section in key), 'cost')}/{key}"
 
 
 def _finished_runs(client: MlflowClient, experiment: str) -> list[Any]:

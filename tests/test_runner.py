@@ -68,7 +68,7 @@ def test_the_pruned_model_loads_back_with_the_same_outputs(finished):
 
 def test_mlflow_has_the_curve_with_permille_of_flops_as_step(finished):
     done, _, _, frame = finished
-    history = done.client.get_metric_history(done.record.run_id, "test_accuracy_after")
+    history = done.client.get_metric_history(done.record.run_id, "accuracy/test_accuracy_after")
     assert [(m.step, m.value) for m in history] == [
         (round(1000 * row.removed_flops), row.test_accuracy_after) for row in frame.itertuples()
     ]
