@@ -157,7 +157,8 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
     frames = []
     for found in _finished_runs(client, experiment):
         tags = {key: found.data.tags.get(key) for key in GROUPS}
-        frame = pd.read_csv(_download(client, found.info.run_id, STEPS))
+        with _downloaded(client, found.info.run_id, STEPS) as path:
+            frame = pd.read_csv(path)
         head = {"run_id": found.info.run_id, **tags, "seed": int(found.data.tags["seed"])}
         frames.append(frame.assign(**head)[[*head, *frame.columns]])
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -166,7 +167,8 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
 def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
     """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
     name = BASELINE_SCORES if step is None else SCORES.format(step=step)
-    return load_scores(_download(connect(uri), run_id, name))
+    with _downloaded(connect(uri), run_id, name) as path:
+        return load_scores(path)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -204,8 +206,11 @@ def _finished_runs(client: MlflowClient, experiment: str) -> list[Any]:
             return runs
 
 
-def _download(client: MlflowClient, run_id: str, name: str) -> Path:
-    return Path(client.download_artifacts(run_id, name))
+@contextmanager
+def _downloaded(client: MlflowClient, run_id: str, name: str) -> Iterator[Path]:
+    """A run's file, for a while: MLflow's own temporary folders are never removed."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(client.download_artifacts(run_id, name, folder))
 
 
 def _create_experiment(client: MlflowClient, name: str) -> str:
