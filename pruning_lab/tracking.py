@@ -5,11 +5,12 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -234,13 +235,15 @@ def _sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
-    """Hold the lock beside an SQLite file; nothing for other stores."""
+    """Hold the lock beside an SQLite file that can be written; nothing for other stores."""
     file = _sqlite_file(uri)
     if file is None:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
+        with closing(sqlite3.connect(file, timeout=60)) as database:
+            database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
         yield
 
 

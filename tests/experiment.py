@@ -1,5 +1,6 @@
 """Experiments in miniature, as the command line composes them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
@@ -22,13 +23,13 @@ def two_steps(folder: Path, *overrides: str) -> Experiment:
     return experiment(folder, *TWO_STEPS, *overrides)
 
 
-def experiment(folder: Path, *overrides: str) -> Experiment:
+def experiment(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Experiment:
     """The experiment of ``python -m pruning_lab OVERRIDES``, tiny, with its files in ``folder``."""
     places = [
         f"baseline.folder={folder / 'baselines'}",
         f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
     ]
-    overrides = [*TINY, *places, *overrides]
+    overrides = [*base, *places, *overrides]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", overrides)
         choices = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices

@@ -41,8 +41,7 @@ def image_folder(
     inner = part_indices(np.array(plain.targets), sizes, split_seed)
     outer = np.arange(len(held_out))
     if test is not None:
-        limited: dict[str, int | None] = {"test": test, "rest": None}
-        outer = part_indices(np.array(held_out.targets), limited, split_seed)["test"]
+        outer = part_indices(np.array(held_out.targets), {"test": test}, split_seed)["test"]
     return Splits(
         train=_part(tuned, inner["train"]),
         score=_part(plain, inner["score"]),

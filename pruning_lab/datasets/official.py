@@ -49,7 +49,7 @@ def official_splits(
     inner = part_indices(train.labels.numpy(), wanted, split_seed)
     outer = np.arange(len(test))
     if sizes["test"] is not None:
-        limited = {"test": sizes["test"], "rest": None}
+        limited = {"test": sizes["test"]}
         outer = part_indices(test.labels.numpy(), limited, split_seed)["test"]
     return Splits(
         train=train.part(inner["train"], augment),

@@ -1,5 +1,6 @@
 """Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +33,16 @@ class Splits:
         return self.input_size[0]
 
 
-def part_indices(labels: np.ndarray, sizes: dict[str, int | None], seed: int) -> Indices:
+def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
     """Disjoint parts of ``sizes``, each with the classes in the proportions of ``labels``.
 
     One size may be None: all that is left. Raises UserError for sizes that are not possible.
     """
+    rest = [name for name, size in sizes.items() if size is None]
+    if len(rest) > 1:
+        raise UserError(
+            f"dataset.{' and dataset.'.join(rest)} are null: only one can be all that is left."
+        )
     left, parts = np.arange(len(labels)), {}
     for number, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1] is None)):
         if size is None or size == len(left):
@@ -45,6 +51,12 @@ def part_indices(labels: np.ndarray, sizes: dict[str, int | None], seed: int) ->
         _check_size(name, size, len(left), len(np.unique(labels[left])))
         left, parts[name] = train_test_split(
             left, test_size=size, stratify=labels[left], random_state=seed + number
+        )
+    empty = [name for name, part in parts.items() if not len(part)]
+    if empty:
+        raise UserError(
+            f"Nothing is left for dataset.{empty[0]}: the other parts take all {len(labels)} "
+            "samples. Make them smaller."
         )
     return {name: np.sort(part) for name, part in parts.items()}
 

@@ -1,0 +1,74 @@
+"""A baseline is named by what determines it, and made once."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pruning_lab.baseline import Baseline, identity
+
+
+def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
+    assert identity({"a": 1, "b": [2, "x"]}) == identity({"b": [2, "x"], "a": 1}) == "454597f51f0e"
+    assert identity({"a": 1, "b": [2, "y"]}) != identity({"a": 1, "b": [2, "x"]})
+
+
+def trained(model):
+    with torch.no_grad():
+        model.weight.fill_(3)
+
+
+def test_it_is_trained_once_and_found_again(tmp_path):
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    assert Baseline(tmp_path, {"seed": 0}).obtain(first, trained)
+    assert not Baseline(tmp_path, {"seed": 0}).obtain(second, lambda _: pytest.fail("again"))
+    assert second.weight.tolist() == [[3, 3], [3, 3]]
+    assert Baseline(tmp_path, {"seed": 1}).obtain(nn.Linear(2, 2), trained)
+
+
+def test_a_failed_training_leaves_nothing_behind(tmp_path):
+    def fail(model):
+        raise RuntimeError("power cut")
+
+    baseline = Baseline(tmp_path, {})
+    with pytest.raises(RuntimeError, match="power cut"):
+        baseline.obtain(nn.Linear(2, 2), fail)
+    assert baseline.obtain(nn.Linear(2, 2), trained)
+
+
+def train_and_count(folder):
+    def train(model):
+        with (folder / "count").open("a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        trained(model)
+
+    Baseline(folder, {"seed": 0}).obtain(nn.Linear(2, 2), train)
+
+
+def test_jobs_that_start_together_train_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=train_and_count, args=(tmp_path,)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_scores_are_computed_once_for_each_setting(tmp_path):
+    baseline, calls = Baseline(tmp_path, {}), []
+
+    def score():
+        calls.append(1)
+        return {"features.0": np.array([1.0, len(calls)])}, 2.5
+
+    for settings, last in (({"n": 1}, 1), ({"n": 1}, 1), ({"n": 2}, 2)):
+        scores, seconds = baseline.scores("taylor", settings, score)
+        assert scores["features.0"].tolist() == [1.0, last]
+        assert seconds == 2.5
+    assert len(calls) == 2

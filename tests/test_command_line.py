@@ -1,0 +1,157 @@
+"""What a user sees: what cannot be done, before any work; and where to look at the end."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
+from torch import nn
+
+from pruning_lab.errors import UserError
+from tests.experiment import TINY, experiment
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+def command(folder, *overrides):
+    return subprocess.run(
+        [sys.executable, "-m", "pruning_lab", *overrides],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )  # fmt: skip
+
+
+def test_a_run_says_where_to_look(tmp_path):
+    done = command(tmp_path, *TINY, "schedule.steps=2", "metric=shapley")
+    assert done.returncode == 0, done.stderr
+    said = {name: re.search(rf"{name} +(\S.*)", done.stdout)[1] for name in
+            ("Table", "Figure", "Pruned model", "MLflow")}  # fmt: skip
+    for name in ("Table", "Figure", "Pruned model"):
+        assert Path(said[name]).exists()
+    assert said["MLflow"].endswith("mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    assert Path(said["MLflow"].split()[0]).exists()
+    assert (tmp_path / "mlflow.db").exists()
+    assert "by shapley (reduction=mean, sv_samples=2, samples=16, seed=0)" in done.stdout
+    assert "Step 2 of 2: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["metric=shaply"], r"(?s)Could not find 'metric/shaply'.*apoz.*shapley.*weight_norm"),
+        (["schedule.target=1.5"], "schedule.target=1.5 is not possible: it is the share"),
+    ],
+)
+def test_a_refusal_is_one_message_without_traceback(overrides, message, tmp_path):
+    done = command(tmp_path, *TINY, *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "baselines").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "choices"),
+    [
+        ("metric", ["apoz", "shapley", "taylor_signed"]),
+        ("model", ["convnet", "torchvision", "vgg16"]),
+        ("dataset", ["cifar10", "digits", "image_folder"]),
+        ("schedule", ["geometric", "negative_scores"]),
+        ("finetune", ["none", "sgd"]),
+    ],
+)
+def test_an_unknown_choice_lists_the_choices(group, choices, tmp_path):
+    with pytest.raises(MissingConfigException) as caught:
+        experiment(tmp_path, f"{group}=nonsense")
+    for choice in choices:
+        assert choice in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["schedule.targt=0.5", "seeed=1", "metric.sv_samples=3"])
+def test_an_unknown_key_is_refused(override, tmp_path):
+    with pytest.raises(ConfigCompositionException, match="Could not override"):
+        experiment(tmp_path, override)
+
+
+class Output(nn.Sequential):
+    """Nothing but an output layer."""
+
+    def __init__(self, num_classes, input_size):
+        super().__init__(nn.Flatten(), nn.Linear(input_size[1] * input_size[2], num_classes))
+
+
+REST = [override for override in TINY if not override.startswith("model")]
+REFUSALS = {
+    "target 0": (["schedule.target=0"], r"schedule.target=0 .*between 0 and 1 \(both excluded\)"),
+    "target 1": (["schedule.target=1"], "schedule.target=1 is not possible"),
+    "target below 0": (["schedule.target=-0.1"], "schedule.target=-0.1 is not possible"),
+    "steps": (["schedule.steps=0"], "schedule.steps=0 .*whole number from 1"),
+    "of": (["schedule.of=flop"], "schedule.of='flop' .*flops, parameters, units"),
+    "scope": (["schedule.scope=all"], "schedule.scope='all' .*global, per_layer"),
+    "normalise": (["schedule.normalise=l1"], "schedule.normalise='l1' .*none, l2, max"),
+    "beyond the floor": (
+        ["schedule.target=0.9", "schedule.min_units=10"],
+        r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target or",
+    ),
+    "reduction": (["metric.reduction=median"], "reduction='median' .*mean, sum, mean_plus_2_std"),
+    "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),
+    "orders": (["metric=shapley", "metric.sv_samples=0"], "sv_samples=0 is not possible"),
+    "device": (["device=tpu"], r"device=tpu is not to be had"),
+    "epochs": (["finetune.epochs=-1"], "epochs=-1 is not possible; it is 0 or more"),
+    "split": (
+        ["dataset=digits", "dataset.test=5000"], r"dataset.test=5000 .* samples of 10 classes are",
+    ),
+    "missing data": (
+        ["dataset=cifar10", "dataset.download=false", "dataset.root={folder}/data"],
+        r"CIFAR10 is not in .*data and dataset.download=false. Run once with a network, or unpack",
+    ),
+    "folder": (["dataset=image_folder", "dataset.root={folder}/data"], "train is not a folder"),
+    "missing checkpoint": (["baseline.checkpoint={folder}/no.pt"], "no.pt does not exist"),
+    "size": (["model=vgg16"], "at least 32x32 pixels, these have 8x8"),
+    "no layer": (
+        ["model=custom", f"model._target_={__name__}.Output"], "no layer whose units can be removed"
+    ),
+    "no class": (["model=custom"], "model._target_ is missing"),
+    "tracking": (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http.* cannot be reached"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_impossible_is_refused_before_any_work(case, tmp_path):
+    overrides, message = REFUSALS[case]
+    overrides = [override.format(folder=tmp_path) for override in overrides]
+    with pytest.raises(UserError, match=message):
+        experiment(tmp_path, *overrides, base=REST if "model" in overrides[0] else TINY)
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_is_explained(tmp_path):
+    path = tmp_path / "other.pt"
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    with pytest.raises(UserError, match=r"other.pt does not fit"):
+        experiment(tmp_path, f"baseline.checkpoint={path}").run()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_config_composes_and_explains_its_keys(path):
+    group = str(path.relative_to(CONF).parent)
+    if group != ".":
+        with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+            composed = compose("config", [f"{group}={path.stem}"])
+        own = OmegaConf.load(path)
+        if "_target_" in own:
+            assert composed[group]._target_ == own._target_ or own._target_ == "???"
+    first, *lines = path.read_text().partition("hydra:")[0].splitlines()
+    assert first.startswith("# ")
+    for line in lines if group != "experiment" else []:
+        key, _, value = line.strip().partition(":")
+        if value and not key.startswith(("_", "- ", "#")):
+            assert "#" in value, f"{key} is not explained"

@@ -1,0 +1,135 @@
+"""What is written to MLflow is what is read back; what cannot be written to is said at once."""
+
+import multiprocessing
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from pruning_lab import tracking
+from pruning_lab.errors import UserError
+
+TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
+        "finetune": "sgd", "baseline": "abc", "seed": 7}  # fmt: skip
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
+
+
+def steps(removed):
+    return pd.DataFrame({"step": range(len(removed)), "removed_flops": removed})
+
+
+def test_everything_written_comes_back(uri, tmp_path):
+    client = tracking.connect(uri)
+    scores = {"taylor": {"features.0": np.array([1.5, -2.0]), "fc|odd": np.array([3.0])}}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "recipe.json").write_text("{}")
+    with tracking.run(client, "mine", "name", TAGS, {"a.b": 0.1}, "#123456") as run:
+        run.metrics(281, {"test_accuracy_after": 0.9, "val_loss_before": 2, "flops": 10,
+                          "removed_units": 0.5, "scoring_seconds": 1, "width/0": 3})  # fmt: skip
+        run.table(steps([0.0, 0.281]))
+        run.text("hello", "note.txt")
+        run.figure(Figure(), "empty")
+        run.scores(scores)
+        run.scores(scores, 2)
+        run.folder(tmp_path / "model", "pruned_model")
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "name"
+    assert found.data.params == {"a.b": "0.1"}
+    assert found.data.tags["mlflow.runColor"] == "#123456"
+    assert {key: found.data.tags[key] for key in TAGS} == {k: str(v) for k, v in TAGS.items()}
+    assert found.data.metrics == {
+        "accuracy/test_accuracy_after": 0.9, "loss/val_loss_before": 2, "cost/flops": 10,
+        "removed/removed_units": 0.5, "seconds/scoring_seconds": 1, "width/0": 3,
+    }  # fmt: skip
+    (metric,) = client.get_metric_history(run.run_id, "cost/flops")
+    assert metric.step == 281
+    for step in (None, 2):
+        loaded = tracking.read_scores(uri, run.run_id, step)
+        assert loaded.keys() == scores.keys()
+        for layer, values in scores["taylor"].items():
+            np.testing.assert_array_equal(loaded["taylor"][layer], values)
+    frame = tracking.read_runs(uri, "mine")
+    assert frame.to_dict("list") == {
+        "run_id": [run.run_id] * 2, **{key: [value] * 2 for key, value in TAGS.items()},
+        "step": [0, 1], "removed_flops": [0.0, 0.281],
+    }  # fmt: skip
+    files = {file.path for file in client.list_artifacts(run.run_id)}
+    assert files == {"figures", "note.txt", "pruned_model", "scores", "steps.csv"}
+    assert (tmp_path / "deep" / "mlruns" / "mine" / run.run_id).is_dir()
+
+
+def test_only_finished_runs_are_read_and_failures_say_why(uri):
+    client = tracking.connect(uri)
+    with pytest.raises(ValueError, match="odd"), tracking.run(client, "e", "bad", TAGS, {}) as bad:
+        raise ValueError("odd")
+    with pytest.raises(KeyboardInterrupt), tracking.run(client, "e", "cut", TAGS, {}) as cut:
+        raise KeyboardInterrupt
+    assert client.get_run(bad.run_id).info.status == "FAILED"
+    assert client.get_run(bad.run_id).data.tags["error"] == "ValueError: odd"
+    assert client.get_run(cut.run_id).info.status == "KILLED"
+    assert tracking.read_runs(uri, "e").empty
+
+
+def test_an_unknown_experiment_lists_those_there_are(uri):
+    with tracking.run(tracking.connect(uri), "mine", "n", TAGS, {}):
+        pass
+    with pytest.raises(UserError, match=r"no experiment 'yours'.*there are: mine, Default"):
+        tracking.read_runs(uri, "yours")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "http://127.0.0.1:9",
+        "sqlite:///{folder}/file",
+        "sqlite:///{folder}/file/mlflow.db",
+        "nonsense://x",
+        "sqlite:///{folder}",
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_refused(bad, tmp_path):
+    (tmp_path / "file").write_text("neither a folder nor a database")
+    bad = bad.format(folder=tmp_path)
+    with pytest.raises(UserError, match=r"^tracking.uri=.* cannot be reached: .*give another addr"):
+        tracking.connect(bad)
+
+
+def test_passwords_are_not_shown():
+    with pytest.raises(UserError) as caught:
+        tracking.connect("postgresql://me:se:cret@127.0.0.1:9/db")
+    assert "cret" not in str(caught.value)
+    assert "me:***@127.0.0.1" in str(caught.value)
+
+
+def connect_and_log(uri):
+    client = tracking.connect(uri)
+    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+        run.table(steps([0.0]))
+
+
+def test_jobs_that_start_together_share_a_new_store(uri):
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=connect_and_log, args=(uri,)) for _ in range(3)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert tracking.read_runs(uri, "mine")["run_id"].nunique() == 3
+
+
+def test_the_ui_command_can_be_pasted(tmp_path):
+    command = tracking.ui_command("sqlite:///a b.db")
+    assert command.endswith("mlflow ui --backend-store-uri 'sqlite:///a b.db'")
+    assert tracking.ui_command("https://mlflow.example.org") == "https://mlflow.example.org"
+
+
+def test_nested_settings_become_dotted_keys():
+    nested = {"a": {"b": {"c": 1}, "d": [1, "x"]}, "e": None}
+    assert tracking.flatten(nested) == {"a.b.c": 1, "a.d": '[1, "x"]', "e": None}
