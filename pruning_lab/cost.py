@@ -2,11 +2,12 @@
 
 import statistics
 import time
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from pruning_lab.modes import evaluating
 
 
 def flops(model: nn.Module, input_size: tuple[int, ...]) -> int:
@@ -27,7 +28,7 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _evaluating(model), torch.no_grad(), counter:
+        with evaluating(model), torch.no_grad(), counter:
             model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -51,7 +52,7 @@ def latency_ms(
     parameter = next(model.parameters())
     x = torch.zeros(batch_size, *input_size, device=parameter.device, dtype=parameter.dtype)
     times = []
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for _ in range(runs + 2):
             started = time.perf_counter()
             model(x)
@@ -59,15 +60,3 @@ def latency_ms(
                 torch.cuda.synchronize(x.device)
             times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times[2:])
-
-
-@contextmanager
-def _evaluating(model: nn.Module):
-    """Eval mode for a while; every module's own mode comes back."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
+from pruning_lab.modes import evaluating
 
 LR_SCHEDULES = ("constant", "one_cycle")
 
@@ -38,6 +39,7 @@ class Training:
             "epochs": (self.epochs >= 0, "0 or more"),
             "lr": (self.lr > 0, "above 0"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "nesterov": (self.momentum > 0 or not self.nesterov, "false without momentum"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm needs two samples)"),
             "lr_schedule": (self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}"),
@@ -89,15 +91,16 @@ def fit(
     """
     batches = loader(dataset, training.batch_size, generator)
     device = next(model.parameters()).device
-    steps = training.epochs * len(batches)
+    lone = len(dataset) % training.batch_size == 1  # type: ignore[arg-type]
+    steps = training.epochs * (len(batches) - lone)  # BatchNorm cannot normalise a lone sample
     lr_schedule = _lr_schedule(optimizer, training, steps)
     model.train()
     with tqdm(total=steps, desc=label, unit="batch", disable=None, leave=False) as bar:
         for epoch in range(training.epochs):
             for x, target in batches:
-                bar.update()
                 if len(x) == 1:
-                    continue  # BatchNorm cannot normalise a lone sample
+                    continue
+                bar.update()
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(x.to(device)), target.to(device))
                 if not math.isfinite(value := loss.item()):
@@ -115,16 +118,15 @@ def fit(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evaluation:
-    """Accuracy and loss on a data set, in eval mode; the model's mode comes back."""
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    """Accuracy and loss on a data set, in eval mode; every module's own mode comes back."""
+    device = next(model.parameters()).device
     correct, loss, seen = 0, 0.0, 0
-    for x, target in loader(dataset, batch_size):
-        output, target = model(x.to(device)), target.to(device)
-        loss += F.cross_entropy(output, target, reduction="sum").item()
-        correct += int((output.argmax(1) == target).sum())
-        seen += len(x)
-    model.train(training)
+    with evaluating(model):
+        for x, target in loader(dataset, batch_size):
+            output, target = model(x.to(device)), target.to(device)
+            loss += F.cross_entropy(output, target, reduction="sum").item()
+            correct += int((output.argmax(1) == target).sum())
+            seen += len(x)
     return Evaluation(correct / seen, loss / seen)
 
 

@@ -7,6 +7,7 @@ import pruning_lab
 
 ROOMS = [
     "errors",
+    "modes",
     "models",
     "datasets",
     "cost",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pruning_lab import cost, tracking
-from pruning_lab.attributions import TaylorAttributionMetric
+from pruning_lab.attributions import SensitivityAttributionMetric
 from pruning_lab.checkpoint import load_pruned, load_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
@@ -173,9 +173,9 @@ def test_scores_are_read_behind_the_non_linearity_on_the_score_split(finished):
     model = MLP(4, (1, 8, 8), [16, 12])
     load_state(model, done.baseline.folder / "model.safetensors")
     batch = done.splits.score[list(range(32))]
-    metric = TaylorAttributionMetric(model, [batch], nn.functional.cross_entropy, "cpu")
+    metric = SensitivityAttributionMetric(model, [batch], nn.functional.cross_entropy, "cpu")
     expected = metric.run(model[3], find_best_evaluation_module=True)
-    found = tracking.read_scores(uri, done.record.run_id)["taylor"]["3"]
+    found = tracking.read_scores(uri, done.record.run_id)["sensitivity"]["3"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 

@@ -1,6 +1,7 @@
 """Fitting is SGD, step by step; measuring is counting."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -47,6 +48,56 @@ def test_two_epochs_of_full_batches_are_two_steps_by_hand():
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, True)])
+def test_a_step_without_momentum_and_one_of_nesterov_by_hand(momentum, nesterov):
+    """The second of two steps: Nesterov moves by g + m v, plain descent by g."""
+    data, model, by_hand = problem(), linear(), linear()
+    training = Training(epochs=2, lr=0.5, momentum=momentum, nesterov=nesterov, batch_size=8)
+    fitted(training, data, model=model)
+    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for _ in range(2):
+        loss = F.cross_entropy(by_hand(data.tensors[0]), data.tensors[1])
+        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
+        with torch.no_grad():
+            for v, p, g in zip(velocity, by_hand.parameters(), gradients, strict=True):
+                v.mul_(momentum).add_(g)
+                p.sub_(0.5 * (g + momentum * v if nesterov else g))
+    for mine, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+class Witness(nn.Linear):
+    """Keeps what it sees, and in which mode."""
+
+    def __init__(self):
+        super().__init__(3, 4, dtype=torch.float64)
+        self.seen, self.modes = [], set()
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        self.modes.add(self.training)
+        return super().forward(x)
+
+
+def test_every_sample_is_seen_once_an_epoch_in_train_mode():
+    data, model = problem(8), Witness().eval()
+    fitted(Training(epochs=3, batch_size=3), data, model=model)
+    assert [len(x) for x in model.seen] == [3, 3, 2] * 3
+    everything = data.tensors[0].sort(0).values
+    epochs = torch.cat(model.seen).view(3, 8, 3)
+    assert all(torch.equal(epoch.sort(0).values, everything) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert model.modes == {True}
+    assert not model.training
+
+
+def test_no_epochs_change_nothing():
+    for lr_schedule in ("constant", "one_cycle"):
+        model = fitted(Training(epochs=0, lr_schedule=lr_schedule), problem())
+        assert torch.equal(model.weight, linear().weight)
+        assert torch.equal(model.bias, linear().bias)
+
+
 def test_the_generator_alone_draws_the_order():
     training = Training(epochs=2, lr=0.1, batch_size=3)
     torch.manual_seed(1)
@@ -67,6 +118,21 @@ def test_one_cycle_climbs_to_the_peak_and_ends_near_nothing():
     assert rates[0] < 0.02
     assert rates[-1] < 0.001
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    up, low, end = 11, 0.3 / 25, 0.3 / 25 / 1e4  # 30% of 40 steps climb, half a cosine each way
+    by_hand = [0.3 + (low - 0.3) * (1 + math.cos(math.pi * n / up)) / 2 for n in range(up)]
+    by_hand += [
+        end + (0.3 - end) * (1 + math.cos(math.pi * n / (39 - up))) / 2 for n in range(40 - up)
+    ]
+    assert rates == pytest.approx(by_hand)
+
+
+def test_a_constant_rate_stays():
+    model, rates = linear(), []
+    training = Training(epochs=3, lr=0.3, batch_size=2)
+    optimizer = training.optimizer(model)
+    optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    fit(model, optimizer, problem(), training, torch.Generator().manual_seed(0), "test")
+    assert rates == [0.3] * 12
 
 
 def test_a_lone_last_sample_is_left_out():
@@ -86,6 +152,26 @@ def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_the_learning_rate():
     assert torch.equal(before["bias"], model.bias)
 
 
+def test_an_infinite_loss_stops_too():
+    model = linear()
+    with torch.no_grad():
+        model.bias[2] = float("-inf")
+    with pytest.raises(UserError, match=r"The loss became inf in epoch 1 of test"):
+        fitted(Training(epochs=1), problem(), model=model)
+
+
+def test_the_epoch_of_the_divergence_is_named():
+    """The first step is finite and throws the weights to the edge of what a float64 holds."""
+    message = r"The loss became nan in epoch 2 of test.*\(it is 1e\+308\)"
+    with pytest.raises(UserError, match=message):
+        fitted(Training(epochs=3, lr=1e308, momentum=0.0, batch_size=8), huge(), model=linear())
+
+
+def huge():
+    data = problem()
+    return TensorDataset(100 * data.tensors[0], data.tensors[1])
+
+
 def test_evaluation_counts():
     model = nn.Identity().train()
     outputs = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
@@ -100,6 +186,31 @@ def test_evaluation_counts():
     assert wrapped.training
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_the_model_as_it_was(training):
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double().train(training)
+    before = copy.deepcopy(model.state_dict())
+    evaluate(model, problem())
+    assert [m.training for m in model.modules()] == [training] * 3
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 8, 100])
+def test_the_measure_does_not_depend_on_the_batches(batch_size):
+    model, data = linear(), problem()
+    log_likelihood = torch.log_softmax(model(data.tensors[0]), 1)
+    answers = log_likelihood.argmax(1).tolist()
+    right = sum(a == b for a, b in zip(answers, data.tensors[1].tolist(), strict=True))
+    loss = -sum(
+        row[target].item() for row, target in zip(log_likelihood, data.tensors[1], strict=True)
+    )
+    found = evaluate(model, data, batch_size)
+    assert found.accuracy == right / 8
+    assert 0 < found.accuracy < 1
+    assert found.loss == pytest.approx(loss / 8, rel=1e-12)
+
+
 def test_a_share_of_the_data_is_drawn_by_the_generator():
     data = problem(20)
     chosen = [part(data, 0.25, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
@@ -107,6 +218,17 @@ def test_a_share_of_the_data_is_drawn_by_the_generator():
     assert chosen[0].indices == chosen[1].indices != chosen[2].indices
     assert len(part(data, 0.01, torch.Generator())) == 2
     assert part(data, 1.0, torch.Generator()) is data
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.33, 7), (0.32, 6), (0.5, 10), (0.95, 19)])
+def test_a_share_is_rounded_to_whole_samples(share, count):
+    data = problem(20)
+    chosen = part(data, share, torch.Generator().manual_seed(0))
+    assert len(set(chosen.indices)) == len(chosen) == count
+    assert set(chosen.indices) <= set(range(20))
+    x, target = chosen[3]
+    assert torch.equal(x, data.tensors[0][chosen.indices[3]])
+    assert target == data.tensors[1][chosen.indices[3]]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +240,41 @@ def test_a_share_of_the_data_is_drawn_by_the_generator():
         ({"weight_decay": -0.1}, "weight_decay=-0.1 .* 0 or more"),
         ({"batch_size": 1}, "batch_size=1 .* at least 2"),
         ({"lr_schedule": "cosine"}, "lr_schedule=cosine .* one of constant, one_cycle"),
+        ({"nesterov": True, "momentum": 0}, "nesterov=True .* false without momentum"),
         ({"share": 0}, "share=0 .* above 0 and at most 1"),
         ({"share": 1.5}, "share=1.5"),
+        ({"share": -0.5}, "share=-0.5"),
+        ({"momentum": -0.1}, "momentum=-0.1 is not possible; it is at least 0 and below 1"),
+        ({"lr": -0.1}, "lr=-0.1 .* above 0"),
+        ({"lr": float("nan")}, "lr=nan is not possible"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan is not possible"),
     ],
 )
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(UserError, match=message):
         Training(**{"epochs": 1} | setting)
+
+
+def test_values_at_the_border_of_the_possible_are_taken():
+    border = {"epochs": 0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 2, "share": 1.0}
+    training = Training(**border)
+    assert {name: getattr(training, name) for name in border} == border
+    group = training.optimizer(linear()).param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.0, 0.0)
+
+
+def test_one_cycle_ends_low_when_lone_samples_are_left_out():
+    model, rates = nn.Linear(3, 4), []
+    data = TensorDataset(torch.randn(5, 3), torch.arange(5) % 4)  # 4 + a lone one: 1 step an epoch
+    training = Training(epochs=20, lr=0.3, batch_size=4, lr_schedule="one_cycle")
+    optimizer = training.optimizer(model)
+    optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    fit(model, optimizer, data, training, torch.Generator().manual_seed(0), "test")
+    assert len(rates) == 20
+    assert rates[-1] == pytest.approx(0.3 / 25 / 1e4)
+
+
+def test_evaluation_does_not_move_the_global_generator():
+    model, state = nn.Linear(3, 4), torch.get_rng_state()
+    evaluate(model, TensorDataset(torch.ones(5, 3), torch.arange(5) % 4))
+    assert torch.equal(state, torch.get_rng_state())

@@ -12,6 +12,7 @@ from torch import nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
+from pruning_lab.modes import evaluating
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
 Criterion = Callable[..., torch.Tensor]
@@ -155,17 +156,14 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
     Also torch's random state, which a shuffling DataLoader draws from.
     """
-    modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
     try:
-        model.eval()
         for parameter in wanted:
             parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=[device.index for device in devices]):
+        streams = torch.random.fork_rng(devices=[device.index for device in devices])
+        with evaluating(model), streams:
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)

@@ -36,6 +36,7 @@ class Splits:
 def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
     """Disjoint parts of ``sizes``, each with the classes in the proportions of ``labels``.
 
+    The last part is cut off first, so that its samples do not depend on the sizes of the others.
     One size may be None: all that is left. Raises UserError for sizes that are not possible.
     """
     rest = [name for name, size in sizes.items() if size is None]
@@ -44,11 +45,13 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
             f"dataset.{' and dataset.'.join(rest)} are null: only one can be all that is left."
         )
     left, parts = np.arange(len(labels)), {}
-    for number, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1] is None)):
+    last_first = [name for name in reversed(list(sizes)) if name not in rest]
+    for number, name in enumerate(last_first + rest):
+        size = sizes[name]
         if size is None or size == len(left):
             parts[name], left = left, left[:0]
             continue
-        _check_size(name, size, len(left), len(np.unique(labels[left])))
+        _check_size(name, size, np.unique(labels[left], return_counts=True)[1])
         left, parts[name] = train_test_split(
             left, test_size=size, stratify=labels[left], random_state=seed + number
         )
@@ -61,8 +64,9 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
     return {name: np.sort(part) for name, part in parts.items()}
 
 
-def _check_size(name: str, size: int, left: int, classes: int) -> None:
-    if size < classes or left - size < classes:
+def _check_size(name: str, size: int, counts: np.ndarray) -> None:
+    left, classes = counts.sum(), len(counts)
+    if size < classes or left - size < classes or counts.min() < 2:
         raise UserError(
             f"dataset.{name}={size} is not possible: {left} samples of {classes} classes are "
             f"there to be divided, and each part needs at least one of each class."
@@ -118,8 +122,13 @@ def _shift_and_flip(images: torch.Tensor, pad: int = 4) -> torch.Tensor:
 def loader(
     dataset: Dataset, batch_size: int, generator: torch.Generator | None = None
 ) -> DataLoader:
-    """Batches of a data set: in an order drawn by ``generator``, or one after another without."""
-    if not isinstance(dataset, Images):
-        return DataLoader(dataset, batch_size, shuffle=generator is not None, generator=generator)
-    order = RandomSampler(dataset, generator=generator) if generator else SequentialSampler(dataset)
-    return DataLoader(dataset, batch_size=None, sampler=BatchSampler(order, batch_size, False))
+    """Batches of a data set: in an order drawn by ``generator``, or one after another without.
+
+    torch's own random stream is left alone.
+    """
+    count = range(len(dataset))  # type: ignore[arg-type]
+    order = RandomSampler(count, generator=generator) if generator else SequentialSampler(count)
+    batches, stream = BatchSampler(order, batch_size, False), generator or torch.Generator()
+    if isinstance(dataset, Images):
+        return DataLoader(dataset, batch_size=None, sampler=batches, generator=stream)
+    return DataLoader(dataset, batch_sampler=batches, generator=stream)

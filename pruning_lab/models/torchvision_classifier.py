@@ -49,7 +49,7 @@ def _pretrained(name: str, weights: str, num_classes: int, in_channels: int) -> 
         )
     try:
         return torchvision.models.get_model(name, weights=chosen)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no network, or a file that is not the whole one
         raise UserError(
             f"{chosen} cannot be downloaded ({error}). Put {chosen.url.rsplit('/', 1)[-1]} into "
             "torch's hub folder (torch.hub.get_dir()/checkpoints)."

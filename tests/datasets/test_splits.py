@@ -115,3 +115,16 @@ def test_batches_come_in_order_or_as_the_generator_says():
     ]
     assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
     assert sorted(drawn[0].tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_class_of_one_sample_is_refused():
+    labels = np.array([0] * 100 + [1])
+    with pytest.raises(UserError, match=r"dataset.test=10 is not possible"):
+        part_indices(labels, {"train": None, "test": 10}, 0)
+
+
+def test_the_test_part_does_not_depend_on_the_size_of_train():
+    labels, sizes = np.arange(400) % 4, {"score": 40, "val": 40, "test": 80}
+    whole = part_indices(labels, {"train": None, **sizes}, 0)
+    limited = part_indices(labels, {"train": 100, **sizes}, 0)
+    assert all(np.array_equal(whole[name], limited[name]) for name in sizes)

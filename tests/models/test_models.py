@@ -17,24 +17,49 @@ from pruning_lab.models.vgg import VGG
 from pruning_lab.setup import build_model
 
 
-def kinds(model):
-    return [(type(m), getattr(m, "out_channels", None)) for m in model.features]
-
-
-@pytest.mark.parametrize("depth", [11, 16, 19])
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
 def test_vgg_is_torchvisions_features_with_the_papers_classifier(depth):
-    model = VGG(depth)
-    theirs = torchvision.models.get_model(f"vgg{depth}_bn")
-    assert kinds(model) == kinds(theirs)
+    with torch.device("meta"):
+        model = VGG(depth)
+        theirs = torchvision.models.get_model(f"vgg{depth}_bn")
+    assert list(map(repr, model.features)) == list(map(repr, theirs.features))  # kinds and widths
     linear = [m for m in model.classifier if isinstance(m, nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linear] == [(512, 512), (512, 512), (512, 10)]
 
 
-def test_vgg16_has_the_parameters_that_a_hand_count_gives():
-    widths = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+WIDTHS = {  # 3x3 convolutions before each pooling
+    11: [[64], [128], [256] * 2, [512] * 2, [512] * 2],
+    16: [[64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3],
+    19: [[64] * 2, [128] * 2, [256] * 4, [512] * 4, [512] * 4],
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depth", WIDTHS)
+def test_vgg_has_the_parameters_that_a_hand_count_gives(depth, channels):
+    with torch.device("meta"):
+        model = VGG(depth, 10, channels, (channels, 32, 32))
+    widths = [channels, *itertools.chain.from_iterable(WIDTHS[depth])]
     convolutions = sum(9 * a * b + b + 2 * b for a, b in itertools.pairwise(widths))
     classifier_ = 2 * (512 * 512 + 512) + 512 * 10 + 10
-    assert sum(p.numel() for p in VGG(16).parameters()) == convolutions + classifier_
+    assert sum(p.numel() for p in model.parameters()) == convolutions + classifier_
+    found = [len(list(group)) for pool, group in itertools.groupby(
+        [m for m in model.features if isinstance(m, nn.Conv2d | nn.MaxPool2d)],
+        lambda m: isinstance(m, nn.MaxPool2d),
+    ) if not pool]  # fmt: skip
+    assert found == [len(group) for group in WIDTHS[depth]]
+
+
+def test_vgg_averages_what_is_left_of_a_larger_image():
+    torch.manual_seed(0)
+    model = VGG(11, 4, 1, (1, 64, 96), hidden=8).eval()
+    x = torch.randn(2, 1, 64, 96)
+    with torch.no_grad():
+        features = model.features(x)
+        assert features.shape == (2, 512, 2, 3)
+        expected = model.classifier(features.sum((2, 3)) / 6)
+        torch.testing.assert_close(model(x), expected)
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -50,17 +75,40 @@ def test_vgg_refuses(arguments, message):
 
 
 def test_the_mlp_of_the_paper():
-    model = MLP(10, (1, 28, 28))
+    with torch.device("meta"):
+        model = MLP(10, (1, 28, 28))
     assert [type(m) for m in model] == [
         nn.Flatten, nn.Linear, nn.LeakyReLU, nn.Linear, nn.LeakyReLU, nn.Linear,
     ]  # fmt: skip
     linear = [m for m in model if isinstance(m, nn.Linear)]
     assert [m.in_features for m in linear] == [784, 2024, 2024]
     assert linear[-1].out_features == 10
+    expected = 784 * 2024 + 2024 + 2024 * 2024 + 2024 + 2024 * 10 + 10
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_the_mlps_output_by_hand():
+    torch.manual_seed(0)
+    model = MLP(3, (2, 4, 5), [6])
+    x = torch.randn(7, 2, 4, 5)
+    hidden = x.reshape(7, 40) @ model[1].weight.T + model[1].bias
+    hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
+    torch.testing.assert_close(model(x), hidden @ model[3].weight.T + model[3].bias)
 
 
 def test_the_convnet_of_the_paper():
-    model = ConvNet()
+    with torch.device("meta"):
+        model = ConvNet()
+    block = [nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    assert [type(m) for m in model] == [
+        nn.Conv2d, *block, nn.Conv2d, *block, nn.Flatten,
+        nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear,
+    ]  # fmt: skip
+    counts = [
+        32 * 25 + 32, 2 * 32, 64 * 32 * 9 + 64, 2 * 64,
+        4096 * 64 * 8 * 8 + 4096, 2 * 4096, 10 * 4096 + 10,  # 28 -> 14 -> 14 + 2 -> 8
+    ]  # fmt: skip
+    assert sum(p.numel() for p in model.parameters()) == sum(counts)
     convolutions = [m for m in model if isinstance(m, nn.Conv2d)]
     assert [(m.out_channels, m.kernel_size) for m in convolutions] == [(32, (5, 5)), (64, (3, 3))]
     assert [m.out_features for m in model if isinstance(m, nn.Linear)] == [4096, 10]
@@ -70,8 +118,9 @@ def test_the_convnet_of_the_paper():
 
 @pytest.mark.parametrize("size", [(1, 28, 28), (3, 33, 41), (2, 8, 8)])
 def test_the_convnet_takes_any_image(size):
-    model = ConvNet(7, size[0], size).eval()
-    assert model(torch.zeros(2, *size)).shape == (2, 7)
+    with torch.device("meta"):
+        model = ConvNet(7, size[0], size).eval()
+        assert model(torch.zeros(2, *size)).shape == (2, 7)
 
 
 def test_a_torchvision_classifier_adapts_head_and_first_convolution():
@@ -85,9 +134,46 @@ def test_a_torchvision_classifier_adapts_head_and_first_convolution():
 
 
 @pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("vgg11", "features.0"), ("mobilenet_v2", "features.0.0"), ("squeezenet1_1", "features.0"),
+        ("densenet121", "features.conv0"), ("googlenet", "conv1.conv"), ("vit_b_16", "conv_proj"),
+    ],
+)  # fmt: skip
+def test_only_the_inputs_of_the_first_convolution_change(name, first):
+    extra = {"init_weights": False} if name == "googlenet" else {}  # else it warns
+    with torch.device("meta"):
+        model = classifier(name, num_classes=10, in_channels=2).eval()
+        theirs = torchvision.models.get_model(name, num_classes=10, **extra)
+        assert model(torch.zeros(2, 2, 224, 224)).shape == (2, 10)
+    shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+    out, _, *kernel = shapes[f"{first}.weight"]
+    assert {key: value.shape for key, value in model.state_dict().items()} == shapes | {
+        f"{first}.weight": (out, 2, *kernel)
+    }
+    was, now = theirs.get_submodule(first), model.get_submodule(first)
+    assert (now.stride, now.padding, now.groups) == (was.stride, was.padding, was.groups)
+
+
+def test_with_three_channels_torchvisions_network_is_untouched():
+    torch.manual_seed(0)
+    mine = classifier("squeezenet1_1", num_classes=10).state_dict()
+    torch.manual_seed(0)
+    theirs = torchvision.models.squeezenet1_1(num_classes=10).state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "resnet19"}, r"model.name=resnet19 is not one of .*Close: resnet1"),
+        ({"name": "vgg61"}, r"model.name=vgg61 .*Close: .*vgg16"),
+        ({"name": "?"}, r"model.name=\? .*Close: alexnet, "),
+        (
+            {"name": "resnet18", "weights": "DEFAULT", "in_channels": 1},
+            "has 1000 classes and 1 channels.*model.weights=null",
+        ),
         ({"name": "resnet18", "weights": "BEST"}, "choose one of IMAGENET1K_V1, DEFAULT"),
         (
             {"name": "resnet18", "weights": "DEFAULT", "num_classes": 10},
@@ -110,6 +196,18 @@ def test_weights_that_cannot_be_downloaded_are_explained(monkeypatch, tmp_path):
         classifier("resnet18", "DEFAULT")
 
 
+def test_weights_in_torchs_hub_folder_are_read_as_the_advice_says(monkeypatch, tmp_path):
+    stored = torchvision.models.squeezenet1_1()
+    file = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url.rsplit("/", 1)[-1]
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("downloaded"))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(stored.state_dict(), tmp_path / "checkpoints" / file)
+    for name in ("DEFAULT", "IMAGENET1K_V1"):
+        loaded = classifier("squeezenet1_1", name).state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in stored.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["vgg11", "vgg16", "vgg19", "mlp", "convnet", "torchvision"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_config_builds_for_the_data_set(name, channels):
@@ -117,5 +215,18 @@ def test_every_config_builds_for_the_data_set(name, channels):
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", overrides).model
     splits = Splits(None, None, None, None, num_classes=6, input_size=(channels, 32, 32))
-    model = build_model(config, splits).eval()
-    assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 6)
+    with torch.device("meta"):
+        model = build_model(config, splits).eval()
+        assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 6)
+    kinds = {"mlp": MLP, "convnet": ConvNet, "torchvision": torchvision.models.ResNet}
+    assert type(model) is kinds.get(name, VGG)
+
+
+def test_a_broken_download_of_weights_is_explained(monkeypatch, tmp_path):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError('invalid hash value (expected "f37072fd", got "00")')
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*invalid hash"):
+        classifier("resnet18", "DEFAULT")
