@@ -12,6 +12,7 @@ from torch import nn
 
 from pruning_lab.attributions.scores import LayerScores, load_scores, save_scores
 from pruning_lab.checkpoint import load_state, save_state
+from pruning_lab.errors import UserError
 
 MODEL = "model.safetensors"
 
@@ -28,17 +29,18 @@ class Baseline:
     def __init__(self, folder: Path, determinants: Mapping[str, Any]) -> None:
         self.name = identity(determinants)
         self.folder = folder / self.name
-        self._determinants = determinants
+        self.determinants = determinants
 
     def obtain(self, model: nn.Module, train: Callable[[nn.Module], None]) -> bool:
         """Give ``model`` the trained weights; True when ``train`` had to make them first."""
         path = self.folder / MODEL
         with self._locked():
             if path.exists():
-                load_state(model, path)
+                with self._undamaged(path):
+                    load_state(model, path)
                 return False
             train(model)
-            about = json.dumps(self._determinants, indent=2)
+            about = json.dumps(self.determinants, indent=2)
             (self.folder / "determinants.json").write_text(about + "\n")
             save_state(model, path)
             return True
@@ -60,10 +62,26 @@ class Baseline:
                 found, seconds = score()
                 cost.write_text(json.dumps({"settings": settings, "seconds": seconds}) + "\n")
                 save_scores({criterion: found}, path)
-            return load_scores(path)[criterion], json.loads(cost.read_text())["seconds"]
+            with self._undamaged(path):
+                return load_scores(path)[criterion], json.loads(cost.read_text())["seconds"]
+
+    @contextmanager
+    def _undamaged(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged file makes its reader raise nearly anything
+            raise UserError(
+                f"{path} is damaged ({error}). Delete {self.folder} and run again: it holds "
+                "nothing but what this program makes anew."
+            ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"baseline.folder={self.folder.parent} cannot be written: {error}. Give another."
+            ) from error
         with FileLock(self.folder / ".lock"):
             yield

@@ -20,7 +20,10 @@ def flops(model: nn.Module, input_size: tuple[int, ...]) -> int:
 
 
 def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
-    """The same for every leaf module by its qualified name; functional calls are under ''."""
+    """The same for every leaf module by its qualified name, in order of definition.
+
+    Functional calls are under ''.
+    """
     counter = FlopCounterMode(display=False)
     parameter = next(model.parameters())
     x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
@@ -34,7 +37,7 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
         torch.backends.mha.set_fastpath_enabled(fused)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     total = counts["Global"]
-    names = {name for name, module in model.named_modules() if not list(module.children())}
+    names = [name for name, module in model.named_modules() if not list(module.children())]
     root = type(model).__name__
     leaves = {name: counts[f"{root}.{name}"] for name in names if f"{root}.{name}" in counts}
     return leaves | {"": total - sum(leaves.values())}

@@ -1,6 +1,9 @@
 """One experiment: a baseline, its attributions, and the curve of pruning it step by step."""
 
+import copy
+import json
 import logging
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from tqdm import tqdm
 
-from pruning_lab import cost, tracking
-from pruning_lab.attributions import AttributionMetric
+from pruning_lab import __version__, cost, tracking
+from pruning_lab.attributions import AttributionMetric, base, evidence
 from pruning_lab.attributions.scores import LayerScores, Scores
-from pruning_lab.baseline import Baseline
+from pruning_lab.baseline import Baseline, identity
 from pruning_lab.checkpoint import load_state, save_pruned
 from pruning_lab.compare import (
     accuracy_curves,
@@ -31,16 +34,27 @@ from pruning_lab.compare import (
     widths,
 )
 from pruning_lab.datasets import Splits, loader
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count
 from pruning_lab.graph import trace, units_of
+from pruning_lab.graph.cut import Cut
 from pruning_lab.plan import Plan, make_plan
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.trial import Trial, carry_out
 from pruning_lab.schedules import Schedule, Step, ToTarget
-from pruning_lab.setup import baseline_determinants, build, build_model, find_device, plain
+from pruning_lab.setup import (
+    baseline_determinants,
+    build,
+    build_model,
+    digest_of_code,
+    find_device,
+    plain,
+)
 from pruning_lab.training import Training, evaluate, fit, part
 
 log = logging.getLogger(__name__)
+
+THREADS = torch.get_num_threads()
+"""As many as torch chooses; a job of a sweep must not inherit another job's."""
 
 TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
          "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
@@ -62,17 +76,19 @@ class Experiment:
 
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         self.config, self.names, self.output = config, names, output
+        self._check_numbers()
         self.device = find_device(config.device)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        self.schedule: Schedule = build(config.schedule)
-        self.training: Training = build(config.baseline.training)
-        self.finetune: Training = build(config.finetune)
+        torch.set_num_threads(config.threads or THREADS)
+        self.schedule: Schedule = build(config.schedule, "schedule")
+        self.training: Training = build(config.baseline.training, "baseline.training")
+        self.finetune: Training = build(config.finetune, "finetune")
         self.client = tracking.connect(config.tracking.uri)
-        self.splits: Splits = build(config.dataset)
+        self.splits: Splits = build(config.dataset, "dataset")
         torch.manual_seed(config.seeds.init)
         self.model = build_model(config.model, self.splits).to(self.device)
-        determinants = baseline_determinants(config, self.device)
+        if config.baseline.checkpoint is not None:  # refused now if it does not fit
+            load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
+        determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
         self.layers = self._prunable_layers()
         self.steps = self.schedule.steps_for(list(self.layers))
@@ -89,16 +105,18 @@ class Experiment:
             self._obtain_baseline()
             scores, seconds = self._attribute()
             self._prepare_pruning()
-            self._keep_row(0, self._measure("before") | self._measure("after"))
+            start = self._measure()
+            self._keep_row(0, start, start)
             for number, step in enumerate(self.steps, 1):
                 if number > 1:  # the first step's scores are those of the baseline
                     scores, seconds = self._score(self.names.metric, step.layers)
                 scores = {layer: scores[layer] for layer in step.layers}
                 self._keep_scores(number, scores)
                 carry_out(self._plan(scores, step), self.model, self.pruner)
-                row = {"scoring_seconds": seconds} | self._measure("before")
-                row |= self._tune(number) | self._measure("after")
-                self._keep_row(number, row)
+                before = self._measure()
+                tuned = self._tune(number)
+                after = self._measure() if self.finetune.epochs else before
+                self._keep_row(number, before, after, {"scoring_seconds": seconds} | tuned)
             self._conclude()
         return self.rows[-1]["test_accuracy_after"]
 
@@ -109,7 +127,7 @@ class Experiment:
 
         def train(model: nn.Module) -> None:
             if self.config.baseline.checkpoint is not None:
-                load_state(model, Path(self.config.baseline.checkpoint))
+                load_state(model, self.config.baseline.checkpoint)
             elif not self.config.model.get("weights"):
                 label = f"Training {self.names.model} on {self.names.dataset}"
                 log.info("%s, %d epochs ...", label, self.training.epochs)
@@ -126,7 +144,7 @@ class Experiment:
         for name, settings in self.criteria.items():
             scores[name], seconds[name] = self.baseline.scores(
                 name,
-                plain(settings) | plain(self.config.scoring),
+                plain(settings) | plain(self.config.scoring) | {"code": self._code(name)},
                 partial(self._score, name, tuple(self.layers)),
             )
         self.record.scores(scores)
@@ -185,13 +203,12 @@ class Experiment:
             fit(self.model, self.optimizer, self.tuned_on, self.finetune, order, label)
         return {"finetune_seconds": time.perf_counter() - started}
 
-    def _measure(self, when: str) -> dict[str, float]:
-        """Accuracy and loss on val and test, before or after fine-tuning."""
+    def _measure(self) -> dict[str, float]:
+        """Accuracy and loss on test and val."""
         found = {}
         for split in ("test", "val"):
             measured = evaluate(self.model, getattr(self.splits, split))
-            found[f"{split}_accuracy_{when}"] = measured.accuracy
-            found[f"{split}_loss_{when}"] = measured.loss
+            found[f"{split}_accuracy"], found[f"{split}_loss"] = measured.accuracy, measured.loss
         return found
 
     def _conclude(self) -> None:
@@ -243,14 +260,23 @@ class Experiment:
         figure = score_histograms(by_criterion, f"Scores that led to step {step}")
         self.record.figure(figure, f"scores_step_{step:03d}")
 
-    def _keep_row(self, step: int, measured: dict[str, float]) -> None:
+    def _keep_row(
+        self,
+        step: int,
+        before: dict[str, float],
+        after: dict[str, float],
+        seconds: dict[str, float] | None = None,
+    ) -> None:
         """Write one step down: the cost of the model as it stands beside what was measured."""
         size = self._size(self.model)
         row = size | {f"removed_{k}": 1 - value / self.original[k] for k, value in size.items()}
-        row |= measured | {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
+        row |= {f"{key}_before": value for key, value in before.items()}
+        row |= {f"{key}_after": value for key, value in after.items()}
+        row |= seconds or {}
+        row |= {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
         row |= {f"width/{layer}": width for layer, width in self._widths().items()}
         self.rows.append({"step": step} | row)
-        self.record.metrics(round(1000 * row["removed_flops"]), row)
+        self.record.metrics(round(1000 * row["removed_flops"]), row | {"removed/step": step})
         self.record.table(pd.DataFrame(self.rows))
         log.info(
             "Step %d of %d: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
@@ -283,7 +309,16 @@ class Experiment:
 
     def _tags(self) -> dict[str, Any]:
         named = asdict(self.names) | {"seed": self.config.seed, "baseline": self.baseline.name}
-        return named | {"git_commit": _git_commit()}
+        own = {k: v for k, v in plain(self.config.metric).items() if k not in ("_partial_", "seed")}
+        about = {"setting": self._setting(), "metric_settings": json.dumps(own)}
+        return named | about | {"git_commit": _git_commit()}
+
+    def _setting(self) -> str:
+        """A hash of what runs share whose curves can be compared: all but criterion and seeds."""
+        start = ("model", "dataset", "samples", "training", "checkpoint")
+        shared = {key: self.baseline.determinants[key] for key in start}
+        shared |= {key: plain(self.config[key]) for key in ("schedule", "finetune", "scoring")}
+        return identity(shared)
 
     def _settings(self, name: str) -> str:
         shown = {k: v for k, v in plain(self.criteria[name]).items() if not k.startswith("_")}
@@ -295,7 +330,24 @@ class Experiment:
         if settings.get("reduction") == "none":
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
         batches = loader(self.splits.score, self.config.scoring.batch_size)
-        return build(settings)(self.model, batches, F.cross_entropy, self.device)
+        make = build(settings, "metric")
+        try:
+            return make(self.model, batches, F.cross_entropy, self.device)
+        except TypeError as error:
+            raise UserError(f"metric: {error}".replace("__init__()", "this criterion")) from error
+
+    def _check_numbers(self) -> None:
+        """Refuse what would only fail when it is used, after hours perhaps."""
+        for name, seed in self.config.seeds.items():
+            check_count(f"seeds.{name}", seed, 0)
+        check_count("seed", self.config.seed, 0)
+        check_count("scoring.batch_size", self.config.scoring.batch_size)
+        if self.config.threads is not None:
+            check_count("threads", self.config.threads)
+
+    def _code(self, name: str) -> str:
+        """A hash of the code that the scores of a criterion depend on."""
+        return digest_of_code(type(self.metrics[name]), base, evidence, trace, Cut)
 
     def _prunable_layers(self) -> dict[str, nn.Module]:
         graph = trace(self.model)
@@ -313,7 +365,10 @@ class Experiment:
 
 
 def _git_commit() -> str:
-    """The commit of the code, where it is a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the code where it is a checkout, "-dirty" with changes; else its release."""
+    root, git = Path(__file__).parents[1], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return f"release {__version__}"
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or f"release {__version__}"

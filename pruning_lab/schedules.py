@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pruning_lab.errors import UserError
+from pruning_lab.errors import check_choice, check_count, check_number
 
 QUANTITIES = ("flops", "parameters", "units")
 SCOPES = ("global", "per_layer")
@@ -29,7 +29,7 @@ class Schedule(ABC):
     min_units: int = 1
 
     def __post_init__(self) -> None:
-        _check_count("min_units", self.min_units)
+        check_count("schedule.min_units", self.min_units)
 
     @abstractmethod
     def steps_for(self, layers: list[str]) -> list[Step]:
@@ -52,14 +52,11 @@ class ToTarget(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_choice("of", self.of, QUANTITIES)
-        _check_choice("scope", self.scope, SCOPES)
-        _check_choice("normalise", self.normalise, NORMALISATIONS)
-        if not 0 < self.target < 1:
-            raise UserError(
-                f"schedule.target={self.target} is not possible: it is the share of the original "
-                f"{self.of} to remove, between 0 and 1 (both excluded), 0.8 for example."
-            )
+        check_choice("schedule.of", self.of, QUANTITIES)
+        check_choice("schedule.scope", self.scope, SCOPES)
+        check_choice("schedule.normalise", self.normalise, NORMALISATIONS)
+        share = f"between 0 and 1 (both excluded): the share of the original {self.of} to remove"
+        check_number("schedule.target", self.target, lambda target: 0 < target < 1, share)
 
     @abstractmethod
     def ratios(self) -> list[float]:
@@ -85,7 +82,7 @@ class Progressive(ToTarget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("steps", self.steps)
+        check_count("schedule.steps", self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +110,3 @@ class NegativeScores(Schedule):
 
     def steps_for(self, layers: list[str]) -> list[Step]:
         return [Step((layer,), None) for layer in reversed(layers)]
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(
-            f"schedule.{name}={value!r} is not known; choose one of {', '.join(allowed)}."
-        )
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"schedule.{name}={value} is not possible; it is a whole number from 1 on.")

@@ -6,22 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from pruning_lab import training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
+from pruning_lab.modes import evaluating
 
 
-def build(config: DictConfig, **arguments: Any) -> Any:
-    """The object that ``config._target_`` describes; the reason of a refusal is handed on."""
+def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
+    """The object that ``config._target_`` describes; the reason of a refusal is handed on.
+
+    ``group`` says whose settings they are where the refusal itself does not.
+    """
     try:
+        missing = OmegaConf.missing_keys(config)
+        if missing:
+            raise UserError(f"{group}.{min(missing)} is missing: set it on the command line.")
         return instantiate(config, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+            message = str(error.__cause__)
+            named = message if message.startswith(group) else f"{group}: {message}"
+            raise UserError(named) from None
         reason = str(error.__cause__ or error).replace(".__init__()", "()")
         raise UserError(f"{config.get('_target_')} cannot be built: {reason}.") from error
 
@@ -42,12 +53,31 @@ def build_model(config: DictConfig, splits: Splits) -> nn.Module:
     except Exception as error:  # importing a user's module may raise anything
         raise UserError(f"model._target_={config._target_} cannot be imported: {error}") from error
     missing = {key: value for key, value in known.items() if key in wanted and key not in config}
-    model = build(config, **missing)
+    model = build(config, "model", **missing)
     if not isinstance(model, nn.Module):
         raise UserError(
             f"model._target_={config._target_} gives a {type(model).__name__}, not an nn.Module."
         )
+    _check_outputs(model, splits)
     return model
+
+
+def _check_outputs(model: nn.Module, splits: Splits) -> None:
+    """UserError unless the model makes one number a class out of the data set's images."""
+    x = torch.zeros(2, *splits.input_size)
+    try:
+        with evaluating(model), torch.no_grad():
+            output = model(x)
+    except Exception as error:  # a user's forward may raise anything
+        raise UserError(
+            f"The model cannot take the data set's images, {tuple(x.shape)}: {error}"
+        ) from error
+    found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if found != (2, splits.num_classes):
+        raise UserError(
+            f"For two images the model gives {found}; for a data set of {splits.num_classes} "
+            f"classes it must give a tensor of shape (2, {splits.num_classes})."
+        )
 
 
 def find_device(name: str) -> torch.device:
@@ -56,10 +86,9 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} is not to be had: {reason}. Use auto or cpu.") from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device={name} is not to be had here. Use auto or cpu.") from error
     return device
 
 
@@ -70,15 +99,23 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def baseline_determinants(config: DictConfig, device: torch.device) -> dict[str, Any]:
-    """What the trained baseline depends on; where data and results lie does not matter."""
+def baseline_determinants(
+    config: DictConfig, device: torch.device, splits: Splits, model: nn.Module
+) -> dict[str, Any]:
+    """What the trained baseline depends on; where data and results lie does not matter.
+
+    Of the code, the files that define the model's class and the training count.
+    """
     dataset = plain(config.dataset)
-    for place in ("root", "download", "debian_package"):
+    for place in ("root", "download", "debian_package"):  # what is there counts: the fingerprint
         dataset.pop(place, None)
     checkpoint = config.baseline.checkpoint
     return {
         "model": plain(config.model),
         "dataset": dataset,
+        "samples": splits.fingerprint(),
+        "code": digest_of_code(type(model), training),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "training": plain(config.baseline.training) if checkpoint is None else None,
         "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
         "seeds": {"init": config.seeds.init, "order": config.seeds.order},
@@ -87,9 +124,16 @@ def baseline_determinants(config: DictConfig, device: torch.device) -> dict[str,
     }
 
 
+def digest_of_code(*objects: Any) -> str:
+    """A hash of the source files in which classes, functions or modules are defined."""
+    files = {inspect.getsourcefile(each) for each in objects}
+    sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise UserError(
-            f"baseline.checkpoint={path} does not exist; give a state dict (.safetensors, .pt)."
+            f"baseline.checkpoint={path} is not a file; give a state dict (.safetensors, .pt)."
         )
     return hashlib.sha256(path.read_bytes()).hexdigest()

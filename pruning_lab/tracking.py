@@ -32,7 +32,8 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 STEPS = "steps.csv"
 SCORES = "scores/step_{step:03d}.npz"
 BASELINE_SCORES = "scores/baseline.npz"
-GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline")
+GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline", "setting",
+          "metric_settings")  # fmt: skip
 """The tags by which runs are grouped."""
 SECTIONS = ("accuracy", "loss", "removed", "seconds")
 """The UI shows the charts of metrics in sections by what stands before the slash, ``cost`` too."""
@@ -64,6 +65,13 @@ def connect(uri: str) -> MlflowClient:
 def without_password(text: str) -> str:
     """The text with the password of every address in it hidden."""
     return re.sub(r"://([^/@:\s]*):[^/@\s]+@", r"://\1:***@", text)
+
+
+def _connect_to_read(uri: str) -> MlflowClient:
+    file = _sqlite_file(uri)
+    if file is not None and not file.is_file():
+        raise UserError(f"{file} is not there: no runs were recorded, or somewhere else.")
+    return connect(uri)
 
 
 def ui_command(uri: str) -> str:
@@ -127,8 +135,7 @@ def run(
     color: str = "",
 ) -> Iterator[Run]:
     """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises."""
-    found = client.get_experiment_by_name(experiment)
-    number = found.experiment_id if found else _create_experiment(client, experiment)
+    number = _experiment(client, experiment)
     text = {key: str(value) for key, value in tags.items()} | ({COLOR: color} if color else {})
     created = client.create_run(number, run_name=name, tags=text)
     run_id = created.info.run_id
@@ -150,14 +157,19 @@ def run(
 def read_runs(uri: str, experiment: str) -> pd.DataFrame:
     """All finished runs of an experiment as one tidy frame: a row for each run and step.
 
-    Columns: ``run_id metric model dataset schedule finetune baseline seed`` and those of the run's
-    step table (one row a step).
-    Raises UserError when there is no such experiment.
+    Columns: ``run_id metric model dataset schedule finetune baseline setting metric_settings
+    seed`` and those of the run's step table (one row a step). Of runs that repeat another one, the
+    newest is read. Raises UserError when there is no such experiment.
     """
-    client = connect(uri)
+    client = _connect_to_read(uri)
+    seen = set()
     frames = []
     for found in _finished_runs(client, experiment):
         tags = {key: found.data.tags.get(key) for key in GROUPS}
+        which = tuple(found.data.params.items())
+        if which in seen:
+            continue
+        seen.add(which)
         with _downloaded(client, found.info.run_id, STEPS) as path:
             frame = pd.read_csv(path)
         head = {"run_id": found.info.run_id, **tags, "seed": int(found.data.tags["seed"])}
@@ -168,7 +180,7 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
 def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
     """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
     name = BASELINE_SCORES if step is None else SCORES.format(step=step)
-    with _downloaded(connect(uri), run_id, name) as path:
+    with _downloaded(_connect_to_read(uri), run_id, name) as path:
         return load_scores(path)
 
 
@@ -214,17 +226,25 @@ def _downloaded(client: MlflowClient, run_id: str, name: str) -> Iterator[Path]:
         yield Path(client.download_artifacts(run_id, name, folder))
 
 
-def _create_experiment(client: MlflowClient, name: str) -> str:
-    """A new experiment; beside an SQLite file lie its artifacts, wherever the run was started."""
-    database = _sqlite_file(client.tracking_uri)
-    place = (database.parent.resolve() / "mlruns" / name).as_uri() if database else None
-    try:
-        return client.create_experiment(name, artifact_location=place)
-    except MlflowException:  # another process was faster
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return found.experiment_id
+def _experiment(client: MlflowClient, name: str) -> str:
+    """The number of the experiment, made if it is new; beside an SQLite file lie its artifacts."""
+    found = client.get_experiment_by_name(name) if name else None
+    if found is None:
+        database = _sqlite_file(client.tracking_uri)
+        folder = re.sub(r"[^\w.-]|^[.]+", "_", name)
+        place = (database.parent.resolve() / "mlruns" / folder).as_uri() if database else None
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name) if name else None
+            if found is None:  # no other process was faster: the name itself is refused
+                raise UserError(f"tracking.experiment={name} is not possible: {error}") from error
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"tracking.experiment={name} was deleted in this store; give another name, or restore "
+            f"it: mlflow experiments restore -x {found.experiment_id}"
+        )
+    return found.experiment_id
 
 
 def _sqlite_file(uri: str) -> Path | None:

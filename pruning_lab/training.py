@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from pruning_lab.datasets import loader
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_choice, check_count, check_number
 from pruning_lab.modes import evaluating
 
 LR_SCHEDULES = ("constant", "one_cycle")
@@ -35,19 +35,15 @@ class Training:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        limits = {
-            "epochs": (self.epochs >= 0, "0 or more"),
-            "lr": (self.lr > 0, "above 0"),
-            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
-            "nesterov": (self.momentum > 0 or not self.nesterov, "false without momentum"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "batch_size": (self.batch_size >= 2, "at least 2 (BatchNorm needs two samples)"),
-            "lr_schedule": (self.lr_schedule in LR_SCHEDULES, f"one of {', '.join(LR_SCHEDULES)}"),
-            "share": (0 < self.share <= 1, "above 0 and at most 1"),
-        }
-        for name, (possible, allowed) in limits.items():
-            if not possible:
-                raise UserError(f"{name}={getattr(self, name)} is not possible; it is {allowed}.")
+        check_count("epochs", self.epochs, 0)
+        check_number("lr", self.lr, lambda lr: lr > 0, "above 0")
+        check_number("momentum", self.momentum, lambda m: 0 <= m < 1, "from 0 to below 1")
+        check_number("weight_decay", self.weight_decay, lambda decay: decay >= 0, "from 0 on")
+        check_count("batch_size", self.batch_size, 2)  # BatchNorm needs two samples
+        check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        check_number("share", self.share, lambda share: 0 < share <= 1, "above 0, at most 1")
+        if self.nesterov and self.momentum == 0:
+            raise UserError("nesterov=True is not possible with momentum=0; set a momentum.")
 
     def optimizer(self, model: nn.Module) -> torch.optim.SGD:
         """SGD over the model's parameters."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pruning_lab.baseline import Baseline, identity
+from pruning_lab.errors import UserError
 
 
 def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
@@ -72,3 +73,25 @@ def test_scores_are_computed_once_for_each_setting(tmp_path):
         assert scores["features.0"].tolist() == [1.0, last]
         assert seconds == 2.5
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("what", ["model.safetensors", "taylor-*.npz", "taylor-*.json"])
+def test_a_damaged_file_says_what_to_delete(what, tmp_path):
+    baseline = Baseline(tmp_path, {})
+    baseline.obtain(nn.Linear(2, 2), trained)
+
+    def use():
+        baseline.obtain(nn.Linear(2, 2), trained)
+        baseline.scores("taylor", {}, lambda: ({"0": np.ones(2)}, 1.0))
+
+    use()
+    (path,) = baseline.folder.glob(what)
+    path.write_bytes(b"half")
+    with pytest.raises(UserError, match=rf"is damaged .*Delete {baseline.folder} and run again"):
+        use()
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"baseline.folder=.*file cannot be written"):
+        Baseline(tmp_path / "file", {}).obtain(nn.Linear(2, 2), trained)

@@ -46,7 +46,10 @@ def test_a_run_says_where_to_look(tmp_path):
     ("overrides", "message"),
     [
         (["metric=shaply"], r"(?s)Could not find 'metric/shaply'.*apoz.*shapley.*weight_norm"),
-        (["schedule.target=1.5"], "schedule.target=1.5 is not possible: it is the share"),
+        (
+            ["schedule.target=1.5"],
+            "schedule.target=1.5 is not possible; it is a number between 0 and 1",
+        ),
     ],
 )
 def test_a_refusal_is_one_message_without_traceback(overrides, message, tmp_path):
@@ -88,15 +91,29 @@ class Output(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(input_size[1] * input_size[2], num_classes))
 
 
+class Two(nn.Sequential):
+    """Two classes, whatever the data."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 2))
+
+
+class Colour(nn.Sequential):
+    """Wants three channels."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 2, 8), nn.Flatten(), nn.Linear(2, 4))
+
+
 REST = [override for override in TINY if not override.startswith("model")]
 REFUSALS = {
     "target 0": (["schedule.target=0"], r"schedule.target=0 .*between 0 and 1 \(both excluded\)"),
     "target 1": (["schedule.target=1"], "schedule.target=1 is not possible"),
     "target below 0": (["schedule.target=-0.1"], "schedule.target=-0.1 is not possible"),
     "steps": (["schedule.steps=0"], "schedule.steps=0 .*whole number from 1"),
-    "of": (["schedule.of=flop"], "schedule.of='flop' .*flops, parameters, units"),
-    "scope": (["schedule.scope=all"], "schedule.scope='all' .*global, per_layer"),
-    "normalise": (["schedule.normalise=l1"], "schedule.normalise='l1' .*none, l2, max"),
+    "of": (["schedule.of=flop"], "schedule.of=flop .*flops, parameters, units"),
+    "scope": (["schedule.scope=all"], "schedule.scope=all .*global, per_layer"),
+    "normalise": (["schedule.normalise=l1"], "schedule.normalise=l1 .*none, l2, max"),
     "beyond the floor": (
         ["schedule.target=0.9", "schedule.min_units=10"],
         r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target or",
@@ -105,7 +122,7 @@ REFUSALS = {
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),
     "orders": (["metric=shapley", "metric.sv_samples=0"], "sv_samples=0 is not possible"),
     "device": (["device=tpu"], r"device=tpu is not to be had"),
-    "epochs": (["finetune.epochs=-1"], "epochs=-1 is not possible; it is 0 or more"),
+    "epochs": (["finetune.epochs=-1"], "finetune: epochs=-1 .*; it is a whole number from 0"),
     "split": (
         ["dataset=digits", "dataset.test=5000"], r"dataset.test=5000 .* samples of 10 classes are",
     ),
@@ -114,12 +131,31 @@ REFUSALS = {
         r"CIFAR10 is not in .*data and dataset.download=false. Run once with a network, or unpack",
     ),
     "folder": (["dataset=image_folder", "dataset.root={folder}/data"], "train is not a folder"),
-    "missing checkpoint": (["baseline.checkpoint={folder}/no.pt"], "no.pt does not exist"),
+    "missing checkpoint": (["baseline.checkpoint={folder}/no.pt"], "no.pt is not there"),
     "size": (["model=vgg16"], "at least 32x32 pixels, these have 8x8"),
     "no layer": (
         ["model=custom", f"model._target_={__name__}.Output"], "no layer whose units can be removed"
     ),
     "no class": (["model=custom"], "model._target_ is missing"),
+    "no number": (["schedule.target=abc"], "schedule.target=abc is not possible; it is a number"),
+    "half an epoch": (["finetune.epochs=1.5"], "finetune: epochs=1.5 is not possible"),
+    "infinite": (["baseline.training.lr=inf"], "baseline.training: lr=inf is not possible"),
+    "seed": (["seed=-1"], "seeds.init=-1 is not possible; it is a whole number from 0"),
+    "threads": (["threads=0"], "threads=0 is not possible"),
+    "batch": (["scoring.batch_size=0"], "scoring.batch_size=0 is not possible"),
+    "half a sample": (["metric=shapley", "metric.samples=1.5"], "samples=1.5 is not possible"),
+    "new option": (["+metric.foo=1"], "metric: .*unexpected keyword argument 'foo'"),
+    "no root": (["dataset=image_folder"], "dataset.root is missing: set it on the command line"),
+    "checkpoint": (["baseline.checkpoint={folder}/other.pt"], "other.pt does not fit"),
+    "a folder": (["baseline.checkpoint={folder}"], "is not there; give the path of a file"),
+    "too few outputs": (
+        ["model=custom", f"model._target_={__name__}.Two"],
+        r"gives \(2, 2\); for a data set of 4 classes it must give a tensor of shape \(2, 4\)",
+    ),
+    "other images": (
+        ["model=custom", f"model._target_={__name__}.Colour"],
+        r"cannot take the data set's images, \(2, 1, 8, 8\): .*3 channels",
+    ),
     "tracking": (["tracking.uri=http://127.0.0.1:9"], "tracking.uri=http.* cannot be reached"),
 }  # fmt: skip
 
@@ -128,16 +164,10 @@ REFUSALS = {
 def test_what_is_impossible_is_refused_before_any_work(case, tmp_path):
     overrides, message = REFUSALS[case]
     overrides = [override.format(folder=tmp_path) for override in overrides]
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
     with pytest.raises(UserError, match=message):
         experiment(tmp_path, *overrides, base=REST if "model" in overrides[0] else TINY)
     assert not (tmp_path / "baselines").exists()
-
-
-def test_a_checkpoint_that_does_not_fit_is_explained(tmp_path):
-    path = tmp_path / "other.pt"
-    torch.save(nn.Linear(3, 2).state_dict(), path)
-    with pytest.raises(UserError, match=r"other.pt does not fit"):
-        experiment(tmp_path, f"baseline.checkpoint={path}").run()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))

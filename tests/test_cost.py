@@ -62,3 +62,9 @@ def test_parameters_count_a_shared_one_once():
 
 def test_latency_is_a_time():
     assert cost.latency_ms(nn.Sequential(nn.Linear(2, 2)), (2,), runs=3) > 0
+
+
+def test_flops_come_in_the_order_of_definition():
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(12)])
+    names = list(cost.flops_by_module(model, (2,)))
+    assert names == [*map(str, range(12)), ""]

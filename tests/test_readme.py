@@ -15,7 +15,15 @@ CONF = ROOT / "conf"
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    """The fenced blocks in a language ("" for commands)."""
+    found, inside = [], None
+    for line in README.splitlines():
+        if line.startswith("```"):
+            inside = None if inside is not None else line.removeprefix("```")
+            found += [(inside, [])] if inside is not None else []
+        elif inside is not None:
+            found[-1][1].append(line)
+    return ["\n".join(lines) for kind, lines in found if kind == language]
 
 
 def commands():
@@ -30,6 +38,10 @@ def commands():
                 for key, _, values in (word.partition("=") for word in words)
             ]
             yield from product(*choices)
+
+
+def test_all_commands_are_found():
+    assert len(list(commands())) == README.count("python -m pruning_lab ") + 5 + 4  # two sweeps
 
 
 def test_the_snippet_does_what_its_comments_say():
@@ -47,9 +59,12 @@ def test_the_snippet_does_what_its_comments_say():
 def test_commands_compose(overrides):
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", list(overrides))
-    for group, value in (override.split("=") for override in overrides):
-        if "_target_" in (chosen := OmegaConf.load(CONF / group / f"{value}.yaml")):
-            assert config[group]._target_ == chosen._target_
+    for key, value in (override.split("=") for override in overrides):
+        if (CONF / key).is_dir():
+            chosen = OmegaConf.load(CONF / key / f"{value}.yaml")
+            assert "_target_" not in chosen or config[key]._target_ == chosen._target_
+        else:
+            assert str(OmegaConf.select(config, key)) == value.replace("null", "None")
 
 
 def test_the_table_of_choices_is_complete():

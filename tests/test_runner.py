@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_lab import cost, tracking
+import pruning_lab
+from pruning_lab import cost, runner, tracking
 from pruning_lab.attributions import SensitivityAttributionMetric
 from pruning_lab.checkpoint import load_pruned, load_state
 from pruning_lab.errors import UserError
@@ -195,7 +196,7 @@ def test_every_schedule_reaches_its_target_with_its_last_step(overrides, tmp_pat
     removed = [row[f"removed_{done.schedule.of}"] for row in done.rows]
     assert len(removed) == len(done.schedule.ratios()) + 1
     for reached, wanted in zip(removed, [0, *done.schedule.ratios()], strict=True):
-        assert wanted <= reached < wanted + 0.05
+        assert wanted <= reached < wanted + 0.061  # a unit is at most (64 + 12) / 1264 FLOPs
 
 
 def test_negative_scores_go_layer_by_layer_from_the_last(tmp_path):
@@ -226,3 +227,29 @@ def test_a_failed_run_is_marked_failed_with_its_error(tmp_path):
     assert run.info.status == "FAILED"
     assert "The loss became" in run.data.tags["error"]
     assert not (done.baseline.folder / "model.safetensors").exists()
+
+
+def test_a_job_does_not_inherit_the_threads_of_the_last_one(tmp_path):
+    experiment(tmp_path, "threads=2")
+    assert torch.get_num_threads() == 2
+    experiment(tmp_path, "threads=null")
+    assert torch.get_num_threads() == runner.THREADS
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("checkout", "git"), [(False, True), (True, False)])
+def test_without_checkout_or_git_the_release_is_recorded(checkout, git, monkeypatch, tmp_path):
+    if not checkout:
+        monkeypatch.setattr(runner, "__file__", str(tmp_path / "pruning_lab" / "runner.py"))
+    if not git:
+        monkeypatch.setattr(runner.shutil, "which", lambda _: None)
+    assert runner._git_commit() == f"release {pruning_lab.__version__}"
+
+
+def test_settings_tell_what_may_be_compared(tmp_path):
+    plain = two_steps(tmp_path)._setting()
+    for same in ("seed=3", "metric=weight_norm", "attributions=none", "baseline.folder=elsewhere"):
+        assert two_steps(tmp_path, same)._setting() == plain
+    for other in ("schedule.target=0.6", "finetune.lr=0.1", "dataset.noise=0.2",
+                  "baseline.training.epochs=1", "model.hidden=[16,13]"):  # fmt: skip
+        assert two_steps(tmp_path, other)._setting() != plain

@@ -1,29 +1,37 @@
 """From a configuration to objects: what they are told, and what is refused."""
 
+from itertools import product
+
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import nn
 
 from pruning_lab import setup
-from pruning_lab.datasets.splits import Splits
+from pruning_lab.datasets.image_folder import image_folder
+from pruning_lab.datasets.splits import Images, Splits
 from pruning_lab.errors import UserError
 
 SPLITS = Splits(None, None, None, None, num_classes=5, input_size=(2, 8, 8))
 
 
-class Net(nn.Linear):
+class Net(nn.Module):
     """Asks for some of what the data set knows."""
 
     def __init__(self, num_classes, input_size, width=1):
-        super().__init__(input_size[1] * width, num_classes)
+        super().__init__()
+        self.told = (num_classes, input_size, width)
+
+    def forward(self, x):
+        return x.new_zeros(len(x), 5)
 
 
-class Fixed(nn.Linear):
+class Fixed(Net):
     """Asks for nothing."""
 
     def __init__(self):
-        super().__init__(3, 3)
+        super().__init__(5, None)
 
 
 def failing():
@@ -35,10 +43,9 @@ def config(name, **more):
 
 
 def test_a_model_is_told_what_its_constructor_names():
-    model = setup.build_model(config("Net", width=3), SPLITS)
-    assert (model.in_features, model.out_features) == (24, 5)
-    assert setup.build_model(config("Net", num_classes=9), SPLITS).out_features == 9
-    assert setup.build_model(config("Fixed"), SPLITS).out_features == 3
+    assert setup.build_model(config("Net", width=3), SPLITS).told == (5, (2, 8, 8), 3)
+    assert setup.build_model(config("Net", num_classes=9), SPLITS).told == (9, (2, 8, 8), 1)
+    assert setup.build_model(config("Fixed"), SPLITS).told == (5, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -65,30 +72,57 @@ def test_devices():
     assert setup.find_device("cpu") == torch.device("cpu")
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     assert setup.find_device("auto").type == wanted
-    with pytest.raises(UserError, match=r"device=tpu9 is not to be had: .*Use auto or cpu"):
+    with pytest.raises(UserError, match=r"device=tpu9 is not to be had here. Use auto or cpu"):
         setup.find_device("tpu9")
+    with pytest.raises(UserError, match=r"device=meta is not to be had here"):
+        setup.find_device("meta")
 
 
-def test_where_the_data_lies_does_not_name_the_baseline():
-    def determinants(**dataset):
-        return setup.baseline_determinants(
-            OmegaConf.create({
-                "model": {"depth": 16}, "dataset": {"_target_": "x", "score": 3, **dataset},
-                "baseline": {"checkpoint": None, "training": {"epochs": 1}},
-                "seeds": {"init": 0, "order": 0, "score": 0},
-            }),
-            torch.device("cpu"),
-        )  # fmt: skip
+def images(value):
+    return Images(
+        torch.full((4, 1, 2, 2), value, dtype=torch.uint8), torch.arange(4), (0.0,), (1.0,)
+    )
 
+
+def determinants(model=None, value=1, checkpoint=None, **dataset):
+    settings = OmegaConf.create({
+        "model": {"depth": 16}, "dataset": {"_target_": "x", "score": 3, **dataset},
+        "baseline": {"checkpoint": checkpoint, "training": {"epochs": 1}},
+        "seeds": {"init": 0, "order": 0, "score": 0},
+    })  # fmt: skip
+    splits = Splits(*[images(value)] * 4, num_classes=4, input_size=(1, 2, 2))
+    return setup.baseline_determinants(settings, torch.device("cpu"), splits, model or Fixed())
+
+
+def test_the_samples_name_the_baseline_and_not_where_they_lie():
     assert determinants(root="a", download=True) == determinants(root="b", download=False)
+    assert determinants(value=2) != determinants()
     assert determinants(score=4) != determinants()
     assert "score" not in determinants()["seeds"]
 
 
+def test_the_code_of_the_model_names_the_baseline(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for activation in ("ReLU", "Tanh"):
+        path = tmp_path / f"net_{activation}.py"
+        path.write_text(f"from torch import nn\nclass Net(nn.{activation}): pass\n")
+        found.append(determinants(model=__import__(path.stem).Net())["code"])
+    assert found[0] != found[1]
+
+
+def test_other_pictures_in_a_folder_are_other_samples(tmp_path):
+    prints = []
+    for root, size in (("a", 16), ("b", 16), ("c", 17)):
+        for folder, label in product(("train", "test"), ("ape", "bee")):
+            place = tmp_path / root / folder / label
+            place.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (size, 20)).save(place / f"{number}.bmp")
+        prints.append(image_folder(str(tmp_path / root), size=8, score=2, val=2).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_a_missing_checkpoint_is_said_before_the_work(tmp_path):
-    settings = OmegaConf.create({
-        "model": {}, "dataset": {}, "seeds": {"init": 0, "order": 0},
-        "baseline": {"checkpoint": str(tmp_path / "no.pt"), "training": {}},
-    })  # fmt: skip
-    with pytest.raises(UserError, match=r"baseline.checkpoint=.*no.pt does not exist"):
-        setup.baseline_determinants(settings, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"baseline.checkpoint=.*no.pt is not a file"):
+        determinants(checkpoint=str(tmp_path / "no.pt"))

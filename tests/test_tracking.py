@@ -11,7 +11,8 @@ from pruning_lab import tracking
 from pruning_lab.errors import UserError
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
-        "finetune": "sgd", "baseline": "abc", "seed": 7}  # fmt: skip
+        "finetune": "sgd", "baseline": "abc", "setting": "def",
+        "metric_settings": "{}", "seed": 7}  # fmt: skip
 
 
 @pytest.fixture
@@ -107,15 +108,15 @@ def test_passwords_are_not_shown():
     assert "me:***@127.0.0.1" in str(caught.value)
 
 
-def connect_and_log(uri):
+def connect_and_log(uri, number):
     client = tracking.connect(uri)
-    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+    with tracking.run(client, "mine", "n", TAGS, {"number": number}) as run:
         run.table(steps([0.0]))
 
 
 def test_jobs_that_start_together_share_a_new_store(uri):
     context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=connect_and_log, args=(uri,)) for _ in range(3)]
+    jobs = [context.Process(target=connect_and_log, args=(uri, number)) for number in range(3)]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -133,3 +134,21 @@ def test_the_ui_command_can_be_pasted(tmp_path):
 def test_nested_settings_become_dotted_keys():
     nested = {"a": {"b": {"c": 1}, "d": [1, "x"]}, "e": None}
     assert tracking.flatten(nested) == {"a.b.c": 1, "a.d": '[1, "x"]', "e": None}
+
+
+@pytest.mark.parametrize("name", ["../../out", ".hidden", "a/b", "plain"])
+def test_artifacts_stay_beside_the_store_whatever_the_experiment_is_called(name, uri, tmp_path):
+    with tracking.run(tracking.connect(uri), name, "n", TAGS, {}) as run:
+        run.text("x", "note.txt")
+    (note,) = tmp_path.rglob("note.txt")
+    assert note.is_relative_to(tmp_path / "deep" / "mlruns")
+    assert len(note.relative_to(tmp_path / "deep" / "mlruns").parts) == 4
+
+
+def test_an_experiment_without_a_name_or_a_deleted_one_is_refused(uri):
+    client = tracking.connect(uri)
+    with pytest.raises(UserError, match=r"tracking.experiment= is not possible"):
+        tracking.run(client, "", "n", TAGS, {}).__enter__()
+    client.delete_experiment(client.create_experiment("old"))
+    with pytest.raises(UserError, match=r"tracking.experiment=old was deleted .*another name"):
+        tracking.run(client, "old", "n", TAGS, {}).__enter__()

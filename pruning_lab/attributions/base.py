@@ -84,7 +84,7 @@ class AttributionMetric(ABC):
         reduce = self.reduction if callable(self.reduction) else REDUCTIONS[self.reduction]
         with at_rest(self.model):
             scores = metric._per_sample(modules, find_best_evaluation_module, on_progress)
-        return [score if score.ndim == 1 else reduce(score) for score in scores]
+        return [score if score.ndim == 1 else _reduced(score, reduce) for score in scores]
 
     @abstractmethod
     def _per_sample(
@@ -138,6 +138,16 @@ class AttributionMetric(ABC):
                 f"({len(output)}, ...); it gave shape {tuple(losses.shape)}."
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+
+def _reduced(scores: np.ndarray, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    reduced = np.asarray(reduce(scores))
+    if reduced.shape[-1:] != scores.shape[-1:]:
+        raise UserError(
+            f"reduction made shape {reduced.shape} out of the per-sample scores {scores.shape} "
+            "(samples, units); it must leave one score a unit."
+        )
+    return reduced
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

@@ -15,8 +15,9 @@ class RandomAttributionMetric(AttributionMetric):
     """Uniform on [0, 1), independent for every unit: any ranking removes the same expected share
     of every layer.
 
-    The stream belongs to (seed, layer, number of units): the same model gives the same scores,
-    and after a cut the draw is a new one.
+    Uses no data: the scores are (units,) whatever the reduction. The stream belongs to (seed,
+    layer, number of units): the same model gives the same scores, and after a cut the draw is a
+    new one.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pruning_lab.attributions.base import Criterion, Reduction
-from pruning_lab.attributions.evidence import MaskMetric
-from pruning_lab.errors import UserError
+from pruning_lab.attributions.evidence import ROWS, MaskMetric
+from pruning_lab.errors import UserError, check_count
 
 
 class ShapleyAttributionMetric(MaskMetric):
@@ -49,10 +49,9 @@ class ShapleyAttributionMetric(MaskMetric):
         self._check_options()
 
     def _check_options(self) -> None:
-        for name in ("sv_samples", "samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value} is not possible; it must be at least 1.")
+        check_count("sv_samples", self.sv_samples)
+        if self.samples is not None:
+            check_count("samples", self.samples)
 
     def _score_batch(
         self, losses: Callable[[torch.Tensor], torch.Tensor], first: int, shape: tuple[int, int]
@@ -61,8 +60,10 @@ class ShapleyAttributionMetric(MaskMetric):
         rises = torch.zeros(shape, dtype=torch.float64, device=self.device)
         steps = torch.arange(shape[1] + 1, device=self.device)
         for order in orders.unbind(1):
-            turn = order.argsort(1)  # when each unit goes
-            path = losses(turn >= steps[:, None, None])  # (units + 1, N)
+            turn = order.argsort(1)[None]  # when each unit goes
+            # A few masks at a time: those of all steps would be (units + 1, N, units).
+            some = steps[:, None, None].split(ROWS)
+            path = torch.cat([losses(turn >= step) for step in some])  # (units + 1, N)
             rises.scatter_add_(1, order, path.double().diff(dim=0).T)
         return rises / orders.shape[1]
 

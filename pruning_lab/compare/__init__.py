@@ -7,6 +7,7 @@ from pruning_lab.compare.figures import (
     score_histograms,
     widths,
 )
+from pruning_lab.compare.runs import comparable, told_apart
 from pruning_lab.compare.style import Style, style_of
 from pruning_lab.compare.table import accuracy_table, markdown
 
@@ -14,10 +15,12 @@ __all__ = [
     "Style",
     "accuracy_curves",
     "accuracy_table",
+    "comparable",
     "markdown",
     "rank_correlation",
     "rank_correlations",
     "score_histograms",
     "style_of",
+    "told_apart",
     "widths",
 ]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.compare.runs import check_comparable
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import UserError
 
@@ -69,19 +70,6 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
 def _check_choice(name: str, value: str, choices: Mapping[str, str]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
-
-
-def check_comparable(frame: pd.DataFrame) -> None:
-    """UserError unless there are runs, all of one experiment: a mean over others means nothing."""
-    if frame.empty:
-        raise UserError("there are no runs to draw: the frame is empty")
-    for column in ("model", "dataset", "schedule", "finetune"):
-        values = sorted(frame[column].unique())
-        if len(values) > 1:
-            raise UserError(
-                f"the runs differ in {column} ({', '.join(values)}), so they cannot share a "
-                f"curve; keep one, for example frame[frame[{column!r}] == {values[0]!r}]"
-            )
 
 
 def _was_finetuned(frame: pd.DataFrame, before: str, after: str) -> bool:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pruning_lab.compare.figures import check_comparable
+from pruning_lab.compare.runs import check_comparable
 from pruning_lab.compare.style import in_order, style_of
 
 

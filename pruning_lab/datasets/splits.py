@@ -1,12 +1,23 @@
 """Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.model_selection import train_test_split
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
+from torchvision.datasets import ImageFolder
 
 from pruning_lab.errors import UserError
 
@@ -32,11 +43,32 @@ class Splits:
     def in_channels(self) -> int:
         return self.input_size[0]
 
+    def fingerprint(self) -> str:
+        """A hash of the samples in all splits: other data, or other parts of it, have another.
+
+        Of pictures on disk it is that of their paths and sizes, not of their pixels.
+        """
+        digest = hashlib.sha256()
+        for split in (self.train, self.score, self.val, self.test):
+            if isinstance(split, Images):
+                for tensor in (split.images, split.labels, split.mean, split.std):
+                    digest.update(np.ascontiguousarray(tensor.numpy()).data)
+            elif isinstance(split, Subset) and isinstance(split.dataset, ImageFolder):
+                for index in split.indices:
+                    path, label = split.dataset.samples[index]
+                    name = Path(path).relative_to(split.dataset.root)
+                    digest.update(f"{name} {Path(path).stat().st_size} {label}\n".encode())
+            else:
+                for x, y in (split[index] for index in range(len(split))):  # type: ignore[arg-type]
+                    digest.update(x.numpy().tobytes() + str(int(y)).encode())
+        return digest.hexdigest()[:12]
+
 
 def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
     """Disjoint parts of ``sizes``, each with the classes in the proportions of ``labels``.
 
     The last part is cut off first, so that its samples do not depend on the sizes of the others.
+    The first samples of a part are a stratified part again.
     One size may be None: all that is left. Raises UserError for sizes that are not possible.
     """
     rest = [name for name, size in sizes.items() if size is None]
@@ -61,7 +93,14 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
             f"Nothing is left for dataset.{empty[0]}: the other parts take all {len(labels)} "
             "samples. Make them smaller."
         )
-    return {name: np.sort(part) for name, part in parts.items()}
+    return {name: _classes_in_turn(part, labels, seed) for name, part in parts.items()}
+
+
+def _classes_in_turn(part: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    shuffled = np.random.default_rng(seed).permutation(part)
+    of_class = pd.Series(labels[shuffled]).groupby(labels[shuffled])
+    turn = (of_class.cumcount() + 0.5) / of_class.transform("size")
+    return shuffled[np.argsort(turn.to_numpy(), kind="stable")]
 
 
 def _check_size(name: str, size: int, counts: np.ndarray) -> None:

@@ -53,6 +53,7 @@ class _Stream:
 
     node: fx.Node
     last: bool  # the units lie in the last dimension (a Linear's output, or behind a Flatten)
+    channels: bool  # a convolution's: a Flatten makes a block of consecutive inputs of each unit
 
 
 def trace(model: nn.Module) -> "Graph":
@@ -164,7 +165,8 @@ class Graph:
     def _walk(self, layer: nn.Module) -> Iterator[Follower]:
         """Follow the units of ``layer`` until every path ends in a layer that reads them."""
         name, units = self._name(layer), units_of(layer)
-        streams = deque([_Stream(self._only_call(layer), last=isinstance(layer, nn.Linear))])
+        channels = isinstance(layer, Convolution)
+        streams = deque([_Stream(self._only_call(layer), not channels, channels)])
         while streams:
             stream = streams.popleft()
             for user in stream.node.users:
@@ -174,17 +176,16 @@ class Graph:
                     module = self._called(user)
                     if isinstance(module, LAYERS):
                         self._only_call(module)
-                        yield Follower(
-                            module, self._name(module), _positions(name, units, module, stream.last)
-                        )
+                        positions = _positions(name, units, module, stream)
+                        yield Follower(module, self._name(module), positions)
                         continue
                     if isinstance(module, BatchNorm | Dropout):
                         self._only_call(module)
                         width = inputs_of(module) if isinstance(module, BatchNorm) else units
-                        yield Follower(
-                            module, self._name(module), _blocks(name, units, width, module)
-                        )
-                streams.append(_Stream(user, self._passed_on(name, stream, user)))
+                        positions = _blocks(name, units, width, module, stream)
+                        yield Follower(module, self._name(module), positions)
+                last = self._passed_on(name, stream, user)
+                streams.append(_Stream(user, last, stream.channels))
 
     def _passed_on(self, name: str, stream: _Stream, user: fx.Node) -> bool:
         """Whether behind ``user`` the units lie in the last dimension; refuses what mixes them."""
@@ -207,17 +208,20 @@ def _refused(name: str, reason: str) -> UserError:
     return UserError(f"The units of layer '{name}' cannot be removed: {reason}.")
 
 
-def _positions(name: str, units: int, reader: nn.Module, last: bool) -> int:
+def _positions(name: str, units: int, reader: nn.Module, stream: _Stream) -> int:
     """How many inputs of ``reader`` belong to one unit; refuses a reader that mixes units."""
     if getattr(reader, "groups", 1) > 1:
         raise _refused(name, "they are read by a grouped convolution")
-    if isinstance(reader, Convolution) == last:
+    if isinstance(reader, Convolution) == stream.last:
         raise _refused(name, f"{type(reader).__name__} reads them along another dimension")
-    return _blocks(name, units, inputs_of(reader), reader)
+    return _blocks(name, units, inputs_of(reader), reader, stream)
 
 
-def _blocks(name: str, units: int, width: int, reader: nn.Module) -> int:
+def _blocks(name: str, units: int, width: int, reader: nn.Module, stream: _Stream) -> int:
+    """How many consecutive entries of ``width`` belong to one unit."""
     positions, rest = divmod(width, units)
+    if positions > 1 and not (stream.channels and stream.last):
+        raise _refused(name, f"{type(reader).__name__} reads them mixed with another dimension")
     if rest or not positions:
         raise _refused(
             name, f"{type(reader).__name__} has {width} inputs, not a multiple of {units} units"

@@ -7,6 +7,10 @@ from torch import nn
 
 from pruning_lab.errors import UserError
 
+WITH_HEADS = ("googlenet", "inception_v3")
+"""These have auxiliary heads, which only training runs; here they are left out."""
+NO_HEADS = {"aux_logits": False}
+
 
 def classifier(
     name: str, weights: str | None = None, num_classes: int = 1000, in_channels: int = 3
@@ -25,7 +29,7 @@ def classifier(
         )
     if weights is not None:
         return _pretrained(name, weights, num_classes, in_channels)
-    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    extra: dict[str, bool] = {"init_weights": True} | NO_HEADS if name in WITH_HEADS else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
     if in_channels != 3:
         _replace_first_convolution(model, in_channels)
@@ -48,7 +52,8 @@ def _pretrained(name: str, weights: str, num_classes: int, in_channels: int) -> 
             "(dataset=image_folder), or model.weights=null to train from scratch."
         )
     try:
-        return torchvision.models.get_model(name, weights=chosen)
+        extra = NO_HEADS if name in WITH_HEADS else {}
+        return torchvision.models.get_model(name, weights=chosen, **extra)
     except (OSError, RuntimeError) as error:  # no network, or a file that is not the whole one
         raise UserError(
             f"{chosen} cannot be downloaded ({error}). Put {chosen.url.rsplit('/', 1)[-1]} into "

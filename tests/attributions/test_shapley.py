@@ -115,5 +115,5 @@ def test_permutations_that_are_none_are_refused(orders):
 
 @pytest.mark.parametrize("setting", [{"sv_samples": 0}, {"samples": 0}])
 def test_an_impossible_budget_is_refused(setting):
-    with pytest.raises(ValueError, match="=0 is not possible; it must be at least 1"):
+    with pytest.raises(ValueError, match="=0 is not possible; it is a whole number from 1"):
         metric(network(), **setting)

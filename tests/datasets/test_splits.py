@@ -128,3 +128,15 @@ def test_the_test_part_does_not_depend_on_the_size_of_train():
     whole = part_indices(labels, {"train": None, **sizes}, 0)
     limited = part_indices(labels, {"train": 100, **sizes}, 0)
     assert all(np.array_equal(whole[name], limited[name]) for name in sizes)
+
+
+def test_the_first_samples_of_a_part_are_stratified():
+    labels = np.repeat([0, 1, 2], [400, 200, 100])
+    part = part_indices(labels, {"train": None, "score": 70}, 0)["score"]
+    assert np.bincount(labels[part]).tolist() == [40, 20, 10]
+    for first in (7, 21, 35):
+        assert np.bincount(labels[part[:first]]).tolist() == [
+            4 * first / 7,
+            2 * first / 7,
+            first / 7,
+        ]

@@ -153,3 +153,10 @@ def test_tracing_changes_nothing():
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("reader", [[nn.Flatten(), nn.Linear(18, 2)], [nn.BatchNorm1d(18)]])
+def test_units_of_a_linear_that_lie_between_tokens_are_refused(reader):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), *reader)
+    with pytest.raises(ValueError, match="reads them mixed with another dimension"):
+        trace(model).followers(model[0])

@@ -141,7 +141,9 @@ def test_a_torchvision_classifier_adapts_head_and_first_convolution():
     ],
 )  # fmt: skip
 def test_only_the_inputs_of_the_first_convolution_change(name, first):
-    extra = {"init_weights": False} if name == "googlenet" else {}  # else it warns
+    extra = (
+        {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    )  # else it warns
     with torch.device("meta"):
         model = classifier(name, num_classes=10, in_channels=2).eval()
         theirs = torchvision.models.get_model(name, num_classes=10, **extra)

@@ -1,0 +1,48 @@
+"""Which runs may share a figure, and what tells their criteria apart."""
+
+import json
+
+import pandas as pd
+
+from pruning_lab.errors import UserError
+
+SHARED = ("model", "dataset", "schedule", "finetune", "setting")
+"""What runs have in common whose curves can be compared; ``setting`` hashes all the details."""
+
+
+def check_comparable(frame: pd.DataFrame) -> None:
+    """UserError unless there are runs, all of one experiment: a mean over others means nothing."""
+    if frame.empty:
+        raise UserError("there are no runs to draw: the frame is empty")
+    for column in SHARED:
+        values = sorted(frame[column].unique()) if column in frame else []
+        if len(values) > 1:
+            raise UserError(
+                f"the runs differ in {column} ({', '.join(values)}), so they cannot share a "
+                f"curve; keep one, for example frame[frame[{column!r}] == {values[0]!r}]"
+            )
+
+
+def comparable(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The runs in groups that may share a figure, by a name for each; criteria told apart."""
+    if frame.empty:
+        return {}
+    groups = frame.groupby(list(SHARED), sort=False)
+    return {"-".join(key): told_apart(group) for key, group in groups}
+
+
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame, with the options in the name of a criterion that ran with several.
+
+    ``shapley samples=16`` and ``shapley samples=None``, for example.
+    """
+    names = {}
+    for metric, texts in frame.groupby("metric")["metric_settings"].unique().items():
+        settings = {text: json.loads(text) for text in texts}
+        keys = dict.fromkeys(key for options in settings.values() for key in options)
+        differ = [key for key in keys if len({str(s.get(key)) for s in settings.values()}) > 1]
+        for text, options in settings.items():
+            shown = "".join(f" {key}={options.get(key)}" for key in differ)
+            names[metric, text] = f"{metric}{shown}"
+    pairs = zip(frame["metric"], frame["metric_settings"], strict=True)
+    return frame.assign(metric=[names[pair] for pair in pairs])
