@@ -68,7 +68,15 @@ def test_commands_compose(overrides):
 
 
 def test_the_table_of_choices_is_complete():
-    for group in ("model", "dataset", "metric", "schedule", "finetune", "experiment"):
+    for group in (
+        "model",
+        "dataset",
+        "metric",
+        "schedule",
+        "finetune",
+        "attributions",
+        "experiment",
+    ):
         (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
         for path in (CONF / group).glob("*.yaml"):
             assert f"`{path.stem}`" in row, f"{path.stem} is missing in the row of {group}"
