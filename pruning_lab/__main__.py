@@ -8,7 +8,8 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from pruning_lab.errors import UserError
-from pruning_lab.runner import Experiment, Names
+from pruning_lab.record import Names
+from pruning_lab.runner import Experiment
 
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")

@@ -1,38 +1,23 @@
 """One experiment: a baseline, its attributions, and the curve of pruning it step by step."""
 
 import copy
-import json
 import logging
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
-from pruning_lab import __version__, cost, tracking
+from pruning_lab import cost, tracking
 from pruning_lab.attributions import AttributionMetric, base, evidence
 from pruning_lab.attributions.scores import LayerScores, Scores
-from pruning_lab.baseline import Baseline, identity
-from pruning_lab.checkpoint import load_state, save_pruned
-from pruning_lab.compare import (
-    accuracy_curves,
-    rank_correlation,
-    score_histograms,
-    style_of,
-    widths,
-)
+from pruning_lab.baseline import Baseline
+from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError, check_count
 from pruning_lab.graph import trace, units_of
@@ -40,6 +25,7 @@ from pruning_lab.graph.cut import Cut
 from pruning_lab.plan import Plan, make_plan
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.trial import Trial, carry_out
+from pruning_lab.record import Names, recording
 from pruning_lab.schedules import Schedule, Step, ToTarget
 from pruning_lab.setup import (
     baseline_determinants,
@@ -55,20 +41,6 @@ log = logging.getLogger(__name__)
 
 THREADS = torch.get_num_threads()
 """As many as torch chooses; a job of a sweep must not inherit another job's."""
-
-TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
-         "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the configuration groups were set to: runs are grouped by these."""
-
-    model: str
-    dataset: str
-    metric: str
-    schedule: str
-    finetune: str
 
 
 class Experiment:
@@ -95,30 +67,31 @@ class Experiment:
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
         self.original = self._size(self.model)
-        self.rows: list[dict[str, float]] = []
         if isinstance(self.schedule, ToTarget):  # refuses a target that no plan can reach
             self._plan({name: np.zeros(w) for name, w in self._widths().items()}, self.steps[-1])
 
     def run(self) -> float:
         """The method; returns the test accuracy after the last step."""
-        with self._recorded() as self.record:
+        with recording(
+            self.client, self.config, self.names, self.baseline, self.output
+        ) as self.record:
             self._obtain_baseline()
             scores, seconds = self._attribute()
             self._prepare_pruning()
             start = self._measure()
-            self._keep_row(0, start, start)
+            self._keep_row(0, start, start, {})
             for number, step in enumerate(self.steps, 1):
                 if number > 1:  # the first step's scores are those of the baseline
                     scores, seconds = self._score(self.names.metric, step.layers)
                 scores = {layer: scores[layer] for layer in step.layers}
-                self._keep_scores(number, scores)
+                self.record.scores(number, scores)
                 carry_out(self._plan(scores, step), self.model, self.pruner)
                 before = self._measure()
                 tuned = self._tune(number)
                 after = self._measure() if self.finetune.epochs else before
                 self._keep_row(number, before, after, {"scoring_seconds": seconds} | tuned)
-            self._conclude()
-        return self.rows[-1]["test_accuracy_after"]
+            self.record.conclude(self.model, self.pruner.kept, self.config.tracking.uri)
+        return self.record.rows[-1]["test_accuracy_after"]
 
     # -- the stages ---------------------------------------------------------------------------
 
@@ -147,13 +120,7 @@ class Experiment:
                 plain(settings) | plain(self.config.scoring) | {"code": self._code(name)},
                 partial(self._score, name, tuple(self.layers)),
             )
-        self.record.scores(scores)
-        self.record.metrics(0, {f"seconds/baseline_{key}": s for key, s in seconds.items()})
-        self.record.figure(score_histograms(scores), "scores_baseline")
-        if len(scores) > 1:
-            table, figure = rank_correlation(scores)
-            self.record.figure(figure, "rank_correlation")
-            self.record.table(table.reset_index(names="criterion"), "rank_correlation.csv")
+        self.record.baseline_scores(scores, seconds)
         return scores[self.names.metric], seconds[self.names.metric]
 
     def _prepare_pruning(self) -> None:
@@ -211,78 +178,28 @@ class Experiment:
             found[f"{split}_accuracy"], found[f"{split}_loss"] = measured.accuracy, measured.loss
         return found
 
-    def _conclude(self) -> None:
-        """The curve, the widths and the pruned model; says where to look."""
-        frame = pd.DataFrame(self.rows)
-        names = asdict(self.names) | {"run_id": self.record.run_id, "seed": self.config.seed}
-        curves = accuracy_curves(frame.assign(**names))
-        self.output.mkdir(parents=True, exist_ok=True)
-        figure, table = self.output / "accuracy_vs_flops.png", self.output / tracking.STEPS
-        curves.savefig(figure, dpi=150)
-        frame.to_csv(table, index=False)
-        save_pruned(self.model, self.output / "pruned_model", self.pruner.kept)
-        self.record.table(frame)
-        self.record.figure(curves, "accuracy_vs_flops")
-        left = frame.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
-        self.record.figure(widths(left.set_index(frame["removed_flops"])), "widths")
-        self.record.folder(self.output / "pruned_model", "pruned_model")
-        log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
-        for what, where in {
-            "Table": table,
-            "Figure": figure,
-            "Pruned model": self.output / "pruned_model",
-            "MLflow": tracking.ui_command(self.config.tracking.uri),
-        }.items():
-            log.info("%-13s %s", what, where)
-
-    # -- what is written down -----------------------------------------------------------------
-
-    @contextmanager
-    def _recorded(self) -> Iterator[tracking.Run]:
-        """An MLflow run that holds the whole configuration."""
-        config = self.config.copy()
-        config.tracking.uri = tracking.without_password(config.tracking.uri)
-        with tracking.run(
-            self.client,
-            config.tracking.experiment,
-            self._title(),
-            self._tags(),
-            tracking.flatten(plain(config)),
-            style_of(self.names.metric).color,
-        ) as record:
-            record.text(OmegaConf.to_yaml(config, resolve=True), "config.yaml")
-            yield record
-
-    def _keep_scores(self, step: int, scores: LayerScores) -> None:
-        """Write the scores down that lead to a step, raw and as histograms."""
-        by_criterion = {self.names.metric: scores}
-        self.record.scores(by_criterion, step)
-        figure = score_histograms(by_criterion, f"Scores that led to step {step}")
-        self.record.figure(figure, f"scores_step_{step:03d}")
-
     def _keep_row(
         self,
         step: int,
         before: dict[str, float],
         after: dict[str, float],
-        seconds: dict[str, float] | None = None,
+        seconds: dict[str, float],
     ) -> None:
         """Write one step down: the cost of the model as it stands beside what was measured."""
         size = self._size(self.model)
         row = size | {f"removed_{k}": 1 - value / self.original[k] for k, value in size.items()}
         row |= {f"{key}_before": value for key, value in before.items()}
         row |= {f"{key}_after": value for key, value in after.items()}
-        row |= seconds or {}
-        row |= {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
+        row |= seconds | {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
         row |= {f"width/{layer}": width for layer, width in self._widths().items()}
-        self.rows.append({"step": step} | row)
-        self.record.metrics(round(1000 * row["removed_flops"]), row | {"removed/step": step})
-        self.record.table(pd.DataFrame(self.rows))
+        self.record.row(step, row)
         log.info(
             "Step %d of %d: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
             "fine-tuning)", step, len(self.steps), 100 * row["removed_flops"],
             100 * row["test_accuracy_after"], 100 * row["test_accuracy_before"],
         )  # fmt: skip
+
+    # -- what the stages ask ------------------------------------------------------------------
 
     def _size(self, model: nn.Module) -> dict[str, float]:
         return {
@@ -303,22 +220,6 @@ class Experiment:
             left -= count
             behind[name] = left
         return [units_of(self.layers[layer]) * behind.get(layer, 1) for layer in layers]
-
-    def _title(self) -> str:
-        return f"{self.names.model} {self.names.metric} seed {self.config.seed}"
-
-    def _tags(self) -> dict[str, Any]:
-        named = asdict(self.names) | {"seed": self.config.seed, "baseline": self.baseline.name}
-        own = {k: v for k, v in plain(self.config.metric).items() if k not in ("_partial_", "seed")}
-        about = {"setting": self._setting(), "metric_settings": json.dumps(own)}
-        return named | about | {"git_commit": _git_commit()}
-
-    def _setting(self) -> str:
-        """A hash of what runs share whose curves can be compared: all but criterion and seeds."""
-        start = ("model", "dataset", "samples", "training", "checkpoint")
-        shared = {key: self.baseline.determinants[key] for key in start}
-        shared |= {key: plain(self.config[key]) for key in ("schedule", "finetune", "scoring")}
-        return identity(shared)
 
     def _settings(self, name: str) -> str:
         shown = {k: v for k, v in plain(self.criteria[name]).items() if not k.startswith("_")}
@@ -362,13 +263,3 @@ class Experiment:
         seed = int(np.random.SeedSequence([self.config.seeds.order, stage]).generate_state(1)[0])
         torch.manual_seed(seed)  # Dropout and augmentation draw from torch's own stream
         return torch.Generator().manual_seed(seed)
-
-
-def _git_commit() -> str:
-    """The commit of the code where it is a checkout, "-dirty" with changes; else its release."""
-    root, git = Path(__file__).parents[1], shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return f"release {__version__}"
-    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or f"release {__version__}"

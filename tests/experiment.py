@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
-from pruning_lab.runner import Experiment, Names
+from pruning_lab.record import Names
+from pruning_lab.runner import Experiment
 
 TINY = [
     "model=mlp",

@@ -22,6 +22,7 @@ ROOMS = [
     "tracking",
     "compare",
     "setup",
+    "record",
     "runner",
     "__main__",
 ]

@@ -24,9 +24,9 @@ def test_every_preset_is_here():
 def test_the_preset_runs_to_its_end(preset, tmp_path):
     done = experiment(tmp_path, f"experiment={preset}", *DATA, *SMALL[preset], "threads=1", base=[])
     result = done.run()
-    assert len(done.rows) == len(done.steps) + 1
-    assert result == done.rows[-1]["test_accuracy_after"]
-    assert done.rows[-1]["removed_units"] > 0
+    assert len(done.record.rows) == len(done.steps) + 1
+    assert result == done.record.rows[-1]["test_accuracy_after"]
+    assert done.record.rows[-1]["removed_units"] > 0
     trained = done.config.baseline.training.epochs > 0
     assert (done.names.model, trained) == (
         ("mlp", False) if preset == "untrained" else ("convnet", True)

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 import pruning_lab
-from pruning_lab import cost, runner, tracking
+from pruning_lab import cost, record, runner, tracking
 from pruning_lab.attributions import SensitivityAttributionMetric
 from pruning_lab.checkpoint import load_pruned, load_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
+from pruning_lab.record import recording
 from pruning_lab.training import evaluate
 from tests.experiment import experiment, two_steps
 
@@ -69,7 +70,7 @@ def test_the_pruned_model_loads_back_with_the_same_outputs(finished):
 
 def test_mlflow_has_the_curve_with_permille_of_flops_as_step(finished):
     done, _, _, frame = finished
-    history = done.client.get_metric_history(done.record.run_id, "accuracy/test_accuracy_after")
+    history = done.client.get_metric_history(done.record.run.run_id, "accuracy/test_accuracy_after")
     assert [(m.step, m.value) for m in history] == [
         (round(1000 * row.removed_flops), row.test_accuracy_after) for row in frame.itertuples()
     ]
@@ -77,7 +78,7 @@ def test_mlflow_has_the_curve_with_permille_of_flops_as_step(finished):
 
 def test_mlflow_has_params_tags_and_files(finished):
     done, *_ = finished
-    run = done.client.get_run(done.record.run_id)
+    run = done.client.get_run(done.record.run.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["schedule.target"] == "0.5"
     assert run.data.params["metric._target_"].endswith("TaylorAttributionMetric")
@@ -86,9 +87,9 @@ def test_mlflow_has_params_tags_and_files(finished):
         "metric": "taylor", "model": "mlp", "dataset": "synthetic", "seed": "0",
         "baseline": done.baseline.name,
     }  # fmt: skip
-    files = {file.path for file in done.client.list_artifacts(done.record.run_id)}
+    files = {file.path for file in done.client.list_artifacts(done.record.run.run_id)}
     assert {"config.yaml", "steps.csv", "figures", "scores", "pruned_model"} <= files
-    figures = {file.path for file in done.client.list_artifacts(done.record.run_id, "figures")}
+    figures = {file.path for file in done.client.list_artifacts(done.record.run.run_id, "figures")}
     drawn = ["accuracy_vs_flops", "scores_baseline", "rank_correlation", "widths",
              "scores_step_001", "scores_step_002"]  # fmt: skip
     assert figures == {f"figures/{name}.png" for name in drawn}
@@ -96,7 +97,7 @@ def test_mlflow_has_params_tags_and_files(finished):
 
 def test_all_six_attributions_are_computed_on_the_baseline(finished):
     done, _, uri, _ = finished
-    scores = tracking.read_scores(uri, done.record.run_id)
+    scores = tracking.read_scores(uri, done.record.run.run_id)
     assert sorted(scores) == sorted(SIX)
     assert {name: {k: len(v) for k, v in layers.items()} for name, layers in scores.items()} == {
         name: {"1": 16, "3": 12} for name in SIX
@@ -105,17 +106,17 @@ def test_all_six_attributions_are_computed_on_the_baseline(finished):
 
 def test_the_scores_that_led_to_a_step_are_kept(finished):
     done, _, uri, frame = finished
-    baseline = tracking.read_scores(uri, done.record.run_id)
-    first = tracking.read_scores(uri, done.record.run_id, step=1)
+    baseline = tracking.read_scores(uri, done.record.run.run_id)
+    first = tracking.read_scores(uri, done.record.run.run_id, step=1)
     assert list(first) == ["taylor"]
     np.testing.assert_array_equal(first["taylor"]["1"], baseline["taylor"]["1"])
-    second = tracking.read_scores(uri, done.record.run_id, step=2)
+    second = tracking.read_scores(uri, done.record.run.run_id, step=2)
     assert len(second["taylor"]["1"]) == frame["width/1"].iloc[1]  # scored anew after the first cut
 
 
 def test_the_first_cut_removes_the_lowest_scores(finished):
     done, _, uri, frame = finished
-    scores = tracking.read_scores(uri, done.record.run_id, step=1)["taylor"]["1"]
+    scores = tracking.read_scores(uri, done.record.run.run_id, step=1)["taylor"]["1"]
     left = int(frame["width/1"].iloc[1])
     kept_after_one_step = set(np.argsort(scores, kind="stable")[16 - left :].tolist())
     assert set(done.pruner.kept["1"]) <= kept_after_one_step
@@ -128,7 +129,7 @@ def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, fol
         again = two_steps(place)
         again.run()
         for key in measured:
-            assert frame[key].tolist() == [row[key] for row in again.rows]
+            assert frame[key].tolist() == [row[key] for row in again.record.rows]
 
 
 def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished, folder):
@@ -137,7 +138,7 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     assert other.baseline.name == done.baseline.name
     other.training = None  # training again would fail
     other._score = lambda name, layers: pytest.fail(f"{name} was scored again")
-    with tracking.run(other.client, "again", "n", {}, {}) as other.record:
+    with recording(other.client, other.config, other.names, other.baseline, folder) as other.record:
         other._obtain_baseline()
         scores, seconds = other._attribute()
     assert scores.keys() == {"1", "3"}
@@ -162,8 +163,7 @@ def test_a_trained_state_dict_replaces_training(finished, tmp_path):
     torch.save(model.state_dict(), path)
     loaded = two_steps(tmp_path, f"baseline.checkpoint={path}")
     loaded.training = None
-    with tracking.run(loaded.client, "e", "n", {}, {}) as loaded.record:
-        loaded._obtain_baseline()
+    loaded._obtain_baseline()
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value)
     assert loaded.baseline.name != done.baseline.name
@@ -176,7 +176,7 @@ def test_scores_are_read_behind_the_non_linearity_on_the_score_split(finished):
     batch = done.splits.score[list(range(32))]
     metric = SensitivityAttributionMetric(model, [batch], nn.functional.cross_entropy, "cpu")
     expected = metric.run(model[3], find_best_evaluation_module=True)
-    found = tracking.read_scores(uri, done.record.run_id)["sensitivity"]["3"]
+    found = tracking.read_scores(uri, done.record.run.run_id)["sensitivity"]["3"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -193,7 +193,7 @@ def test_every_schedule_reaches_its_target_with_its_last_step(overrides, tmp_pat
         tmp_path, *overrides, "schedule.target=0.4", "finetune=none", "attributions=none"
     )
     done.run()
-    removed = [row[f"removed_{done.schedule.of}"] for row in done.rows]
+    removed = [row[f"removed_{done.schedule.of}"] for row in done.record.rows]
     assert len(removed) == len(done.schedule.ratios()) + 1
     for reached, wanted in zip(removed, [0, *done.schedule.ratios()], strict=True):
         assert wanted <= reached < wanted + 0.061  # a unit is at most (64 + 12) / 1264 FLOPs
@@ -207,7 +207,7 @@ def test_negative_scores_go_layer_by_layer_from_the_last(tmp_path):
     done.run()
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     last, first = (
-        tracking.read_scores(uri, done.record.run_id, step)["taylor_signed"] for step in (1, 2)
+        tracking.read_scores(uri, done.record.run.run_id, step)["taylor_signed"] for step in (1, 2)
     )
     assert [list(last), list(first)] == [["3"], ["1"]]
     left = [
@@ -215,7 +215,7 @@ def test_negative_scores_go_layer_by_layer_from_the_last(tmp_path):
         (16, (last["3"] >= 0).sum()),
         ((first["1"] >= 0).sum(), (last["3"] >= 0).sum()),
     ]
-    assert [(row["width/1"], row["width/3"]) for row in done.rows] == left
+    assert [(row["width/1"], row["width/3"]) for row in done.record.rows] == left
     assert left[1][1] < 12
 
 
@@ -223,7 +223,7 @@ def test_a_failed_run_is_marked_failed_with_its_error(tmp_path):
     done = experiment(tmp_path, "baseline.training.lr=1e9", "attributions=none")
     with pytest.raises(UserError, match=r"The loss became (nan|inf).*Lower the learning rate"):
         done.run()
-    run = done.client.get_run(done.record.run_id)
+    run = done.client.get_run(done.record.run.run_id)
     assert run.info.status == "FAILED"
     assert "The loss became" in run.data.tags["error"]
     assert not (done.baseline.folder / "model.safetensors").exists()
@@ -240,16 +240,20 @@ def test_a_job_does_not_inherit_the_threads_of_the_last_one(tmp_path):
 @pytest.mark.parametrize(("checkout", "git"), [(False, True), (True, False)])
 def test_without_checkout_or_git_the_release_is_recorded(checkout, git, monkeypatch, tmp_path):
     if not checkout:
-        monkeypatch.setattr(runner, "__file__", str(tmp_path / "pruning_lab" / "runner.py"))
+        monkeypatch.setattr(record, "__file__", str(tmp_path / "pruning_lab" / "record.py"))
     if not git:
-        monkeypatch.setattr(runner.shutil, "which", lambda _: None)
-    assert runner._git_commit() == f"release {pruning_lab.__version__}"
+        monkeypatch.setattr(record.shutil, "which", lambda _: None)
+    assert record.git_commit() == f"release {pruning_lab.__version__}"
 
 
 def test_settings_tell_what_may_be_compared(tmp_path):
-    plain = two_steps(tmp_path)._setting()
+    def setting(*overrides):
+        built = two_steps(tmp_path, *overrides)
+        return record.setting(built.config, built.baseline)
+
+    plain = setting()
     for same in ("seed=3", "metric=weight_norm", "attributions=none", "baseline.folder=elsewhere"):
-        assert two_steps(tmp_path, same)._setting() == plain
+        assert setting(same) == plain
     for other in ("schedule.target=0.6", "finetune.lr=0.1", "dataset.noise=0.2",
                   "baseline.training.epochs=1", "model.hidden=[16,13]"):  # fmt: skip
-        assert two_steps(tmp_path, other)._setting() != plain
+        assert setting(other) != plain

@@ -1,0 +1,145 @@
+"""What an experiment leaves behind: its labels, rows, scores, figures and the pruned model."""
+
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.tracking import MlflowClient
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from pruning_lab import __version__, tracking
+from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.baseline import Baseline, identity
+from pruning_lab.checkpoint import save_pruned
+from pruning_lab.compare import (
+    accuracy_curves,
+    rank_correlation,
+    score_histograms,
+    style_of,
+    widths,
+)
+from pruning_lab.setup import plain
+
+log = logging.getLogger(__name__)
+
+TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
+         "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the configuration groups were set to: runs are grouped by these."""
+
+    model: str
+    dataset: str
+    metric: str
+    schedule: str
+    finetune: str
+
+
+class Record:
+    """Writes an experiment down while it runs: nothing measured waits for its end."""
+
+    def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
+        self.run, self.names, self.output = run, names, output
+        self.rows: list[dict[str, float]] = []
+
+    def baseline_scores(self, scores: Scores, seconds: dict[str, float]) -> None:
+        """All criteria on the unpruned network, and the seconds that each took."""
+        self.run.scores(scores)
+        self.run.metrics(0, {f"seconds/baseline_{key}": s for key, s in seconds.items()})
+        self.run.figure(score_histograms(scores), "scores_baseline")
+        if len(scores) > 1:
+            table, figure = rank_correlation(scores)
+            self.run.figure(figure, "rank_correlation")
+            self.run.table(table.reset_index(names="criterion"), "rank_correlation.csv")
+
+    def scores(self, step: int, scores: LayerScores) -> None:
+        """The scores that lead to a step, raw and as histograms."""
+        by_criterion = {self.names.metric: scores}
+        self.run.scores(by_criterion, step)
+        figure = score_histograms(by_criterion, f"Scores that led to step {step}")
+        self.run.figure(figure, f"scores_step_{step:03d}")
+
+    def row(self, step: int, measured: dict[str, float]) -> None:
+        """Everything measured at one step; step 0 is the unpruned network."""
+        self.rows.append({"step": step} | measured)
+        self.run.metrics(round(1000 * measured["removed_flops"]), measured | {"removed/step": step})
+        self.run.table(pd.DataFrame(self.rows))
+
+    def conclude(self, model: nn.Module, kept: dict[str, list[int]], uri: str) -> None:
+        """The curve, the widths and the pruned model; says where to look."""
+        frame = pd.DataFrame(self.rows)
+        curves = accuracy_curves(frame.assign(**asdict(self.names), run_id=self.run.run_id))
+        self.output.mkdir(parents=True, exist_ok=True)
+        figure, table = self.output / "accuracy_vs_flops.png", self.output / tracking.STEPS
+        pruned = self.output / "pruned_model"
+        curves.savefig(figure, dpi=150)
+        frame.to_csv(table, index=False)
+        save_pruned(model, pruned, kept)
+        self.run.figure(curves, "accuracy_vs_flops")
+        left = frame.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
+        self.run.figure(widths(left.set_index(frame["removed_flops"])), "widths")
+        self.run.folder(pruned, "pruned_model")
+        log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
+        log.info("%-13s %s", "Table", table)
+        log.info("%-13s %s", "Figure", figure)
+        log.info("%-13s %s", "Pruned model", pruned)
+        log.info("%-13s %s", "MLflow", tracking.ui_command(uri))
+
+
+@contextmanager
+def recording(
+    client: MlflowClient, config: DictConfig, names: Names, baseline: Baseline, output: Path
+) -> Iterator[Record]:
+    """A record in an MLflow run that holds the whole configuration."""
+    shown = config.copy()
+    shown.tracking.uri = tracking.without_password(config.tracking.uri)
+    with tracking.run(
+        client,
+        config.tracking.experiment,
+        f"{names.model} {names.metric} seed {config.seed}",
+        tags(config, names, baseline),
+        tracking.flatten(plain(shown)),
+        style_of(names.metric).color,
+    ) as run:
+        run.text(OmegaConf.to_yaml(shown, resolve=True), "config.yaml")
+        yield Record(run, names, output)
+
+
+def tags(config: DictConfig, names: Names, baseline: Baseline) -> dict[str, Any]:
+    """What runs are grouped and found by."""
+    own = {k: v for k, v in plain(config.metric).items() if k not in ("_partial_", "seed")}
+    return asdict(names) | {
+        "seed": config.seed,
+        "baseline": baseline.name,
+        "setting": setting(config, baseline),
+        "metric_settings": json.dumps(own),
+        "git_commit": git_commit(),
+    }
+
+
+def setting(config: DictConfig, baseline: Baseline) -> str:
+    """A hash of what runs share whose curves can be compared: all but criterion and seeds."""
+    start = ("model", "dataset", "samples", "training", "checkpoint")
+    shared = {key: baseline.determinants[key] for key in start}
+    shared |= {key: plain(config[key]) for key in ("schedule", "finetune", "scoring")}
+    return identity(shared)
+
+
+def git_commit() -> str:
+    """The commit of the code where it is a checkout, "-dirty" with changes; else its release."""
+    root, git = Path(__file__).parents[1], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return f"release {__version__}"
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or f"release {__version__}"
