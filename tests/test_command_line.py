@@ -126,6 +126,8 @@ REFUSALS = {
     "split": (
         ["dataset=digits", "dataset.test=5000"], r"dataset.test=5000 .* samples of 10 classes are",
     ),
+    "no pixels": (["dataset.size=0"], "dataset.size=0 is not possible"),
+    "one class": (["dataset.classes=1"], "dataset.classes=1 is not possible"),
     "missing data": (
         ["dataset=cifar10", "dataset.download=false", "dataset.root={folder}/data"],
         r"CIFAR10 is not in .*data and dataset.download=false. Run once with a network, or unpack",

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
+from pruning_lab.errors import check_count
 
 
 def digits(
@@ -17,6 +18,7 @@ def digits(
     split_seed: int = 0,
 ) -> Splits:
     """Ten classes; images are resized bilinearly to ``size``, one grey channel repeated."""
+    check_count("dataset.size", size)
     data = load_digits()
     images = torch.from_numpy(data.images).float()[:, None] * (255 / 16)
     if size != 8:

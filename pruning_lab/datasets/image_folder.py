@@ -9,7 +9,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from pruning_lab.datasets.splits import Splits, part_indices
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,6 +31,7 @@ def image_folder(
     The shorter side is resized to 8/7 of ``size`` and the centre cut out; with ``augment`` the
     training images are cropped and flipped at random instead. ImageNet's mean and deviation.
     """
+    check_count("dataset.size", size)
     fixed = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
     varied = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()] if augment else fixed
     tuned = _open(root, train_folder, varied)

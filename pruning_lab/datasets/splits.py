@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 from torchvision.datasets import ImageFolder
 
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count
 
 Indices = dict[str, np.ndarray]
 
@@ -80,6 +80,8 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
     last_first = [name for name in reversed(list(sizes)) if name not in rest]
     for number, name in enumerate(last_first + rest):
         size = sizes[name]
+        if size is not None:
+            check_count(f"dataset.{name}", size)
         if size is None or size == len(left):
             parts[name], left = left, left[:0]
             continue

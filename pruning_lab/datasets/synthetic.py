@@ -3,6 +3,7 @@
 import torch
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
+from pruning_lab.errors import check_count
 
 
 def synthetic(
@@ -17,6 +18,8 @@ def synthetic(
     split_seed: int = 0,
 ) -> Splits:
     """Uniform prototypes in [0, 1] plus Gaussian noise of that standard deviation, clipped."""
+    check_count("dataset.classes", classes, 2)
+    check_count("dataset.size", size)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
     stream = torch.Generator().manual_seed(split_seed)
     labels = torch.arange(train + score + val + test) % classes

@@ -60,7 +60,9 @@ def test_the_global_generators_are_neither_read_nor_moved():
             {"train": None, "score": 150, "test": 60},
             "dataset.score=150 is not possible: 140 samples of 2 classes",  # 200 less test
         ),
-        ({"train": None, "test": 0}, "dataset.test=0 is not possible: 200 samples"),
+        ({"train": None, "test": 0}, "dataset.test=0 is not possible; it is a whole number from 1"),
+        ({"train": None, "test": 20.0}, "dataset.test=20.0 is not possible"),
+        ({"train": None, "test": "abc"}, "dataset.test=abc is not possible"),
         ({"train": None, "test": -5}, "dataset.test=-5 is not possible"),
         ({"train": 199, "test": 10}, "dataset.train=199 is not possible: 190 samples"),
     ],
