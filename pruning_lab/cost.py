@@ -5,6 +5,7 @@ import time
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lab.modes import evaluating
@@ -27,11 +28,12 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
     counter = FlopCounterMode(display=False)
     parameter = next(model.parameters())
     x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-    # The counter does not see nn.MultiheadAttention's fused kernel, which runs in eval mode only.
+    # The counter sees neither nn.MultiheadAttention's fused kernel, which runs in eval mode only,
+    # nor every fused kernel of the attention products.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.no_grad(), counter:
+        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -43,6 +43,20 @@ def test_attention_is_counted_although_its_fused_kernel_hides_it():
     assert cost.flops(model, (3, 224, 224)) == 2 * macs
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_counts_the_same_with_numbers_and_without(device):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.heads(x, x, x, need_weights=False)[0]
+
+    macs = 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8  # four projections, two products of 5 x 5 tokens
+    assert cost.flops(Attention().to(device), (5, 8)) == 2 * macs
+
+
 def test_counting_leaves_mode_and_statistics_alone():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     model[1].eval()

@@ -13,7 +13,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
 from pruning_lab.record import recording
 from pruning_lab.training import evaluate
-from tests.experiment import experiment, two_steps
+from tests.experiment import TINY, TWO_STEPS, experiment, two_steps
 
 SIX = ["random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley"]
 
@@ -74,6 +74,8 @@ def test_mlflow_has_the_curve_with_permille_of_flops_as_step(finished):
     assert [(m.step, m.value) for m in history] == [
         (round(1000 * row.removed_flops), row.test_accuracy_after) for row in frame.itertuples()
     ]
+    steps = done.client.get_metric_history(done.record.run.run_id, "removed/step")
+    assert [m.value for m in steps] == [0, 1, 2]
 
 
 def test_mlflow_has_params_tags_and_files(finished):
@@ -130,6 +132,26 @@ def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, fol
         again.run()
         for key in measured:
             assert frame[key].tolist() == [row[key] for row in again.record.rows]
+
+
+class Dropped(nn.Sequential):
+    """Draws random numbers while it is trained."""
+
+    def __init__(self, num_classes):
+        super().__init__(
+            nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, num_classes)
+        )
+
+
+def test_fine_tuning_draws_the_same_whether_the_baseline_was_trained_or_found(tmp_path):
+    base = [o for o in (*TINY, *TWO_STEPS) if not o.startswith("model")]
+    target = f"model._target_={__name__}.Dropped"
+    losses = []
+    for _ in range(2):
+        done = experiment(tmp_path, "model=custom", target, "attributions=none", base=base)
+        done.run()
+        losses.append([row["test_loss_after"] for row in done.record.rows])
+    assert losses[0] == losses[1]
 
 
 def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished, folder):

@@ -102,3 +102,10 @@ def test_data_that_yields_nothing_is_refused():
     model = network()
     with pytest.raises(ValueError, match="yielded no batch"):
         make(APoZAttributionMetric, model, batches=()).run(model[0])
+
+
+def test_a_reduction_over_the_wrong_axis_is_refused():
+    model = network()
+    metric = make(TaylorAttributionMetric, model, reduction=lambda scores: scores.max(1))
+    with pytest.raises(ValueError, match=r"shape \(6,\) out of the per-sample scores \(6, 4\)"):
+        metric.run(model[0])
