@@ -24,11 +24,16 @@ def check_comparable(frame: pd.DataFrame) -> None:
 
 
 def comparable(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs in groups that may share a figure, by a name for each; criteria told apart."""
+    """The runs in groups that may share a figure, by a name for each; criteria told apart.
+
+    Columns that only other groups have (the widths of another model's layers) are left out.
+    """
     if frame.empty:
         return {}
     groups = frame.groupby(list(SHARED), sort=False)
-    return {"-".join(key): told_apart(group) for key, group in groups}
+    return {
+        "-".join(key): told_apart(group).dropna(axis="columns", how="all") for key, group in groups
+    }
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pytest
 
 from pruning_lab import tracking
 from pruning_lab.compare import __main__ as command
-from pruning_lab.compare import accuracy_table, markdown, told_apart
+from pruning_lab.compare import accuracy_table, comparable, markdown, told_apart
 from pruning_lab.errors import UserError
 
 ABOUT = {"model": "mlp", "dataset": "digits", "schedule": "linear", "finetune": "sgd",
@@ -94,6 +94,13 @@ def test_a_criterion_with_several_settings_is_several_criteria():
     assert told.groupby("run_id")["metric"].first().to_dict() == {
         "a": "taylor samples=16", "b": "taylor samples=None", "c": "random",
     }  # fmt: skip
+
+
+def test_a_group_has_no_columns_of_other_models():
+    runs = frame().assign(**{"width/0": [3, 2, 3, 2, None, None]})
+    runs.loc[runs["run_id"] == "c", "model"] = "vgg16"
+    groups = comparable(runs)
+    assert ["width/0" in group for group in groups.values()] == [True, False]
 
 
 def test_a_repeated_run_counts_once(tmp_path):
