@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,18 @@ from tqdm import tqdm
 
 from pruning_lab import cost, tracking
 from pruning_lab.attributions import AttributionMetric, base, evidence
+from pruning_lab.attributions.coupled import group_scores
 from pruning_lab.attributions.scores import LayerScores, Scores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError, check_count
-from pruning_lab.graph import trace, units_of
+from pruning_lab.graph import Group, trace, units_of
 from pruning_lab.graph.cut import Cut
+from pruning_lab.modes import evaluating
 from pruning_lab.plan import Plan, make_plan
 from pruning_lab.pruner import Pruner
-from pruning_lab.pruner.trial import Trial, carry_out
+from pruning_lab.pruner.trial import Trial
 from pruning_lab.record import Names, recording
 from pruning_lab.schedules import Schedule, Step, ToTarget
 from pruning_lab.setup import (
@@ -62,8 +65,9 @@ class Experiment:
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
         determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
+        self.pruner = Pruner(self.model, self.splits.input_size, self.device)
         self.layers = self._prunable_layers()
-        self.steps = self.schedule.steps_for(list(self.layers))
+        self.steps = self.schedule.steps_for(list(self._groups()))
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
         self.original = self._size(self.model)
@@ -81,11 +85,12 @@ class Experiment:
             start = self._measure()
             self._keep_row(0, start, start, {})
             for number, step in enumerate(self.steps, 1):
+                layers = self._layers_of(step)
                 if number > 1:  # the first step's scores are those of the baseline
-                    scores, seconds = self._score(self.names.metric, step.layers)
-                scores = {layer: scores[layer] for layer in step.layers}
+                    scores, seconds = self._score(self.names.metric, layers)
+                scores = {layer: scores[layer] for layer in layers}
                 self.record.scores(number, scores)
-                carry_out(self._plan(scores, step), self.model, self.pruner)
+                self.pruner.prune_groups(self._plan(scores, step))
                 before = self._measure()
                 tuned = self._tune(number)
                 after = self._measure() if self.finetune.epochs else before
@@ -126,8 +131,7 @@ class Experiment:
     def _prepare_pruning(self) -> None:
         """One optimizer for the whole experiment: its momentum is cut with the weights."""
         self.optimizer = self.finetune.optimizer(self.model)
-        size = self.splits.input_size
-        self.pruner = Pruner(self.model, size, self.device, self.optimizer)
+        self.pruner.optimizer = self.optimizer
         self.tuned_on = part(self.splits.train, self.finetune.share, self._seeded(0))
 
     def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerScores, float]:
@@ -150,16 +154,16 @@ class Experiment:
 
     def _plan(self, scores: LayerScores, step: Step) -> Plan:
         """Which units go, so that the step's share of the original is gone."""
-        trial = Trial(self.model, self.splits.input_size)
+        trial, groups = Trial(self.pruner), self._groups()
         of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
 
         def gone(plan: Plan) -> float:
-            if of == "units":
-                left = sum(self._widths().values()) - sum(map(len, plan.values()))
-                return 1 - left / self.original["units"]
-            return 1 - self._size(trial.after(plan))[of] / self.original[of]
+            return 1 - self._size(trial.after(plan), of)[of] / self.original[of]
 
-        return make_plan(scores, step, self.schedule, gone)
+        one_draw = self.metrics[self.names.metric].independent
+        aggregate = "first" if one_draw else self.schedule.coupled
+        wanted = {name: group_scores(groups[name], scores, aggregate) for name in step.groups}
+        return make_plan(wanted, groups, step, self.schedule, gone)
 
     def _tune(self, number: int) -> dict[str, float]:
         """Fine-tune after a cut; returns the seconds it took."""
@@ -201,12 +205,25 @@ class Experiment:
 
     # -- what the stages ask ------------------------------------------------------------------
 
-    def _size(self, model: nn.Module) -> dict[str, float]:
-        return {
-            "flops": cost.flops(model, self.splits.input_size),
-            "parameters": cost.parameters(model),
-            "units": sum(units_of(model.get_submodule(layer)) for layer in self.layers),
+    def _size(self, model: nn.Module, *wanted: str) -> dict[str, float]:
+        """FLOPs, parameters and units of a model, or those ``wanted``."""
+        ways: dict[str, Callable[[], float]] = {
+            "flops": lambda: cost.flops(model, self.splits.input_size),
+            "parameters": lambda: cost.parameters(model),
+            "units": lambda: sum(units_of(model.get_submodule(layer)) for layer in self.layers),
         }
+        return {name: ways[name]() for name in wanted or ways}
+
+    def _groups(self) -> dict[str, Group]:
+        """The groups of units that can be scored, as the model stands."""
+        found = self.pruner.structure.groups.items()
+        return {name: group for name, group in found if group.covered_by(self.layers)}
+
+    def _layers_of(self, step: Step) -> tuple[str, ...]:
+        """The layers whose scores a step needs."""
+        groups = self._groups()
+        members = {layer for name in step.groups for layer in groups[name].players}
+        return tuple(layer for layer in self.layers if layer in members)
 
     def _widths(self) -> dict[str, int]:
         return {name: units_of(layer) for name, layer in self.layers.items()}
@@ -251,12 +268,25 @@ class Experiment:
         return digest_of_code(type(self.metrics[name]), base, evidence, trace, Cut)
 
     def _prunable_layers(self) -> dict[str, nn.Module]:
-        graph = trace(self.model)
-        for reason in graph.frozen().values():
-            log.info("Left alone: %s", reason)
-        if not graph.layers():
+        """The layers whose units can go and whose activations can be read; tells of the others."""
+        structure, readable = self.pruner.structure, {}
+        reasons = dict(structure.frozen)
+        with evaluating(self.model):
+            graph = trace(self.model)
+        for layer in structure.units:
+            module = self.model.get_submodule(layer)
+            try:
+                graph.site(module)
+                readable[layer] = module
+            except UserError as error:
+                reasons.setdefault(layer, str(error))
+        scored = [group for group in structure.groups.values() if group.covered_by(readable)]
+        for layer, reason in reasons.items():
+            log.info("Left alone, at least in part: '%s': %s.", layer, reason.rstrip("."))
+        if not scored:
             raise UserError(f"{self.names.model} has no layer whose units can be removed.")
-        return graph.layers()
+        members = {layer for group in scored for layer in group.players}
+        return {layer: module for layer, module in readable.items() if layer in members}
 
     def _seeded(self, stage: int) -> torch.Generator:
         """Random streams for one stage of training: they do not depend on what ran before."""

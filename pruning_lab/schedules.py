@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from pruning_lab.attributions.coupled import AGGREGATES
 from pruning_lab.errors import check_choice, check_count, check_number
 
 QUANTITIES = ("flops", "parameters", "units")
@@ -12,37 +13,46 @@ NORMALISATIONS = ("none", "l2", "max")
 
 @dataclass(frozen=True)
 class Step:
-    """Score ``layers``, then remove units of theirs.
+    """Score ``groups``, then remove units of theirs.
 
     ``ratio`` is the share of the *original* model that is gone after the step; None removes
     whatever scores below 0.
     """
 
-    layers: tuple[str, ...]
+    groups: tuple[str, ...]
     ratio: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """The steps of an experiment; every layer keeps at least ``min_units`` units."""
+    """The steps of an experiment.
+
+    Every layer keeps at least ``min_units`` units, and a number of them that ``multiple_of``
+    divides (8 suits tensor cores), unless it loses none. Units of several layers that only go
+    together are ranked by one score, their scores' mean, sum, max, or the first (``coupled``).
+    """
 
     min_units: int = 1
+    multiple_of: int = 1
+    coupled: str = "mean"
 
     def __post_init__(self) -> None:
         check_count("schedule.min_units", self.min_units)
+        check_count("schedule.multiple_of", self.multiple_of)
+        check_choice("schedule.coupled", self.coupled, tuple(AGGREGATES))
 
     @abstractmethod
-    def steps_for(self, layers: list[str]) -> list[Step]:
-        """The steps for a model with these prunable layers, in order of execution."""
+    def steps_for(self, groups: list[str]) -> list[Step]:
+        """The steps for a model with these groups of units, in order of execution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToTarget(Schedule):
     """Remove the share ``target`` of the original's flops, parameters or units (``of``).
 
-    ``scope`` takes the same share of each layer, or ranks the units of all layers together;
-    ``normalise`` divides the scores of a layer by their l2 norm or largest magnitude before
-    layers are compared.
+    ``scope`` takes the same share of each layer (or group of layers), or ranks the units of all
+    together; ``normalise`` divides the scores of a group by their l2 norm or largest magnitude
+    before groups are compared.
     """
 
     target: float
@@ -62,8 +72,8 @@ class ToTarget(Schedule):
     def ratios(self) -> list[float]:
         """The share that is gone after each step."""
 
-    def steps_for(self, layers: list[str]) -> list[Step]:
-        return [Step(tuple(layers), ratio) for ratio in self.ratios()]
+    def steps_for(self, groups: list[str]) -> list[Step]:
+        return [Step(tuple(groups), ratio) for ratio in self.ratios()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +113,10 @@ class Geometric(Progressive):
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeScores(Schedule):
-    """Remove every unit that scores below 0, one layer a step, the last layer first.
+    """Remove every unit that scores below 0, one group a step, the last group first.
 
     As Ancona et al. (arXiv 2006.01795) prune untrained networks.
     """
 
-    def steps_for(self, layers: list[str]) -> list[Step]:
-        return [Step((layer,), None) for layer in reversed(layers)]
+    def steps_for(self, groups: list[str]) -> list[Step]:
+        return [Step((group,), None) for group in reversed(groups)]

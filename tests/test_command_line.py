@@ -116,7 +116,7 @@ REFUSALS = {
     "normalise": (["schedule.normalise=l1"], "schedule.normalise=l1 .*none, l2, max"),
     "beyond the floor": (
         ["schedule.target=0.9", "schedule.min_units=10"],
-        r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target or",
+        r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target, schedule",
     ),
     "reduction": (["metric.reduction=median"], "reduction='median' .*mean, sum, mean_plus_2_std"),
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),

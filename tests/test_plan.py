@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning_lab.errors import UserError
+from pruning_lab.graph import Group
 from pruning_lab.plan import make_plan
 from pruning_lab.schedules import Linear, NegativeScores, Step
 
@@ -18,9 +20,16 @@ def share_of(scores):
     return lambda plan: sum(map(len, plan.values())) / total
 
 
+def alone(scores):
+    """Groups of one layer each: a player is a unit."""
+    rows = {layer: torch.arange(len(values)) for layer, values in scores.items()}
+    return {layer: Group(layer, {layer: row}, row) for layer, row in rows.items()}
+
+
 def plan(scores, ratio, **settings):
     schedule = Linear(**({"target": 0.5, "of": "units", "scope": "global"} | settings))
-    found = make_plan(scores, Step(tuple(scores), ratio), schedule, share_of(scores))
+    step = Step(tuple(scores), ratio)
+    found = make_plan(scores, alone(scores), step, schedule, share_of(scores))
     return {layer: units.tolist() for layer, units in found.items()}
 
 
@@ -55,7 +64,8 @@ def test_a_layer_of_zero_scores_survives_normalising():
 
 def test_below_zero_removes_negative_scores_only_and_keeps_the_floor():
     scores = {"a": np.array([-1.0, 2.0, -3.0, 0.0]), "b": np.array([-2.0, -1.0])}
-    found = make_plan(scores, Step(("a", "b"), None), NegativeScores(), share_of(scores))
+    step = Step(("a", "b"), None)
+    found = make_plan(scores, alone(scores), step, NegativeScores(), share_of(scores))
     assert {k: v.tolist() for k, v in found.items()} == {"a": [0, 2], "b": [0]}
 
 
@@ -110,3 +120,42 @@ def test_global_scope_on_random_scores_removes_the_same_share_of_wide_and_narrow
     narrow, wide = np.mean(shares, axis=0)
     assert narrow == pytest.approx(0.5, abs=0.03)
     assert wide == pytest.approx(0.5, abs=0.03)
+
+
+def coupled(**players):
+    classes = torch.arange(max(max(row) for row in players.values()) + 1)
+    rows = {layer: torch.tensor(row) for layer, row in players.items()}
+    return {"g": Group("g", rows, classes)}
+
+
+def take(scores, groups, ratio, **settings):
+    """The players that go when all count the same."""
+    schedule = Linear(target=0.5, of="units", **settings)
+    found = make_plan(
+        {"g": np.array(scores)}, groups, Step(("g",), ratio), schedule,
+        lambda plan: len(plan["g"]) / len(scores),
+    )  # fmt: skip
+    return found["g"].tolist()
+
+
+def test_the_floor_holds_in_every_layer_of_a_group():
+    # player 0 is the only one of layer "b" besides 3: when 0 has gone, 3 must stay
+    groups = coupled(a=[0, 1, 2, 3], b=[0, 3])
+    assert take([1.0, 3.0, 4.0, 2.0], groups, 0.5) == [0, 1]
+    with pytest.raises(UserError, match=r"at most 0\.750 can go"):
+        take([1.0, 3.0, 4.0, 2.0], groups, 0.9)
+
+
+def test_units_that_cannot_go_count_for_the_floor():
+    groups = coupled(a=[-1, 0, 1])
+    assert take([1.0, 2.0], groups, 1.0) == [0, 1]
+
+
+def test_widths_are_rounded_up_to_a_multiple_in_every_layer():
+    # a player takes one unit of "a" and two of "b": widths 10 and 20, then 8 and 16, then 4 and 8
+    groups = coupled(a=list(range(10)), b=[player for player in range(10) for _ in range(2)])
+    scores = list(range(10))
+    assert take(scores, groups, 0.2, multiple_of=4) == [0, 1]
+    assert take(scores, groups, 0.3, multiple_of=4) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match=r"at most 0\.600 can go"):
+        take(scores, groups, 0.7, multiple_of=4)

@@ -30,7 +30,7 @@ def test_one_shot_is_one_step_over_all_layers():
 
 def test_negative_scores_takes_one_layer_a_step_the_last_first():
     steps = NegativeScores().steps_for(["a", "b", "c"])
-    assert [step.layers for step in steps] == [("c",), ("b",), ("a",)]
+    assert [step.groups for step in steps] == [("c",), ("b",), ("a",)]
     assert all(step.ratio is None for step in steps)
 
 

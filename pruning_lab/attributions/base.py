@@ -38,6 +38,9 @@ class AttributionMetric(ABC):
     options: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments of the criterion that may also be given to ``run``."""
 
+    independent: ClassVar[bool] = False
+    """Scores are draws of their own: of units that only go together one stands for all."""
+
     def __init__(
         self,
         model: nn.Module,

@@ -1,7 +1,7 @@
 """Random scores: the baseline that every criterion must beat."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ class RandomAttributionMetric(AttributionMetric):
 
     Uses no data: the scores are (units,) whatever the reduction. The stream belongs to (seed,
     layer, number of units): the same model gives the same scores, and after a cut the draw is a
-    new one.
+    new one. Units that only go together are ranked by one draw: the mean of several would be
+    drawn to the middle, and fewer of them would go than of others.
     """
+
+    independent: ClassVar[bool] = True
 
     def __init__(
         self,

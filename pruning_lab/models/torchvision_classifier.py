@@ -1,24 +1,37 @@
 """Any classifier of torchvision, by name."""
 
 import difflib
+from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
 from pruning_lab.errors import UserError
+from pruning_lab.modes import evaluating
 
 WITH_HEADS = ("googlenet", "inception_v3")
 """These have auxiliary heads, which only training runs; here they are left out."""
 NO_HEADS = {"aux_logits": False}
+TRANSFORMERS = "vit_"
+"""How the names of those begin that are built for one size of image; they end with a patch's."""
 
 
 def classifier(
-    name: str, weights: str | None = None, num_classes: int = 1000, in_channels: int = 3
+    name: str,
+    weights: str | None = None,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    input_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """torchvision's model ``name``, untrained, or with ``weights`` (``DEFAULT`` or their name).
 
-    Pretrained weights keep their head: the data set must have their classes and three channels.
-    Raises UserError for an unknown name, unknown weights, or weights that do not fit.
+    ``input_size``, (channels, height, width), is checked; a vision transformer without pretrained
+    weights is built for it (without it, for torchvision's 224x224 pixels). Pretrained weights keep
+    their head: the data set must have their classes and three channels.
+    Raises UserError for an unknown name, unknown weights, weights that do not fit, or a size that
+    the model does not take.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -27,16 +40,31 @@ def classifier(
             f"model.name={name} is not one of torchvision's {len(known)} classifiers. Close: "
             f"{', '.join(close)}."
         )
+    pixels = None if input_size is None else tuple(input_size[1:])
     if weights is not None:
-        return _pretrained(name, weights, num_classes, in_channels)
-    extra: dict[str, bool] = {"init_weights": True} | NO_HEADS if name in WITH_HEADS else {}
+        model = _pretrained(name, weights, num_classes, in_channels, pixels)
+    else:
+        model = _untrained(name, num_classes, in_channels, pixels)
+    if pixels is not None:
+        _check_takes(model, name, in_channels, pixels)
+    return model
+
+
+def _untrained(
+    name: str, num_classes: int, in_channels: int, pixels: tuple[int, ...] | None
+) -> nn.Module:
+    extra: dict[str, Any] = {"init_weights": True} | NO_HEADS if name in WITH_HEADS else {}
+    if pixels is not None and name.startswith(TRANSFORMERS):
+        extra["image_size"] = _side_in_patches(name, pixels)
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
     if in_channels != 3:
         _replace_first_convolution(model, in_channels)
     return model
 
 
-def _pretrained(name: str, weights: str, num_classes: int, in_channels: int) -> nn.Module:
+def _pretrained(
+    name: str, weights: str, num_classes: int, in_channels: int, pixels: tuple[int, ...] | None
+) -> nn.Module:
     choices = torchvision.models.get_model_weights(name)
     if weights not in choices.__members__:
         raise UserError(
@@ -51,6 +79,8 @@ def _pretrained(name: str, weights: str, num_classes: int, in_channels: int) -> 
             f"{num_classes} classes and {in_channels} channels. Use a data set that fits "
             "(dataset=image_folder), or model.weights=null to train from scratch."
         )
+    if name.startswith(TRANSFORMERS) and pixels not in (None, chosen.meta["min_size"]):
+        raise _wrong_size(str(chosen), pixels, chosen.meta["min_size"])
     try:
         extra = NO_HEADS if name in WITH_HEADS else {}
         return torchvision.models.get_model(name, weights=chosen, **extra)
@@ -59,6 +89,38 @@ def _pretrained(name: str, weights: str, num_classes: int, in_channels: int) -> 
             f"{chosen} cannot be downloaded ({error}). Put {chosen.url.rsplit('/', 1)[-1]} into "
             "torch's hub folder (torch.hub.get_dir()/checkpoints)."
         ) from error
+
+
+def _side_in_patches(name: str, pixels: tuple[int, ...]) -> int:
+    """The side of square images that a vision transformer cuts into whole patches."""
+    patch = int(name.rpartition("_")[2])
+    height, width = pixels
+    if height != width or height % patch:
+        side = -(-max(pixels) // patch) * patch
+        raise UserError(
+            f"{name} cuts square images into patches of {patch}x{patch} pixels, these have "
+            f"{height}x{width}. Use images whose side is a multiple of {patch} (dataset.size="
+            f"{side}, where the data set has a size) or another model."
+        )
+    return height
+
+
+def _check_takes(model: nn.Module, name: str, in_channels: int, pixels: tuple[int, ...]) -> None:
+    """UserError unless the model takes images of that size; only trying tells for all of them."""
+    try:
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, in_channels, *pixels))
+    except RuntimeError as error:
+        takes = torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"]
+        raise _wrong_size(name, pixels, takes) from error
+
+
+def _wrong_size(name: str, pixels: tuple[int, ...], takes: tuple[int, int]) -> UserError:
+    (height, width), (side, _) = pixels, takes
+    return UserError(
+        f"{name} does not take images of {height}x{width} pixels, but those of {side}x{side}. Use "
+        f"such images (dataset.size={side}, where the data set has a size) or another model."
+    )
 
 
 def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:

@@ -1,5 +1,8 @@
 """Which optimizers survive a cut, and how their state follows it."""
 
+import inspect
+from typing import Any
+
 import torch
 from torch import optim
 
@@ -20,14 +23,23 @@ ELEMENTWISE: tuple[type[optim.Optimizer], ...] = (
 )
 """Every weight is updated from its own gradient and state: slicing both is exact."""
 
+REASONS = {
+    "Adafactor": "it keeps means over rows and columns, and scales a step by its whole tensor",
+    "LBFGS": "its history and its step length are those of all weights together",
+    "Muon": "it orthogonalises a whole matrix, so the units that go shape the others' steps",
+    "SparseAdam": "it takes no dense gradients, and layers whose units can go have no others",
+}
+"""Why not the others. By name: older versions of torch lack some of these classes."""
+
 
 def check_optimizer(optimizer: optim.Optimizer | None) -> None:
-    """UserError for an optimizer whose state cannot be cut together with the weights."""
-    if optimizer is not None and not isinstance(optimizer, ELEMENTWISE):
+    """UserError unless the kept weights' next steps are the same with everything sliced."""
+    obstacle = None if optimizer is None else _obstacle(optimizer)
+    if obstacle is not None:
         names = ", ".join(sorted(kind.__name__ for kind in ELEMENTWISE))
         raise UserError(
-            f"{type(optimizer).__name__} cannot be handled: its state does not belong to single "
-            f"weights. Use one of {names}, or make a new optimizer after pruning."
+            f"{type(optimizer).__name__} cannot be handled: {obstacle}. Use torch's {names}, or "
+            "prune without an optimizer and make a new one after pruning."
         )
 
 
@@ -45,3 +57,42 @@ def slice_state(
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.shape == shape:
             state[key] = value.index_select(axis, keep.to(value.device))
+
+
+def _obstacle(optimizer: optim.Optimizer) -> str | None:
+    """What would make a step after the cut another one, None for nothing."""
+    ancestors = type(optimizer).__mro__
+    kind = next((each for each in ancestors if each in ELEMENTWISE), None)
+    if kind is None:
+        known = (REASONS[each.__name__] for each in ancestors if each.__name__ in REASONS)
+        return next(known, "it is not known to update every weight from its own gradient alone")
+    if not _updates_like(optimizer, kind):
+        return f"it updates the weights in another way than {kind.__name__}, which may mix them"
+    if any(group.get("differentiable") for group in optimizer.param_groups):
+        return "with differentiable=True its state is part of a graph, which slicing would cut"
+    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not _follows(value, parameter):
+                tensor = isinstance(value, torch.Tensor)
+                what = tuple(value.shape) if tensor else type(value).__name__
+                return (
+                    f"its state '{key}' is neither a number nor shaped like its parameter: "
+                    f"{what} instead of {tuple(parameter.shape)}"
+                )
+    return None
+
+
+def _updates_like(optimizer: optim.Optimizer, kind: type) -> bool:
+    """Whether nobody, neither a subclass nor an assignment, replaced how ``kind`` updates.
+
+    torch itself wraps ``step``, in the class for its hooks and in the object for schedulers.
+    """
+    same_step = inspect.unwrap(optimizer.step) is inspect.unwrap(kind.step)  # type: ignore[attr-defined]
+    return same_step and type(optimizer)._init_group is kind._init_group  # type: ignore[attr-defined]
+
+
+def _follows(value: Any, parameter: torch.Tensor) -> bool:
+    """Whether an entry of the state stays right if tensors of the parameter's shape are sliced."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 or value.shape == parameter.shape
+    return value is None or isinstance(value, int | float)

@@ -1,21 +1,24 @@
 """A plan carried out in place: tensors are sliced, followers and the optimizer follow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Follower, Graph, trace
+from pruning_lab.graph import Structure, find_structure
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
 from pruning_lab.pruner.optimizer import check_optimizer, slice_state
+from pruning_lab.pruner.removal import check_units, classes_of, classes_of_plan, removal
 from pruning_lab.pruner.slicing import (
     Change,
+    Follower,
     Slice,
     change_of,
     check_slices,
     check_stored,
+    chosen,
     kept,
     rescaled_dropout,
     slices_of,
@@ -23,11 +26,12 @@ from pruning_lab.pruner.slicing import (
 
 
 class Pruner:
-    """Removes units of a model for good, layer by layer.
+    """Removes units of a model for good.
 
     Parameters stay the same objects; gradients and the optimizer's state are sliced with them. A
-    refused call (UserError) changes nothing. ``input_size`` and ``device`` belong to the seed's
-    signature: followers are found by tracing, without running the model, wherever it lies.
+    refused call (UserError) changes nothing. ``input_size`` is that of one sample; ``device``
+    belongs to the seed's signature: the structure is found without running the model, wherever it
+    lies; ``structure`` is that of the model if it is known, of a copy of it, for example.
 
     ``kept`` is the recipe so far: for every pruned layer the original numbers of its units.
     """
@@ -38,13 +42,27 @@ class Pruner:
         input_size: Sequence[int],
         device: torch.device | str,
         optimizer: torch.optim.Optimizer | None = None,
+        structure: Structure | None = None,
     ) -> None:
         self.model = model
         self.input_size = tuple(input_size)
         self.device = torch.device(device)
         self.optimizer = optimizer
         self.kept: dict[str, list[int]] = {}
-        self._graph: Graph | None = None
+        self._structure = structure
+        self._seen = self._fingerprint()
+
+    @property
+    def structure(self) -> Structure:
+        """Which units of the model as it stands go together, and which cannot go.
+
+        Found by tracing, once: a cut makes the new structure out of the old one. Raises
+        UntraceableError (a UserError) for a model that cannot be traced.
+        """
+        if self._structure is None or self._seen != self._fingerprint():
+            self._keep(find_structure(self.model, self.input_size))
+        assert self._structure is not None
+        return self._structure
 
     def prune_model(
         self,
@@ -52,25 +70,47 @@ class Pruner:
         indices: Any,
         cascading_modules: Iterable[nn.Module] | None = None,
     ) -> None:
-        """Remove units of ``module``, and what followed them in the model.
+        """Remove units of ``module``, what only goes with them, and what followed them.
 
-        The followers are found by tracing; ``cascading_modules`` names them instead, for a model
-        that cannot be traced. Dropout rates fall with the share of units that went.
+        What that is is found by tracing: in a residual network, units of several layers.
+        ``cascading_modules`` names the followers instead, for a model that cannot be traced.
+        Dropout rates fall with the share of units that went.
         """
+        if cascading_modules is not None:
+            self._prune_by_hand(module, indices, cascading_modules)
+            return
+        name = self._name(module)
+        check_units(name, module, self.structure)
+        units = chosen(f"layer '{name}'", indices, len(self.structure.units[name]))
+        self._remove(classes_of(self.structure, name, units))
+
+    def prune_groups(self, plan: Mapping[str, Any]) -> None:
+        """Remove players of several groups at once: group -> numbers of players.
+
+        The groups are those of ``structure.groups``, as they stand before the call.
+        """
+        self._remove(classes_of_plan(self.structure, plan))
+
+    def _remove(self, classes: torch.Tensor) -> None:
+        structure = self.structure
+        slices, changes = removal(self.model, structure, classes)
+        self._carry_out(slices, changes)
+        for layer, row in structure.units.items():
+            self._remember(layer, (~torch.isin(row, classes)).nonzero().flatten(), len(row))
+        self._keep(structure.without(classes))
+
+    def _prune_by_hand(
+        self, module: nn.Module, indices: Any, cascading_modules: Iterable[nn.Module]
+    ) -> None:
         name = self._layer_name(module)
         width = units_of(module)
         keep = kept(f"layer '{name}'", indices, width)
-        followers = (
-            self._traced().followers(module)
-            if cascading_modules is None
-            else [self._given_follower(each, width) for each in dict.fromkeys(cascading_modules)]
-        )
+        followers = [self._given_follower(each, width) for each in dict.fromkeys(cascading_modules)]
         slices, changes = self._outgoing(module, keep)
         for follower in followers:
-            self._name(follower.module)  # the model may have changed since it was traced
             more, others = self._incoming(follower, keep, width)
             slices, changes = slices + more, changes + others
-        self._carry_out(slices, changes)
+        self._carry_out_by_hand(slices, changes)
         self._remember(name, keep, width)
 
     def prune_module(
@@ -90,13 +130,13 @@ class Pruner:
         if direction == "out":
             name, width = self._layer_name(module), units_of(module)
             keep = kept(f"layer '{name}'", indices, width)
-            self._carry_out(*self._outgoing(module, keep))
+            self._carry_out_by_hand(*self._outgoing(module, keep))
             self._remember(name, keep, width)
             return
         follower = self._given_follower(module, original_len)
         width = original_len or inputs_of(module)
         keep = kept(f"the input of '{follower.name}'", indices, width)
-        self._carry_out(*self._incoming(follower, keep, width))
+        self._carry_out_by_hand(*self._incoming(follower, keep, width))
 
     def prune_parameter(
         self, module: nn.Module, parameter_name: str, indices: Any, axis: int = 0
@@ -116,13 +156,16 @@ class Pruner:
         if not 0 <= axis < tensor.ndim:
             raise UserError(f"{what} has no axis {axis}; it has {tensor.ndim}, from 0.")
         keep = kept(f"{what}, axis {axis},", indices, tensor.shape[axis])
-        self._carry_out([Slice(module, parameter_name, axis, keep)], [])
+        self._carry_out_by_hand([Slice(module, parameter_name, axis, keep)], [])
 
-    def _traced(self) -> Graph:
-        """Slicing does not change which operations run, so one trace serves all calls."""
-        if self._graph is None:
-            self._graph = trace(self.model)
-        return self._graph
+    def _keep(self, structure: Structure) -> None:
+        self._structure, self._seen = structure, self._fingerprint()
+
+    def _fingerprint(self) -> Any:
+        """What the structure depends on and others may change: modules and shapes."""
+        modules = [(name, id(module)) for name, module in self.model.named_modules()]
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        return modules, [(name, tensor.shape) for name, tensor in tensors]
 
     def _name(self, module: nn.Module) -> str:
         """The qualified name of one of the model's modules."""
@@ -189,11 +232,15 @@ class Pruner:
             original = self.kept.get(name, list(range(width)))
             self.kept[name] = [original[unit] for unit in keep.tolist()]
 
-    def _carry_out(self, slices: list[Slice], changes: list[Change]) -> None:
+    def _carry_out_by_hand(self, slices: list[Slice], changes: list[Change]) -> None:
+        """What the user named: no structure says that it is all there is to slice."""
         slices = [part for part in slices if len(part.keep) != part.width]
+        check_slices(self.model, slices)
+        self._carry_out(slices, changes)
+
+    def _carry_out(self, slices: list[Slice], changes: list[Change]) -> None:
         if slices:
             check_optimizer(self.optimizer)
-        check_slices(self.model, slices)
         with torch.no_grad():
             for part in slices:
                 self._slice(part)
@@ -205,7 +252,7 @@ class Pruner:
         keep, shape = part.keep.to(tensor.device), tensor.shape
         smaller = tensor.detach().index_select(part.axis, keep)
         if not isinstance(tensor, nn.Parameter):
-            setattr(part.module, part.name, smaller)
+            tensor.data = smaller
             return
         gradient, tensor.grad = tensor.grad, None
         # An old loss may keep alive the node that receives this parameter's gradients, and that

@@ -32,7 +32,19 @@ class Change:
 
     module: nn.Module
     name: str
-    value: int | float
+    value: int | float | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A module that must follow when units of a layer in front of it go, named by the user.
+
+    ``positions`` is how many consecutive inputs belong to one unit: H*W behind a Flatten, else 1.
+    """
+
+    module: nn.Module
+    name: str
+    positions: int
 
 
 def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Slice]:
@@ -65,12 +77,18 @@ def rescaled_dropout(module: nn.Module, removed: int, width: int) -> Change:
     return Change(module, "p", module.p * (1 - removed / width))
 
 
+def chosen(name: str, indices: Any, width: int) -> torch.Tensor:
+    """The numbers of units among ``width``, ascending, each once; refuses the impossible."""
+    units = _whole_numbers(name, indices)
+    if len(units) and (units[0] < 0 or units[-1] >= width):
+        wrong = int(units[0] if units[0] < 0 else units[-1])
+        raise UserError(f"{name} has no unit {wrong}: its units are 0 to {width - 1}.")
+    return units
+
+
 def kept(name: str, indices: Any, width: int) -> torch.Tensor:
     """What is left of ``width`` units without ``indices``, ascending; refuses the impossible."""
-    removed = _whole_numbers(name, indices)
-    if len(removed) and (removed[0] < 0 or removed[-1] >= width):
-        wrong = int(removed[0] if removed[0] < 0 else removed[-1])
-        raise UserError(f"{name} has no unit {wrong}: its units are 0 to {width - 1}.")
+    removed = chosen(name, indices, width)
     if len(removed) == width:
         raise UserError(f"All {width} units of {name} would go; at least one must stay.")
     mask = torch.ones(width, dtype=torch.bool, device="cpu")

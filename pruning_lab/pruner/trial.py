@@ -4,6 +4,7 @@ import copy
 
 from torch import nn
 
+from pruning_lab.graph.follow import skeleton
 from pruning_lab.plan import Plan
 from pruning_lab.pruner.pruner import Pruner
 
@@ -11,18 +12,13 @@ from pruning_lab.pruner.pruner import Pruner
 class Trial:
     """Carries plans out on copies that have shapes but hold no numbers."""
 
-    def __init__(self, model: nn.Module, input_size: tuple[int, ...]) -> None:
-        self._skeleton = copy.deepcopy(model).to("meta")
-        self._input_size = input_size
+    def __init__(self, pruner: Pruner) -> None:
+        self._bones = skeleton(pruner.model)
+        self._input_size = pruner.input_size
+        self._structure = pruner.structure
 
     def after(self, plan: Plan) -> nn.Module:
         """The model after ``plan``, on torch's meta device: its cost can be counted."""
-        model = copy.deepcopy(self._skeleton)
-        carry_out(plan, model, Pruner(model, self._input_size, "meta"))
+        model = copy.deepcopy(self._bones)
+        Pruner(model, self._input_size, "meta", structure=self._structure).prune_groups(plan)
         return model
-
-
-def carry_out(plan: Plan, model: nn.Module, pruner: Pruner) -> None:
-    """Remove the units of a plan, layer by layer."""
-    for layer, units in plan.items():
-        pruner.prune_model(model.get_submodule(layer), units)

@@ -1,6 +1,7 @@
 """The networks are the ones they are named after."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from pruning_lab.datasets.splits import Splits
 from pruning_lab.errors import UserError
+from pruning_lab.models import resnet_cifar
 from pruning_lab.models.convnet import ConvNet
 from pruning_lab.models.mlp import MLP
 from pruning_lab.models.torchvision_classifier import classifier
@@ -181,11 +183,88 @@ def test_with_three_channels_torchvisions_network_is_untouched():
             {"name": "resnet18", "weights": "DEFAULT", "num_classes": 10},
             r"knows 1000 classes .* has 10 classes and 3 channels",
         ),
+        (
+            {"name": "densenet121", "input_size": (3, 28, 28)},
+            r"densenet121 does not take images of 28x28 .*those of 29x29.*dataset.size=29",
+        ),
+        (
+            {"name": "maxvit_t", "input_size": (3, 32, 32)},
+            r"does not take images of 32x32 pixels, but those of 224x224",
+        ),
+        (
+            {"name": "vit_b_16", "input_size": (3, 28, 28)},
+            r"patches of 16x16 pixels, these have 28x28.* multiple of 16 \(dataset.size=32,",
+        ),
+        (
+            {"name": "vit_b_32", "input_size": (3, 32, 65)},
+            r"square images.* these have 32x65.* multiple of 32 \(dataset.size=96,",
+        ),
+        (
+            {"name": "vit_b_16", "input_size": (3, 32, 32), "weights": "IMAGENET1K_V1"},
+            r"ViT_B_16_Weights.IMAGENET1K_V1 does not take images of 32x32 .*those of 224x224",
+        ),
+        (
+            {
+                "name": "vit_b_16",
+                "input_size": (3, 224, 224),
+                "weights": "IMAGENET1K_SWAG_E2E_V1",
+            },
+            r"does not take images of 224x224 .*dataset.size=384",
+        ),
     ],
 )
 def test_a_torchvision_classifier_is_refused(arguments, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message), torch.device("meta"):
         classifier(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("vit_b_16", "IMAGENET1K_V1"), ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),
+        ("squeezenet1_1", "IMAGENET1K_V1"),
+    ],
+)  # fmt: skip
+def test_pretrained_weights_are_loaded_for_a_size_that_they_take(name, weights, monkeypatch):
+    chosen = torchvision.models.get_model_weights(name)[weights]
+    size = chosen.meta["min_size"]
+    with torch.device("meta"):
+        extra = {"image_size": size[0]} if name == "vit_b_16" else {}
+        stored = torchvision.models.get_model(name, **extra).state_dict()
+    monkeypatch.setattr(type(chosen), "get_state_dict", lambda *_, **__: stored)
+    with torch.device("meta"):
+        for input_size in (None, (3, *size)):
+            model = classifier(name, weights, input_size=input_size)
+            assert {k: v.shape for k, v in model.state_dict().items()} == {
+                k: v.shape for k, v in stored.items()
+            }
+        if name == "squeezenet1_1":
+            with pytest.raises(UserError, match=r"of 16x16 pixels, but those of 17x17"):
+                classifier(name, weights, input_size=(3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in torchvision.models.list_models() if name.startswith("vit_")]
+)
+def test_a_vision_transformer_is_built_for_the_size_of_the_images(name):
+    with torch.device("meta"):
+        patch = torchvision.models.get_model(name).patch_size
+        model = classifier(name, None, 10, 1, (1, 3 * patch, 3 * patch))
+        assert model.encoder.pos_embedding.shape[1] == 3 * 3 + 1
+        assert model(torch.zeros(2, 1, 3 * patch, 3 * patch)).shape == (2, 10)
+        assert classifier(name).image_size == 224  # as torchvision's own
+
+
+def test_checking_the_size_leaves_model_and_random_numbers_alone():
+    torch.manual_seed(0)
+    mine = classifier("shufflenet_v2_x0_5", num_classes=10, input_size=(3, 32, 32))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    theirs = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    assert torch.equal(after, torch.rand(1))
+    assert mine.training
+    found, expected = mine.state_dict(), theirs.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def test_weights_that_cannot_be_downloaded_are_explained(monkeypatch, tmp_path):
@@ -210,18 +289,53 @@ def test_weights_in_torchs_hub_folder_are_read_as_the_advice_says(monkeypatch, t
         assert all(torch.equal(loaded[key], value) for key, value in stored.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg16", "vgg19", "mlp", "convnet", "torchvision"])
-@pytest.mark.parametrize("channels", [1, 3])
+CONFIGS = {
+    "vgg11": VGG, "vgg16": VGG, "vgg19": VGG, "mlp": MLP, "convnet": ConvNet,
+    "resnet20": resnet_cifar.ResNet, "resnet56": resnet_cifar.ResNet,
+    "torchvision": torchvision.models.ResNet,
+    "resnet18": torchvision.models.ResNet, "resnet50": torchvision.models.ResNet,
+    "densenet121": torchvision.models.DenseNet, "mobilenet_v2": torchvision.models.MobileNetV2,
+    "mobilenet_v3": torchvision.models.MobileNetV3, "convnext_tiny": torchvision.models.ConvNeXt,
+    "efficientnet_b0": torchvision.models.EfficientNet,
+    "shufflenet": torchvision.models.ShuffleNetV2, "regnet": torchvision.models.RegNet,
+    "vit_b_16": torchvision.models.VisionTransformer,
+    "swin_t": torchvision.models.SwinTransformer,
+}  # fmt: skip
+
+
+OURS = [name for name, kind in CONFIGS.items() if kind.__module__.startswith("pruning_lab")]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [(name, 1) for name in CONFIGS] + [(name, 3) for name in OURS]
+)
 def test_every_config_builds_for_the_data_set(name, channels):
-    overrides = [f"model={name}"] + (["model.name=resnet18"] if name == "torchvision" else [])
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
-        config = compose("config", overrides).model
+        config = compose("config", [f"model={name}"]).model
     splits = Splits(None, None, None, None, num_classes=6, input_size=(channels, 32, 32))
-    with torch.device("meta"):
-        model = build_model(config, splits).eval()
-        assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 6)
-    kinds = {"mlp": MLP, "convnet": ConvNet, "torchvision": torchvision.models.ResNet}
-    assert type(model) is kinds.get(name, VGG)
+    device = "cpu" if name == "regnet" else "meta"  # RegNet computes its widths with tensors
+    with torch.device(device):
+        model = build_model(config, splits)  # tries it in eval mode
+        assert type(model) is CONFIGS[name]
+        with torch.no_grad():
+            assert model.train()(torch.zeros(64, channels, 32, 32)).shape == (64, 6)
+
+
+def test_every_config_is_built_above():
+    found = {path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml")}
+    assert found == {*CONFIGS, "custom"}
+
+
+@pytest.mark.parametrize("name", ["densenet121", "convnext_tiny", "vit_b_16", "vgg16"])
+def test_a_config_that_cannot_take_the_images_says_what_size_it_takes(name):
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("config", [f"model={name}"]).model
+    splits = Splits(None, None, None, None, num_classes=6, input_size=(1, 28, 28))
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match=r"^model: .*28x28.*dataset.size="),
+    ):
+        build_model(config, splits)
 
 
 def test_a_broken_download_of_weights_is_explained(monkeypatch, tmp_path):

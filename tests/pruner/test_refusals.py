@@ -63,7 +63,13 @@ CASES = {
     "misfit": (
         widening, sgd, lambda p, m: p.prune_model(m[0], [0], [m[4]]), "6 inputs, no multiple of 4",
     ),
-    "tied": (tied, sgd, lambda p, m: p.prune_model(m[0], [0]), "4.weight and 6.weight are one"),
+    "tied": (
+        tied, sgd, lambda p, m: p.prune_model(m[0], [0], [m[1], m[3], m[4]]),
+        "4.weight and 6.weight are one",
+    ),
+    "tied to the output": (
+        tied, sgd, lambda p, m: p.prune_model(m[0], [0]), "the caller of the model sees its output",
+    ),
     "parametrized": (
         parametrized, sgd, lambda p, m: p.prune_model(m[0], [0]), "weight of '4' is computed from",
     ),

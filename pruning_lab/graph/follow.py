@@ -1,0 +1,152 @@
+"""A traced model run on shapes and numbers instead of data: which units go together comes out."""
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from pruning_lab.graph.call import Call, Findings, UnfollowedError, with_axes
+from pruning_lab.graph.rules import ARITHMETIC, TAKES_SIZES, moves, rule_of
+from pruning_lab.graph.values import Value, sizes
+
+SIZE_ATTRIBUTES = ("shape",)
+HARMLESS = ("device", "dtype", "ndim", "dim", "is_floating_point", "is_cuda", "requires_grad")
+"""Questions about a tensor whose answers do not depend on how many units it has."""
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """A copy of a model that has shapes but holds no numbers, and no hooks."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for each in (*module._parameters.values(), *module._buffers.values()):
+            if each is not None:
+                memo[id(each)] = _empty(each)
+        for each in vars(module).values():
+            if isinstance(each, torch.Tensor):
+                memo[id(each)] = each.detach().to("meta")
+    found = copy.deepcopy(model, memo)
+    for module in found.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return found
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter or buffer of the same shape, without data."""
+    empty = tensor.detach().to("meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, tensor.requires_grad)
+    return empty
+
+
+def follow(model: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
+    """Run ``graph`` of ``model`` (a skeleton) on ``x`` and add to ``findings``."""
+    _Run(model, findings).run(graph, x)
+
+
+class _Run:
+    def __init__(self, model: nn.Module, findings: Findings) -> None:
+        self.model = model
+        self.findings = findings
+        named = [*model.named_parameters(), *model.named_buffers()]
+        self.names = {id(tensor): name for name, tensor in named}
+
+    def run(self, graph: fx.Graph, x: torch.Tensor) -> None:
+        env: dict[fx.Node, Any] = {}
+        fed = False
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                env[node] = node.args[0] if fed else Value(x)
+                fed = True
+            elif node.op == "get_attr":
+                env[node] = self.stored(str(node.target))
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
+                if node.op == "output":
+                    self.seen_by_the_caller(args)
+                else:
+                    env[node] = self.call(node, args, kwargs)
+
+    def stored(self, path: str) -> Any:
+        """A parameter, a buffer, or a constant of the traced code."""
+        parent, _, name = path.rpartition(".")
+        found = getattr(self.model.get_submodule(parent), name)
+        return found if not isinstance(found, torch.Tensor) else self.labelled(found)
+
+    def labelled(self, tensor: torch.Tensor) -> Value:
+        name = self.names.get(id(tensor))
+        if name is None:
+            return Value(tensor.to("meta"))
+        numbered = {d: self.findings.slots.of(name, d, n) for d, n in enumerate(tensor.shape)}
+        return Value(tensor, numbered)
+
+    def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target, path = node.target, _innermost(node)
+        if node.op == "call_module":
+            path = str(node.target)
+            target = self.model.get_submodule(path)
+        owner = self.model.get_submodule(path)
+        call = Call(target, args, kwargs, path, owner, self.findings, self.stored)
+        if not call.values:
+            return self.without_tensors(call)
+        if target is getattr and args[1] in SIZE_ATTRIBUTES:
+            return sizes(call.x)
+        if target == "size":
+            every, dim = sizes(call.x), call.argument(1, "dim")
+            return every if dim is None else every[dim]
+        if target in HARMLESS or (target is getattr and args[1] in HARMLESS):
+            return call.evaluate()
+        if target is operator.getitem and not isinstance(args[0], Value):
+            return args[0][args[1]]
+        rule = rule_of(target)
+        try:
+            if rule is None:
+                raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+            if call.extents and rule not in TAKES_SIZES:
+                self.freeze_sizes(call)
+            return rule(call)
+        except UnfollowedError as error:
+            return self.unknown(call, str(error))
+
+    def without_tensors(self, call: Call) -> Any:
+        """Arithmetic on sizes, tuples of sizes, and whatever else the code computes."""
+        if call.target in (operator.getitem, operator.add) and isinstance(call.args[0], tuple):
+            return call.target(*call.args)
+        if call.extents:
+            if call.target in ARITHMETIC:
+                return moves.arithmetic(call)
+            self.freeze_sizes(call)
+        return with_axes(call.evaluate(), {})
+
+    def freeze_sizes(self, call: Call) -> None:
+        for extent in call.extents:
+            self.findings.slots.freeze(
+                extent.numbers, f"their number is used in the code, at {call}"
+            )
+
+    def unknown(self, call: Call, reason: str) -> Any:
+        """Nothing that touches this call can go."""
+        own = list(call.owner.parameters()) if isinstance(call.target, nn.Module) else []
+        for value in (*call.values, *map(self.labelled, own)):
+            for numbers in value.axes.values():
+                self.findings.slots.freeze(numbers, reason)
+        self.freeze_sizes(call)
+        return with_axes(call.evaluate(), {})
+
+    def seen_by_the_caller(self, output: Any) -> None:
+        def freeze(each: Any) -> Any:
+            if isinstance(each, Value):
+                for numbers in each.axes.values():
+                    reason = "the caller of the model sees its output"
+                    self.findings.slots.freeze(numbers, reason)
+            return each
+
+        fx.node.map_aggregate(output, freeze)
+
+
+def _innermost(node: fx.Node) -> str:
+    """The module whose forward makes this call."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return next((path for path, _ in reversed(stack.values())), "")

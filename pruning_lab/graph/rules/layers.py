@@ -1,0 +1,265 @@
+"""Operations with weights: what reads units, what makes new ones, what keeps them apart."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning_lab.graph.call import Call, UnfollowedError
+from pruning_lab.graph.kinds import LAYERS, Convolution, units_of
+from pruning_lab.graph.rules.elementwise import joined
+from pruning_lab.graph.values import Axes, Value
+
+
+def linear(call: Call) -> Any:
+    """The last dimension is read; the weight's rows are new units."""
+    weight, bias = _weights(call, 1)
+    x, last = call.x, call.x.tensor.ndim - 1
+    call.tie(x.axes.get(last), weight.axes.get(1))
+    units = _units(call, weight.axes.get(0), bias)
+    if _owned(call, nn.Linear):
+        call.follows("in_features", weight.axes.get(1))
+        call.follows("out_features", units)
+    return call.result(_with(x.axes, last, units))
+
+
+def convolution(call: Call) -> Any:
+    """The channels are read; the weight's first dimension are new units.
+
+    Of a grouped convolution only whole groups can go, with what they read and what they make.
+    """
+    weight, bias = _weights(call, 1)
+    groups, read = _groups(call, weight, 6), call.x.axes.get(1)
+    if groups == 1:
+        call.tie(read, weight.axes.get(1))
+        read = weight.axes.get(1)
+    else:
+        _tie_groups(call, read, weight.axes.get(0), groups)
+    units = _units(call, weight.axes.get(0), bias)
+    _follow_channels(call, read, units, groups)
+    return call.result(_with({}, 1, units))
+
+
+def transposed_convolution(call: Call) -> Any:
+    """As convolution, with the weight's first two dimensions in the other order."""
+    weight, bias = _weights(call, 1)
+    groups, read, made = _groups(call, weight, 6), weight.axes.get(0), weight.axes.get(1)
+    call.tie(call.x.axes.get(1), read)
+    if groups > 1:
+        if read is None:
+            raise UnfollowedError(f"its units meet {call}, whose weight is computed")
+        _tie_groups(call, read, read, groups)
+        made = read.view(groups, -1)[:, 0].repeat_interleave(weight.shape[1])
+    units = _units(call, made, bias)
+    _follow_channels(call, read, units, groups)
+    return call.result(_with({}, 1, units))
+
+
+def embedding(call: Call) -> Any:
+    """Looked-up rows: the weight's second dimension are units."""
+    weight = call.own("weight")
+    if weight is None or not isinstance(call.target, nn.Embedding):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+    call.follows("embedding_dim", weight.axes.get(1))
+    return call.result(_with(call.x.axes, call.x.tensor.ndim, weight.axes.get(1)))
+
+
+def batch_norm(call: Call) -> Any:
+    """Every channel by itself (InstanceNorm, too); its statistics and weights go with it."""
+    own: list[Value | None] = [each for each in call.values if each is not call.x]
+    if isinstance(call.target, nn.Module):
+        own = [call.own(name) for name in ("weight", "bias", "running_mean", "running_var")]
+        call.follows("num_features", call.x.axes.get(1))
+    _go_along(call, 1, own)
+    return call.result(call.x.axes)
+
+
+def group_norm(call: Call) -> Any:
+    """Whole groups only; where there is one group its statistics run over what is left."""
+    groups, channels = call.argument(1, "num_groups"), call.x.axes.get(1)
+    if isinstance(call.target, nn.Module):
+        groups = call.target.num_groups
+    _go_along(call, 1, list(_weights(call, 2)))
+    if _owned(call, nn.GroupNorm):
+        call.follows("num_channels", channels)
+        per = call.x.shape[1] // groups
+        call.follows("num_groups", channels if groups > 1 else None, per)
+    if channels is not None and groups > 1:
+        if not _owned(call, nn.GroupNorm):
+            raise UnfollowedError(f"their number is fixed in the code, at {call}")
+        call.tie(*_within(channels, groups))
+    return call.result(call.x.axes)
+
+
+def layer_norm(call: Call) -> Any:
+    """Over the last dimensions; the statistics run over what is left."""
+    shape = call.argument(1, "normalized_shape")
+    if isinstance(call.target, nn.Module):
+        shape = call.target.normalized_shape
+    own, first = _weights(call, 2), call.x.tensor.ndim - len(shape)
+    for dim in range(first, call.x.tensor.ndim):
+        numbers = call.x.axes.get(dim)
+        for each in own:
+            if each is not None:
+                call.tie(numbers, each.axes.get(dim - first))
+        if _owned(call, (nn.LayerNorm, nn.RMSNorm)):
+            call.follows("normalized_shape", numbers, index=dim - first)
+        elif numbers is not None:
+            raise UnfollowedError(f"their number is fixed in the code, at {call}")
+    return call.result(call.x.axes)
+
+
+def prelu(call: Call) -> Any:
+    """One slope for all, or one a channel."""
+    weight, _ = _weights(call, 1)
+    if weight.shape.numel() > 1:
+        _go_along(call, 1, [weight])
+        if _owned(call, nn.PReLU):
+            call.follows("num_parameters", call.x.axes.get(1))
+    return call.result(call.x.axes)
+
+
+def matmul(call: Call) -> Any:
+    """Rows of the one by columns of the other: what they are summed over goes together."""
+    one, other = call.args[:2]
+    if not all(isinstance(each, Value) and each.tensor.ndim > 1 for each in (one, other)):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+    result = call.evaluate()
+    last = result.ndim - 1
+    call.tie(one.axes.get(one.tensor.ndim - 1), other.axes.get(other.tensor.ndim - 2))
+    axes = joined(call, [_batch(one), _batch(other)], result.shape[:-2])
+    axes = _with(axes, last - 1, one.axes.get(one.tensor.ndim - 2))
+    return Value(result, _with(axes, last, other.axes.get(other.tensor.ndim - 1)))
+
+
+def attention(call: Call) -> Any:
+    """softmax(q k') v: heads go together; a query's width sets the scale, so it stays."""
+    if len(call.values) != 3:
+        raise UnfollowedError(f"its units meet {call} with a mask, which cannot be followed")
+    query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
+    for each in (query, key):
+        call.freeze(each, (each.tensor.ndim - 1, each.tensor.ndim - 2))
+    call.freeze(value, (value.tensor.ndim - 2,))
+    result = call.evaluate()
+    axes = joined(call, [_batch(each) for each in (query, key, value)], result.shape[:-2])
+    return Value(result, _with(axes, result.ndim - 1, value.axes.get(value.tensor.ndim - 1)))
+
+
+def over_space(call: Call) -> Any:
+    """Pooling, padding, resizing: every channel by itself; positions are no units."""
+    name = str(call).strip("`")
+    dims = int(name[-2]) if name[-2:] in ("1d", "2d", "3d", "1D", "2D", "3D") else None
+    first = 2 if dims is None else call.x.tensor.ndim - dims
+    call.freeze(call.x, range(first, call.x.tensor.ndim), "which mixes positions")
+    return call.result(call.x.axes)
+
+
+def normalised(call: Call) -> Any:
+    """softmax and the like: what they run over cannot lose units."""
+    module = isinstance(call.target, nn.Module)
+    position = 2 if str(call) == "`normalize`" else 1
+    dim = call.owner.dim if module else call.argument(position, "dim", None)
+    call.freeze(call.x, None if dim is None else _positive(dim, call.x.tensor.ndim))
+    return call.result(call.x.axes)
+
+
+def reduction(call: Call) -> Any:
+    """mean, sum, ...: over positions; never over units."""
+    dim = call.argument(1, "dim", call.kwargs.get("axis"))
+    gone = _positive(range(call.x.tensor.ndim) if dim is None else dim, call.x.tensor.ndim)
+    call.freeze(call.x, gone)
+    kept = [d for d in range(call.x.tensor.ndim) if d not in gone]
+    result = call.evaluate()
+    if not isinstance(result, torch.Tensor):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+    places = kept if result.ndim == call.x.tensor.ndim else range(len(kept))
+    axes = dict(zip(kept, places, strict=True))
+    return Value(result, {axes[d]: row for d, row in call.x.axes.items() if d in axes})
+
+
+def _weights(call: Call, position: int) -> tuple[Any, Value | None]:
+    """Weight and bias: a module's own, or a function's arguments from ``position`` on."""
+    if isinstance(call.target, nn.Module):
+        return call.own("weight"), call.own("bias")
+    return call.argument(position, "weight"), call.argument(position + 1, "bias")
+
+
+def _owned(call: Call, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module of this kind is called, or a function by the forward of a subclass.
+
+    The module's attributes then say what a literal in the code would: they can follow the units.
+    """
+    return isinstance(call.owner, kind)
+
+
+def _units(call: Call, units: torch.Tensor | None, bias: Value | None) -> torch.Tensor | None:
+    """New units, with the bias that belongs to them."""
+    if bias is not None:
+        call.tie(units, bias.axes.get(0))
+    if units is not None and _owned(call, LAYERS) and units_of(call.owner) == len(units):
+        call.findings.units.setdefault(call.path, units)
+    return units
+
+
+def _go_along(call: Call, dim: int, own: list[Value | None]) -> None:
+    """One-dimensional weights and statistics belong to the units along ``dim``."""
+    for each in own:
+        if each is not None:
+            call.tie(call.x.axes.get(dim), each.axes.get(0))
+
+
+def _groups(call: Call, weight: Value, position: int) -> int:
+    """The groups of a convolution; refuses what has no batch dimension, or literal groups."""
+    if weight.tensor.ndim != call.x.tensor.ndim:
+        raise UnfollowedError(f"its units meet {call} without a batch dimension")
+    owned = _owned(call, Convolution)
+    groups = call.owner.groups if owned else call.argument(position, "groups", 1)
+    if groups > 1 and not owned:
+        raise UnfollowedError(f"the number of groups is fixed in the code, at {call}")
+    call.freeze(call.x, range(2, call.x.tensor.ndim), "which mixes positions")
+    return groups
+
+
+def _tie_groups(
+    call: Call, read: torch.Tensor | None, made: torch.Tensor | None, groups: int
+) -> None:
+    """All that a group reads and all that it makes go together."""
+    if read is None or made is None:
+        call.tie(read, None)
+        call.tie(made, None)
+        return
+    call.tie(*_within(read, groups))
+    call.tie(*_within(made, groups))
+    call.tie(read.view(groups, -1)[:, 0], made.view(groups, -1)[:, 0])
+
+
+def _follow_channels(
+    call: Call, read: torch.Tensor | None, made: torch.Tensor | None, groups: int
+) -> None:
+    if _owned(call, Convolution):
+        call.follows("in_channels", read)
+        call.follows("out_channels", made)
+        if groups > 1 and read is not None:
+            call.follows("groups", read, per=len(read) // groups)
+
+
+def _within(numbers: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs that tie all numbers of each of ``groups`` equal parts."""
+    rows = numbers.view(groups, -1)
+    return rows[:, :1].expand_as(rows).flatten(), rows.flatten()
+
+
+def _with(axes: Any, dim: int, numbers: torch.Tensor | None) -> Axes:
+    """The axes with other numbers along ``dim``."""
+    found = {d: row for d, row in axes.items() if d != dim and row is not None}
+    return found if numbers is None else found | {dim: numbers}
+
+
+def _batch(value: Value) -> Value:
+    """A value without its last two dimensions."""
+    rest = value.tensor.ndim - 2
+    return Value(value.tensor[..., 0, 0], {d: row for d, row in value.axes.items() if d < rest})
+
+
+def _positive(dims: Any, ndim: int) -> list[int]:
+    return [dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)]

@@ -1,0 +1,252 @@
+"""Data movement: the operation itself, applied to the units' numbers instead of the data.
+
+A move is followed only where moving a sliced tensor gives the slice of the moved one.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from pruning_lab.graph.call import Call, UnfollowedError, with_axes
+from pruning_lab.graph.rules.elementwise import joined
+from pruning_lab.graph.slots import FIXED
+from pruning_lab.graph.values import Axes, Extent, Value
+
+Free = Callable[[int, torch.Tensor], bool]
+"""Whether a dimension of the result shrinks by itself when some of these numbers go."""
+
+
+def move(call: Call) -> Any:
+    """permute, flatten, squeeze, ...: nothing in the call says how many units there are."""
+    return _moved(call, lambda dim, numbers: True)
+
+
+def pixel_shuffle(call: Call) -> Any:
+    """Channels to space: those that make one new channel go together."""
+    return _moved(call, lambda dim, numbers: dim == call.x.tensor.ndim - 3)
+
+
+def keep_whole(call: Call) -> Any:
+    """getitem, roll, narrow, ...: followed where it leaves the units as they are."""
+    return _moved(call, lambda dim, numbers: True, unchanged=True)
+
+
+def pad(call: Call) -> Any:
+    """Padded entries belong to no unit; units themselves can only be padded with a constant."""
+    constant, widths = call.argument(2, "mode", "constant") == "constant", call.argument(1, "pad")
+
+    def apply(labels: torch.Tensor) -> torch.Tensor:
+        return F.pad(labels, tuple(widths), value=FIXED)
+
+    return _moved(call, lambda dim, numbers: True, unchanged=not constant, apply=apply)
+
+
+def reshape(call: Call) -> Any:
+    """view, reshape, unflatten, expand: sizes that are written as numbers cannot shrink."""
+    sizes = _sizes(call)
+
+    def free(dim: int, numbers: torch.Tensor) -> bool:
+        size = sizes[dim]
+        if isinstance(size, Extent):
+            return call.slots.same(size.numbers, numbers)
+        return size == -1
+
+    # contiguous: view() refuses the strides of expanded numbers
+    result = _moved(call, free, apply=lambda labels: call.evaluate(labels.contiguous()))
+    for dim, size in enumerate(sizes):
+        if isinstance(size, Extent) and dim not in result.axes:
+            _freeze_size(call, size)
+    return result
+
+
+def chunk(call: Call) -> Any:
+    """Equal parts: the units at the same place of every part go together."""
+    return _in_parts(call, call.argument(1, "chunks"), call.argument(2, "dim", 0))
+
+
+def split(call: Call) -> Any:
+    """Followed where the sizes are equal shares of the number of units, not numbers."""
+    dim, size = call.argument(2, "dim", 0), call.argument(1, "split_size_or_sections")
+    if size is None:
+        size = call.argument(1, "split_size")
+    numbers = call.x.axes.get(dim % len(call.x.shape))
+    sizes = list(size) if isinstance(size, list | tuple) else [size]
+    first = sizes[0]
+    if numbers is None or not isinstance(first, Extent):
+        return _in_parts(call, None, dim)
+    equal = all(isinstance(each, Extent) and each.factor == first.factor for each in sizes)
+    if not equal or first.factor.numerator != 1 or not call.slots.same(first.numbers, numbers):
+        raise UnfollowedError(f"their number is used in the code, at {call}")
+    return _in_parts(call, first.factor.denominator, dim)
+
+
+def glu(call: Call) -> Any:
+    """One half gates the other: the units at the same place of both go together."""
+    dim = call.owner.dim if isinstance(call.target, nn.Module) else call.argument(1, "dim", -1)
+    axes, dim = dict(call.x.axes), dim % len(call.x.shape)
+    if dim in axes:
+        axes[dim] = _tied_parts(call, axes[dim], 2)
+    return call.result(axes)
+
+
+def cat(call: Call) -> Any:
+    """One after the other along ``dim``; along the others the units go together."""
+    parts, dim = _parts(call)
+    result, dim = call.evaluate(), dim % len(parts[0].shape)
+    rows = [each.axes.get(dim, torch.full((each.shape[dim],), FIXED)) for each in parts]
+    others = [Value(each.tensor.select(dim, 0), _without(each.axes, dim)) for each in parts]
+    axes = _inserted(joined(call, others, others[0].shape), dim)
+    row = torch.cat(rows)
+    return Value(result, axes | {dim: row} if row.any() else axes)
+
+
+def stack(call: Call) -> Any:
+    """Units at the same place go together; the new dimension belongs to none."""
+    parts, dim = _parts(call)
+    result = call.evaluate()
+    return Value(result, _inserted(joined(call, parts, parts[0].shape), dim % result.ndim))
+
+
+def _moved(
+    call: Call,
+    free: Free,
+    unchanged: bool = False,
+    apply: Callable[[torch.Tensor], Any] | None = None,
+) -> Any:
+    x, result = call.x, call.evaluate()
+    if len(call.values) > 1:
+        raise UnfollowedError(f"its units meet {call}, which takes them by data")
+    single = isinstance(result, torch.Tensor)
+    axes: list[Axes] = [{} for _ in ([result] if single else result)]
+    for dim, numbers in x.axes.items():
+        shape = [1] * x.tensor.ndim
+        shape[dim] = len(numbers)
+        labels = numbers.view(shape).expand(x.shape)
+        moved = apply(labels) if apply else call.evaluate(labels)
+        for found, piece in zip(axes, [moved] if single else moved, strict=True):
+            place, row = _along(call, piece, numbers, free)
+            if place is None or place in found or (unchanged and not torch.equal(row, numbers)):
+                call.slots.freeze(numbers, f"their number is fixed in the code, at {call}")
+            else:
+                found[place] = row
+    if single:
+        return Value(result, axes[0])
+    return type(result)(Value(each, axis) for each, axis in zip(result, axes, strict=True))
+
+
+def _along(
+    call: Call, labels: torch.Tensor, numbers: torch.Tensor, free: Free
+) -> tuple[int | None, torch.Tensor]:
+    """Along which dimension the units lie now, and their numbers there.
+
+    Only one dimension can shrink. Numbers that differ along others are tied along these.
+    """
+    thin = labels
+    for dim, stride in enumerate(labels.stride()):
+        if stride == 0:  # expanded: the same all along
+            thin = thin.narrow(dim, 0, 1)
+    differ = [
+        dim
+        for dim, size in enumerate(thin.shape)
+        if size > 1 and (thin != thin.narrow(dim, 0, 1)).any()
+    ]
+    lines = {
+        dim: thin.movedim(dim, 0).reshape(thin.shape[dim], -1)
+        for dim in differ
+        if free(dim, numbers)
+    }
+    if not lines:
+        return None, numbers
+    place = max(lines, key=lambda dim: _classes_left(lines[dim]))
+    rows = lines[place]
+    call.tie(rows[:, :1].expand_as(rows).flatten(), rows.flatten())
+    return place, rows[:, 0]
+
+
+def _classes_left(rows: torch.Tensor) -> int:
+    """How many classes there would be if the numbers in each row were tied."""
+    known, index = rows.unique(return_inverse=True)
+    row = np.arange(len(rows)).repeat(rows.shape[1])
+    shape = (len(known) + len(rows),) * 2
+    edges = (np.ones(len(row), dtype=bool), (index.flatten().numpy(), len(known) + row))
+    return int(connected_components(coo_array(edges, shape=shape), directed=False)[0])
+
+
+def _sizes(call: Call) -> list[int | Extent]:
+    """The shape that the call asks for, one size a dimension of its result."""
+    if isinstance(call.target, nn.Unflatten):
+        return _unflattened(call, call.target.dim, call.target.unflattened_size)
+    if getattr(call.target, "__name__", call.target) == "unflatten":
+        return _unflattened(call, call.argument(1, "dim"), call.argument(2, "sizes"))
+    given = call.args[1:] or tuple(call.kwargs.values())
+    sizes = list(given[0]) if given and isinstance(given[0], list | tuple) else list(given)
+    if not all(isinstance(size, int | Extent) for size in sizes):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+    return sizes
+
+
+def _unflattened(call: Call, dim: Any, sizes: Any) -> list[int | Extent]:
+    whole: list[int | Extent] = [-1] * len(call.x.shape)
+    dim %= len(whole)
+    return [*whole[:dim], *sizes, *whole[dim + 1 :]]
+
+
+def _in_parts(call: Call, count: int | None, dim: int) -> Any:
+    """The parts along ``dim``, ``count`` equal ones; None when its units cannot be followed."""
+    result, dim = call.evaluate(), dim % len(call.x.shape)
+    axes, numbers = dict(call.x.axes), call.x.axes.get(dim)
+    if numbers is not None and (count is None or len(numbers) % count):
+        axes.pop(dim)
+        call.slots.freeze(numbers, f"their number is fixed in the code, at {call}")
+    elif numbers is not None and count is not None:
+        axes[dim] = _tied_parts(call, numbers, count)
+    return with_axes(result, axes)
+
+
+def _tied_parts(call: Call, numbers: torch.Tensor, count: int) -> torch.Tensor:
+    parts = numbers.view(count, -1)
+    call.tie(parts[:1].expand_as(parts).flatten(), parts.flatten())
+    return parts[0]
+
+
+def _parts(call: Call) -> tuple[list[Value], int]:
+    parts = call.argument(0, "tensors")
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, Value) for part in parts):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
+    return list(parts), call.argument(1, "dim", call.kwargs.get("axis", 0))
+
+
+def _without(axes: Axes, dim: int) -> Axes:
+    return {d - (d > dim): numbers for d, numbers in axes.items() if d != dim}
+
+
+def _inserted(axes: Axes, dim: int) -> Axes:
+    return {d + (d >= dim): numbers for d, numbers in axes.items()}
+
+
+def _freeze_size(call: Call, size: Extent) -> None:
+    call.slots.freeze(size.numbers, f"their number is used in the code, at {call}")
+
+
+def arithmetic(call: Call) -> Any:
+    """Sizes times or divided by a whole number still count units; anything else fixes them."""
+    name, (left, right) = call.target.__name__, call.args
+    by = None
+    if name == "mul" and isinstance(left, Extent) and isinstance(right, int):
+        by = left, Fraction(right)
+    elif name == "mul" and isinstance(right, Extent) and isinstance(left, int):
+        by = right, Fraction(left)
+    elif name == "floordiv" and isinstance(left, Extent) and isinstance(right, int) and right:
+        by = left, Fraction(1, right)
+    if by is not None and (by[0].value * by[1]).denominator == 1 and by[1] > 0:
+        return by[0].scaled(by[1])
+    for extent in call.extents:
+        _freeze_size(call, extent)
+    return call.evaluate()

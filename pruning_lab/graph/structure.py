@@ -1,0 +1,182 @@
+"""Which units of a model go together, which cannot go, and everything that must follow them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import fx, nn
+
+from pruning_lab.graph.call import Findings
+from pruning_lab.graph.follow import follow, skeleton
+from pruning_lab.graph.kinds import LAYERS
+from pruning_lab.graph.trace import operations, untraceable
+
+STAYS = -1
+"""The class of what cannot go."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of one or more layers that only go together.
+
+    A player is what goes at once: usually one unit of each layer. ``players[layer]`` says for each
+    unit of a layer which player it belongs to, or -1 when it cannot go. A group is named after the
+    first of its layers.
+    """
+
+    name: str
+    players: dict[str, torch.Tensor]
+    classes: torch.Tensor  # of each player
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def covered_by(self, layers: Collection[str]) -> bool:
+        """Whether every player has a unit in one of these layers."""
+        rows = [row for layer, row in self.players.items() if layer in layers]
+        seen = torch.cat(rows).unique() if rows else torch.empty(0)
+        return int((seen >= 0).sum()) == len(self)
+
+
+@dataclass(frozen=True)
+class Follows:
+    """``module.name`` (at ``index`` if it is a tuple) is the number of ``classes`` over ``per``."""
+
+    module: str
+    name: str
+    index: int | None
+    classes: torch.Tensor
+    per: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How the units of a model hang together.
+
+    Units that only go together have one class, a whole number; STAYS is the class of what cannot
+    go. ``tensors`` has the classes along (parameter or buffer, dimension), ``units`` those of the
+    units of every layer, ``dropouts`` those that a Dropout sees; ``reasons`` why layers, or some of
+    their units, cannot be pruned. Nothing here refers to the model's own tensors: a structure fits
+    every copy of the model.
+    """
+
+    tensors: dict[tuple[str, int], torch.Tensor]
+    units: dict[str, torch.Tensor]
+    follows: list[Follows]
+    dropouts: dict[str, torch.Tensor]
+    reasons: dict[int, str]
+    frozen: dict[str, str]
+
+    def without(self, classes: torch.Tensor) -> "Structure":
+        """The structure of the model when these classes are gone."""
+
+        def left(row: torch.Tensor) -> torch.Tensor:
+            return row[~torch.isin(row, classes)]
+
+        return replace(
+            self,
+            tensors={key: left(row) for key, row in self.tensors.items()},
+            units={layer: left(row) for layer, row in self.units.items()},
+            follows=[replace(each, classes=left(each.classes)) for each in self.follows],
+            dropouts={module: left(row) for module, row in self.dropouts.items()},
+        )
+
+    @cached_property
+    def groups(self) -> dict[str, Group]:
+        """The groups by name, in order of execution of their first layers."""
+        layers = [layer for layer, row in self.units.items() if (row != STAYS).any()]
+        rows = [self.units[layer] for layer in layers]
+        owner = [np.full(len(row), k) for k, row in enumerate(rows)]
+        found: dict[int, list[str]] = {}
+        for layer, part in zip(layers, _components(owner, rows), strict=True):
+            found.setdefault(part, []).append(layer)
+        return {members[0]: self._group(members[0], members) for members in found.values()}
+
+    def _group(self, name: str, layers: list[str]) -> Group:
+        rows = torch.cat([self.units[layer] for layer in layers]).tolist()
+        number = {each: k for k, each in enumerate(dict.fromkeys(c for c in rows if c != STAYS))}
+        players = {
+            layer: torch.tensor([number.get(each, STAYS) for each in self.units[layer].tolist()])
+            for layer in layers
+        }
+        return Group(name, players, torch.tensor(list(number)))
+
+
+def _components(owner: list[np.ndarray], rows: list[torch.Tensor]) -> list[int]:
+    """For each layer the number of its group: layers that share a class have the same."""
+    if not rows:
+        return []
+    count = len(rows)
+    classes = np.concatenate([row.numpy() for row in rows])
+    moves = classes != STAYS
+    edges = (np.concatenate(owner)[moves], count + classes[moves])
+    size = int(count + classes.max() + 1)
+    graph = coo_array((np.ones(moves.sum(), dtype=bool), edges), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:count].tolist()
+
+
+def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
+    """Trace ``model`` in both modes and follow its units through every operation.
+
+    ``input_size`` is without the batch dimension. Nothing of the model is read but shapes, nothing
+    is run, and nothing changes. Raises UntraceableError when the model cannot be traced or does not
+    take inputs of this size.
+    """
+    findings, bones = Findings(), skeleton(model)
+    dtype = next((each.dtype for each in model.parameters()), torch.float32)
+    x = torch.empty(2, *input_size, dtype=dtype, device="meta")
+    seen = set()
+    for training in (False, True):  # heads that exist only in training count, too
+        bones.train(training)
+        graph = operations(bones)
+        if (code := _operations(graph)) not in seen:
+            _follow(bones, graph, x, findings)
+            seen.add(code)
+    return _structure(bones, findings)
+
+
+def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
+    try:
+        follow(bones, graph, x, findings)
+    except Exception as error:  # the user's code runs on shapes: anything may be raised
+        raise untraceable(bones, error) from error
+
+
+def _operations(graph: fx.Graph) -> str:
+    return str([(node.op, node.target, node.args, node.kwargs) for node in graph.nodes])
+
+
+def _structure(model: nn.Module, findings: Findings) -> Structure:
+    classes = findings.slots.classes()
+    reasons = findings.slots.reasons(classes)
+    stays = torch.tensor(sorted(reasons))
+
+    def row(numbers: torch.Tensor) -> torch.Tensor:
+        found = classes[numbers]
+        return found.masked_fill(torch.isin(found, stays), STAYS)
+
+    units = {layer: row(numbers) for layer, numbers in findings.units.items()}
+    frozen = {
+        layer: reasons[int(classes[numbers[(units[layer] == STAYS).nonzero()[0, 0]]])]
+        for layer, numbers in findings.units.items()
+        if (units[layer] == STAYS).any()
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and name not in units:
+            frozen[name] = "the traced code does not run it as it is"
+    return Structure(
+        {key: row(numbers) for key, numbers in findings.slots.ranges().items()},
+        units,
+        [
+            Follows(each.module, each.name, each.index, row(each.numbers), each.per)
+            for each in findings.attributes.values()
+            if each.numbers is not None
+        ],
+        {module: row(numbers) for module, numbers in findings.dropouts.items()},
+        reasons,
+        frozen,
+    )

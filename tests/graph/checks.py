@@ -1,0 +1,105 @@
+"""One network pruned and compared with its twin: outputs, a training step, a second round."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from pruning_lab.graph import find_structure
+from pruning_lab.pruner import Pruner
+from pruning_lab.pruner.removal import classes_of_plan
+from tests.oracles.twin import Twin, kept_part, random_plan, tensor_of, tensors_in
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Largest differences, relative to the twin's largest output (or largest tensor entry)."""
+
+    error: float  # sliced and twin
+    effect: float  # original and twin: what the removal did
+    step_error: float  # weights and statistics after one training step, sliced and twin
+    pruner: Pruner
+
+
+def prune_and_compare(model, size, share=0.3, seed=0, batch=4):
+    """Remove a random ``share`` of every group of ``model``, which is changed, and compare."""
+    stream = torch.Generator().manual_seed(seed)
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(batch, *size, dtype=dtype, generator=stream)
+    optimizer = optimizer_with_momentum(model, stream)
+    sliced, sliced_optimizer = copy.deepcopy((model, optimizer))
+    pruner = Pruner(sliced, size, "cpu", sliced_optimizer)
+    structure = pruner.structure
+    plan = random_plan(structure, share, seed)
+    classes = classes_of_plan(structure, plan)
+    original = outputs(model, x)
+    pruner.prune_groups(plan)
+    check_that_a_new_search_finds_the_same(pruner)
+    twin = Twin(model, structure, classes)
+    expected, found = outputs(twin, x), outputs(sliced, x)
+    error, effect = difference(found, expected), difference(original, expected)
+    train(sliced, sliced_optimizer, x)
+    train(twin, optimizer, x)
+    tensors = [*sliced.named_parameters(), *sliced.named_buffers()]
+    steps = [
+        difference([tensor], [kept_part(tensor_of(model, name), name, structure, classes)])
+        for name, tensor in tensors
+        if tensor.is_floating_point()
+    ]
+    return Outcome(error, effect, max(steps), pruner)
+
+
+def optimizer_with_momentum(model, stream):
+    """SGD in full swing: its momentum must be sliced with the weights."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01
+    )
+    for parameter in model.parameters():
+        velocity = torch.randn(parameter.shape, dtype=parameter.dtype, generator=stream)
+        optimizer.state[parameter]["momentum_buffer"] = 0.01 * velocity
+    return optimizer
+
+
+@torch.no_grad()
+def outputs(model, x):
+    model.eval()
+    return tensors_in(model(x))
+
+
+def train(model, optimizer, x):
+    """One step in training mode, on every output that there is then."""
+    model.train()
+    optimizer.zero_grad()
+    sum(output.square().mean() for output in tensors_in(model(x))).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.eval()
+
+
+def difference(found, expected):
+    """The largest difference, relative to the largest expected value of its tensor."""
+    return max(
+        ((one - other).abs().max() / other.abs().max().clamp_min(1e-3)).item()
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def check_that_a_new_search_finds_the_same(pruner):
+    """What is left of the old structure is the structure of what is left."""
+    old, new = pruner.structure, find_structure(pruner.model, pruner.input_size)
+    # of the last group of a convolution or a GroupNorm single channels may go
+    last = [each for each in old.follows if each.name in ("groups", "num_groups")]
+    if any(getattr(pruner.model.get_submodule(each.module), each.name) == 1 for each in last):
+        return
+    single = {name for name, group in old.groups.items() if len(group) == 1}  # it cannot go
+    assert old.groups.keys() - single == new.groups.keys() - single
+    for name in old.groups.keys() - single:
+        for layer, players in old.groups[name].players.items():
+            assert torch.equal(players, new.groups[name].players[layer]), layer
+    assert old.tensors.keys() == new.tensors.keys()
+    for key, row in old.tensors.items():
+        assert len(row) == len(new.tensors[key]), key
+    for each in new.follows:
+        value = getattr(pruner.model.get_submodule(each.module), each.name)
+        value = value if each.index is None else value[each.index]
+        assert value == len(each.classes) // each.per, each
