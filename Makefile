@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow check install
+.PHONY: run test test-slow zoo check install
 
 install: .venv/installed
 
@@ -20,6 +20,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+zoo: install
+	$(BIN)/python -m benchmarks.zoo --output docs/zoo.md
 
 check: install
 	$(BIN)/ruff check .

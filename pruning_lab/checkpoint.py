@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout
+from pruning_lab.graph.kinds import WITH_WIDTHS
 
-TENSORS, RECIPE, VERSION = "model.safetensors", "recipe.json", 1
-ATTRIBUTES = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "p")
+TENSORS, RECIPE, VERSION = "model.safetensors", "recipe.json", 2
+ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features",
+              "num_features", "num_channels", "num_groups", "normalized_shape", "num_parameters",
+              "embedding_dim", "p")  # fmt: skip
 
 
 def save_state(model: nn.Module, path: str | Path) -> None:
@@ -75,10 +77,12 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     ]
     _refuse_misfits(tensors, wrong + _differences(described, _described(model)))
     for key, value in state.items():
-        own[key].data = value.to(own[key].device)
+        own[key].data = value.to(own[key].device, copy=True)  # aligned: the same sums, bit for bit
     for name, attributes in described.items():
         for attribute in attributes.keys() & set(ATTRIBUTES):
-            setattr(model.get_submodule(name), attribute, attributes[attribute])
+            found = attributes[attribute]
+            width = tuple(found) if isinstance(found, list) else found
+            setattr(model.get_submodule(name), attribute, width)
     return model
 
 
@@ -88,7 +92,7 @@ def _described(model: nn.Module) -> dict[str, dict[str, Any]]:
         name: {"kind": type(module).__name__}
         | {key: getattr(module, key) for key in ATTRIBUTES if hasattr(module, key)}
         for name, module in model.named_modules()
-        if isinstance(module, (*LAYERS, BatchNorm, Dropout))
+        if isinstance(module, WITH_WIDTHS)
     }
 
 
@@ -173,9 +177,15 @@ def _read_recipe(path: Path) -> dict[str, dict[str, Any]]:
 def _is_description(modules: Any) -> bool:
     return isinstance(modules, dict) and all(
         isinstance(attributes, dict)
-        and all(key == "kind" or type(value) in (int, float) for key, value in attributes.items())
+        and all(key == "kind" or _is_width(value) for key, value in attributes.items())
         for attributes in modules.values()
     )
+
+
+def _is_width(value: Any) -> bool:
+    """A number, or the shape that a LayerNorm has."""
+    sizes = value if isinstance(value, list) else [value]
+    return all(type(size) in (int, float) for size in sizes)
 
 
 def _check_keys(path: Path, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -173,7 +173,7 @@ def narrower():
     ("build", "message"),
     [
         (other_activation, "0.bias"),
-        (other_kind, "1 is BatchNorm2d there and another module in the model"),
+        (other_kind, "1 is BatchNorm2d there and InstanceNorm2d in the model"),
         (narrower, "5.weight is 7x48 there and 4x96 in the model"),
     ],
 )
@@ -191,8 +191,8 @@ def test_a_pruned_model_of_another_architecture_is_refused(build, message, tmp_p
     [
         (None, "recipe.json is not there"),
         ("{", "recipe.json is damaged"),
-        ('{"version": 9}', "has version 9; this program reads version 1"),
-        ('{"version": 1, "modules": {"0": {"p": "rm"}}}', "its modules have no widths"),
+        ('{"version": 9}', "has version 9; this program reads version 2"),
+        ('{"version": 2, "modules": {"0": {"p": "rm"}}}', "its modules have no widths"),
     ],
 )
 def test_a_bad_recipe_is_refused(text, message, tmp_path):

@@ -94,7 +94,9 @@ class Call:
         if x is not None:
             args = (x, *args[1:])
         if isinstance(self.target, str):
-            return getattr(args[0], self.target)(*args[1:], **kwargs)
+            # without data a convolution's strides may differ from the real ones, which view() minds
+            sized = self.target == "view" and not isinstance(args[-1], torch.dtype)
+            return getattr(args[0], "reshape" if sized else self.target)(*args[1:], **kwargs)
         return self.target(*args, **kwargs)
 
     def result(self, axes: Axes | None = None) -> Any:
@@ -162,11 +164,22 @@ def _collected(arguments: Any, kind: type) -> list[Any]:
 
 
 def _plain(arguments: Any) -> Any:
-    """Values as their tensors, extents as whole numbers."""
+    """Values as their tensors, extents as whole numbers, lists that may be changed."""
 
     def plain(each: Any) -> Any:
         if isinstance(each, Value):
             return each.tensor
         return each.value if isinstance(each, Extent) else each
 
-    return fx.node.map_aggregate(arguments, plain)
+    return _thawed(fx.node.map_aggregate(arguments, plain))
+
+
+def _thawed(each: Any) -> Any:
+    """Tracing freezes lists; code may change those that it is given."""
+    if type(each) is tuple:
+        return tuple(_thawed(part) for part in each)
+    if isinstance(each, list):
+        return [_thawed(part) for part in each]
+    if isinstance(each, dict):
+        return {key: _thawed(part) for key, part in each.items()}
+    return each

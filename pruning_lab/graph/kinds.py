@@ -15,6 +15,18 @@ Dropout = dropout._DropoutNd
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, Convolution)
 """The modules whose units can be removed."""
 
+WITH_WIDTHS: tuple[type[nn.Module], ...] = (
+    *LAYERS,
+    Dropout,
+    batchnorm._NormBase,
+    nn.Embedding,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.PReLU,
+    nn.RMSNorm,
+)
+"""The modules whose attributes change when units go."""
+
 NON_LINEARITIES: tuple[type[nn.Module], ...] = (
     activation.CELU,
     activation.ELU,

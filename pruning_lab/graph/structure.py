@@ -59,8 +59,8 @@ class Structure:
 
     Units that only go together have one class, a whole number; STAYS is the class of what cannot
     go. ``tensors`` has the classes along (parameter or buffer, dimension), ``units`` those of the
-    units of every layer, ``dropouts`` those that a Dropout sees; ``reasons`` why layers, or some of
-    their units, cannot be pruned. Nothing here refers to the model's own tensors: a structure fits
+    units of every layer, ``dropouts`` those that a Dropout sees; ``frozen`` says why units of a
+    layer, some or all, cannot go. Nothing here refers to the model's own tensors: a structure fits
     every copy of the model.
     """
 
@@ -68,14 +68,21 @@ class Structure:
     units: dict[str, torch.Tensor]
     follows: list[Follows]
     dropouts: dict[str, torch.Tensor]
-    reasons: dict[int, str]
     frozen: dict[str, str]
+    count: int  # of classes
+
+    def marked(self, classes: torch.Tensor) -> torch.Tensor:
+        """``marked(classes)[row]`` says which of a row's entries are of these classes."""
+        marks = torch.zeros(self.count + 1, dtype=torch.bool)  # the last is that of STAYS, -1
+        marks[classes] = True
+        return marks
 
     def without(self, classes: torch.Tensor) -> "Structure":
         """The structure of the model when these classes are gone."""
+        stays = ~self.marked(classes)
 
         def left(row: torch.Tensor) -> torch.Tensor:
-            return row[~torch.isin(row, classes)]
+            return row[stays[row]]
 
         return replace(
             self,
@@ -143,7 +150,8 @@ def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findin
     try:
         follow(bones, graph, x, findings)
     except Exception as error:  # the user's code runs on shapes: anything may be raised
-        raise untraceable(bones, error) from error
+        size = "x".join(map(str, x.shape[1:]))
+        raise untraceable(bones, f"with inputs of {size}, {error}") from error
 
 
 def _operations(graph: fx.Graph) -> str:
@@ -153,30 +161,32 @@ def _operations(graph: fx.Graph) -> str:
 def _structure(model: nn.Module, findings: Findings) -> Structure:
     classes = findings.slots.classes()
     reasons = findings.slots.reasons(classes)
-    stays = torch.tensor(sorted(reasons))
+    left = classes.clone()
+    stays = torch.zeros(int(classes.max()) + 1, dtype=torch.bool)
+    stays[list(reasons)] = True
+    left[stays[classes]] = STAYS
+    rows = {key: left[numbers] for key, numbers in findings.slots.ranges().items()}
+    units = {layer: left[numbers] for layer, numbers in findings.units.items()}
+    follows = [
+        Follows(each.module, each.name, each.index, left[each.numbers], each.per)
+        for each in findings.attributes.values()
+        if each.numbers is not None
+    ]
+    dropouts = {module: left[numbers] for module, numbers in findings.dropouts.items()}
 
-    def row(numbers: torch.Tensor) -> torch.Tensor:
-        found = classes[numbers]
-        return found.masked_fill(torch.isin(found, stays), STAYS)
+    def reason(numbers: torch.Tensor) -> str:
+        return reasons[int(classes[numbers[left[numbers] == STAYS][0]])]
 
-    units = {layer: row(numbers) for layer, numbers in findings.units.items()}
     frozen = {
-        layer: reasons[int(classes[numbers[(units[layer] == STAYS).nonzero()[0, 0]]])]
+        layer: reason(numbers)
         for layer, numbers in findings.units.items()
         if (units[layer] == STAYS).any()
     }
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
-            frozen[name] = "the traced code does not run it as it is"
-    return Structure(
-        {key: row(numbers) for key, numbers in findings.slots.ranges().items()},
-        units,
-        [
-            Follows(each.module, each.name, each.index, row(each.numbers), each.per)
-            for each in findings.attributes.values()
-            if each.numbers is not None
-        ],
-        {module: row(numbers) for module, numbers in findings.dropouts.items()},
-        reasons,
-        frozen,
-    )
+            weight = findings.slots.ranges().get((f"{name}.weight", 0))
+            if weight is None or (left[weight] != STAYS).all():
+                frozen[name] = "it never runs"
+            else:
+                frozen[name] = reason(weight)
+    return Structure(rows, units, follows, dropouts, frozen, len(stays))

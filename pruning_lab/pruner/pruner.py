@@ -95,8 +95,9 @@ class Pruner:
         structure = self.structure
         slices, changes = removal(self.model, structure, classes)
         self._carry_out(slices, changes)
+        stays = ~structure.marked(classes)
         for layer, row in structure.units.items():
-            self._remember(layer, (~torch.isin(row, classes)).nonzero().flatten(), len(row))
+            self._remember(layer, stays[row].nonzero().flatten(), len(row))
         self._keep(structure.without(classes))
 
     def _prune_by_hand(

@@ -48,26 +48,27 @@ def removal(
     model: nn.Module, structure: Structure, classes: torch.Tensor
 ) -> tuple[list[Slice], list[Change]]:
     """What to slice and to change so that these classes are gone; UserError if nothing stays."""
+    marked = structure.marked(classes)
     for layer, row in structure.units.items():
-        if torch.isin(row, classes).all():
+        if marked[row].all():
             raise UserError(
                 f"All {len(row)} units of layer '{layer}' would go; at least one must stay."
             )
     slices = [
         Slice(*_owner(model, tensor), dim, (~gone).nonzero().flatten())
         for (tensor, dim), row in structure.tensors.items()
-        if (gone := torch.isin(row, classes)).any()
+        if (gone := marked[row]).any()
     ]
     for part in slices:
         if not len(part.keep):
             raise UserError(f"Nothing would be left of the {part.name} of {part.module}.")
     changes = [
-        _change(model, each, int(torch.isin(each.classes, classes, invert=True).sum()))
+        _change(model, each, int((~marked[each.classes]).sum()))
         for each in structure.follows
-        if torch.isin(each.classes, classes).any()
+        if marked[each.classes].any()
     ]
     for name, row in structure.dropouts.items():
-        if (gone := torch.isin(row, classes)).any():
+        if (gone := marked[row]).any():
             changes.append(rescaled_dropout(model.get_submodule(name), int(gone.sum()), len(row)))
     return slices, changes
 

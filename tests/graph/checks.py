@@ -1,11 +1,15 @@
 """One network pruned and compared with its twin: outputs, a training step, a second round."""
 
 import copy
+import time
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from pruning_lab.graph import find_structure
+from pruning_lab import cost
+from pruning_lab.graph import Structure, find_structure
+from pruning_lab.graph.kinds import Convolution, TransposedConvolution
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.removal import classes_of_plan
 from tests.oracles.twin import Twin, kept_part, random_plan, tensor_of, tensors_in
@@ -19,6 +23,10 @@ class Outcome:
     effect: float  # original and twin: what the removal did
     step_error: float  # weights and statistics after one training step, sliced and twin
     pruner: Pruner
+    structure: Structure  # before the removal
+    classes: torch.Tensor  # that were removed
+    find_seconds: float
+    prune_seconds: float
 
 
 def prune_and_compare(model, size, share=0.3, seed=0, batch=4):
@@ -29,11 +37,15 @@ def prune_and_compare(model, size, share=0.3, seed=0, batch=4):
     optimizer = optimizer_with_momentum(model, stream)
     sliced, sliced_optimizer = copy.deepcopy((model, optimizer))
     pruner = Pruner(sliced, size, "cpu", sliced_optimizer)
+    started = time.perf_counter()
     structure = pruner.structure
+    found_at = time.perf_counter()
     plan = random_plan(structure, share, seed)
     classes = classes_of_plan(structure, plan)
     original = outputs(model, x)
+    prune_from = time.perf_counter()
     pruner.prune_groups(plan)
+    pruned_at = time.perf_counter()
     check_that_a_new_search_finds_the_same(pruner)
     twin = Twin(model, structure, classes)
     expected, found = outputs(twin, x), outputs(sliced, x)
@@ -46,7 +58,10 @@ def prune_and_compare(model, size, share=0.3, seed=0, batch=4):
         for name, tensor in tensors
         if tensor.is_floating_point()
     ]
-    return Outcome(error, effect, max(steps), pruner)
+    return Outcome(
+        error, effect, max(steps), pruner, structure, classes,
+        found_at - started, pruned_at - prune_from,
+    )  # fmt: skip
 
 
 def optimizer_with_momentum(model, stream):
@@ -103,3 +118,37 @@ def check_that_a_new_search_finds_the_same(pruner):
         value = getattr(pruner.model.get_submodule(each.module), each.name)
         value = value if each.index is None else value[each.index]
         assert value == len(each.classes) // each.per, each
+
+
+def predicted_flops(model, size, structure, classes):
+    """What is left of a model's FLOPs without ``classes``, from the layers' widths alone.
+
+    A layer's FLOPs go with its units, and with the inputs that each of them reads.
+    """
+    left = 0
+    for name, flops in cost.flops_by_module(model, size).items():
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Linear | Convolution):
+            dim = 0 if isinstance(module, TransposedConvolution) else 1
+            rows = [structure.units.get(name)]
+            if getattr(module, "groups", 1) == 1:
+                rows.append(structure.tensors.get((f"{name}.weight", dim)))
+            for row in rows:
+                if row is not None:
+                    flops = flops * int((~structure.marked(classes)[row]).sum()) / len(row)
+        left += flops
+    return left
+
+
+def prunable_share(model, structure):
+    """The share of the parameters that belong to a unit that may go."""
+    prunable = total = 0
+    for name, parameter in model.named_parameters():
+        stays = 1.0
+        for dim in range(parameter.ndim):
+            row = structure.tensors.get((name, dim))
+            if row is not None and len(row):
+                stays *= (row < 0).float().mean().item()
+        total += parameter.numel()
+        prunable += parameter.numel() * (1 - stays)
+    return prunable / total

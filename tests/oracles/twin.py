@@ -34,7 +34,7 @@ class Twin(nn.Module):
     def zero(self, structure: Structure, classes: torch.Tensor) -> None:
         """Put everything that belongs to removed units to 0."""
         for (name, dim), row in structure.tensors.items():
-            gone = torch.isin(row, classes).nonzero().flatten()
+            gone = structure.marked(classes)[row].nonzero().flatten()
             if len(gone):
                 tensor_of(self.model, name).index_fill_(dim, gone, 0)
 
@@ -79,7 +79,7 @@ def _masks(structure, classes):
     """Module -> dimension of its normalised shape -> which entries are kept."""
     found: dict[str, dict[int, torch.Tensor]] = {}
     for each in structure.follows:
-        gone = torch.isin(each.classes, classes)
+        gone = structure.marked(classes)[each.classes]
         if each.name in ("normalized_shape", "num_channels") and gone.any():
             found.setdefault(each.module, {})[each.index or 0] = ~gone
     return found
@@ -96,7 +96,7 @@ def kept_part(tensor, name, structure, classes):
     for dim in range(tensor.ndim):
         row = structure.tensors.get((name, dim))
         if row is not None:
-            keep = (~torch.isin(row, classes)).nonzero().flatten()
+            keep = (~structure.marked(classes)[row]).nonzero().flatten()
             tensor = tensor.index_select(dim, keep)
     return tensor
 

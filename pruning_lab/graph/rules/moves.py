@@ -58,8 +58,7 @@ def reshape(call: Call) -> Any:
             return call.slots.same(size.numbers, numbers)
         return size == -1
 
-    # contiguous: view() refuses the strides of expanded numbers
-    result = _moved(call, free, apply=lambda labels: call.evaluate(labels.contiguous()))
+    result = _moved(call, free)
     for dim, size in enumerate(sizes):
         if isinstance(size, Extent) and dim not in result.axes:
             _freeze_size(call, size)

@@ -1,0 +1,239 @@
+"""Every classifier, segmentation and video model of torchvision: is the sliced model exact?
+
+    make zoo                                       # all of them, into docs/zoo.md
+    python -m benchmarks.zoo resnet18 vit_b_16     # some of them, to the screen
+
+30 % random units of every group are removed; the output and one training step are compared with
+the masked twin's, twice in a row; FLOPs with what the widths say; and a copy that was saved and
+loaded. Weights are random, images small.
+"""
+
+import argparse
+import collections
+import gc
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops import StochasticDepth
+from tqdm import tqdm
+
+from pruning_lab import cost
+from pruning_lab.checkpoint import load_pruned, save_pruned
+from tests.graph.checks import Outcome, outputs, predicted_flops, prunable_share, prune_and_compare
+from tests.oracles.twin import randomise_all
+
+SPACES = {
+    "Classification": torchvision.models,
+    "Segmentation": torchvision.models.segmentation,
+    "Video": torchvision.models.video,
+}
+LARGE = 150_000_000
+"""Models with more parameters are checked in float32."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a model is built and fed; ``size`` is that of one sample."""
+
+    size: tuple[int, ...] = (3, 64, 64)
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+CASES = {
+    "googlenet": Case((3, 96, 96), (("init_weights", False),)),
+    "inception_v3": Case((3, 299, 299), (("init_weights", False),)),
+    "maxvit_t": Case((3, 224, 224)),
+    "s3d": Case((3, 16, 224, 224)),
+}
+FAMILIES = {
+    "vit_h_14": Case((3, 28, 28), (("image_size", 28),)),
+    "vit": Case((3, 32, 32), (("image_size", 32),)),
+    "mvit": Case((3, 16, 224, 224)),
+    "deeplab": Case(arguments=(("weights_backbone", None), ("aux_loss", True))),
+    "fcn": Case(arguments=(("weights_backbone", None), ("aux_loss", True))),
+    "lraspp": Case(arguments=(("weights_backbone", None),)),
+    "mc3": Case((3, 8, 64, 64)),
+    "r2plus1d": Case((3, 8, 64, 64)),
+    "r3d": Case((3, 8, 64, 64)),
+    "swin3d": Case((3, 8, 64, 64)),
+}
+"""By the beginning of a name; the first that fits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one model; errors and effect are relative."""
+
+    kind: str
+    model: str
+    parameters: int
+    groups: int
+    prunable: float
+    removed: float
+    effect: float
+    error: float
+    step_error: float
+    second_error: float
+    flops_as_predicted: bool
+    loaded_alike: bool
+    find_seconds: float
+    prune_seconds: float
+    dtype: torch.dtype
+    frozen: dict[str, int]
+
+    @property
+    def exact(self) -> bool:
+        worst = max(self.error, self.step_error, self.second_error)
+        return worst < TOLERANCE[self.dtype] and self.flops_as_predicted and self.loaded_alike
+
+
+def case_of(name: str) -> Case:
+    fitting = [case for start, case in FAMILIES.items() if name.startswith(start)]
+    return CASES.get(name, (fitting or [Case()])[0])
+
+
+def build(name: str, case: Case) -> nn.Module:
+    """The model without Dropout and stochastic depth: the twin draws other numbers than it."""
+    model = torchvision.models.get_model(name, weights=None, **dict(case.arguments))
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth):
+            module.p = 0.0
+    return model
+
+
+def check(kind: str, name: str) -> Row:
+    """Everything that the table says of one model."""
+    case = case_of(name)
+    model = build(name, case)
+    count = cost.parameters(model)
+    dtype = torch.float32 if count > LARGE else torch.float64
+    model = randomise_all(model).to(dtype).eval()
+    flops = cost.flops(model, case.size)
+    first = prune_and_compare(model, case.size)
+    pruned = first.pruner.model
+    with torch.device("meta"):
+        original = build(name, case)
+    predicted = predicted_flops(original, case.size, first.structure, first.classes)
+    left, parameters = cost.flops(pruned, case.size), cost.parameters(pruned)
+    del model
+    gc.collect()
+    alike = same_when_loaded(first, name, case)
+    second = prune_and_compare(pruned, case.size, seed=1)
+    return Row(
+        kind, name, count, len(first.structure.groups),
+        prunable_share(original, first.structure), 1 - parameters / count,
+        first.effect, first.error,
+        max(first.step_error, second.step_error), second.error,
+        left < flops and abs(predicted - left) < 0.5, alike, first.find_seconds,
+        first.prune_seconds, dtype, frozen(first),
+    )  # fmt: skip
+
+
+def same_when_loaded(outcome: Outcome, name: str, case: Case) -> bool:
+    """Whether a fresh model that reads the saved one gives the same outputs, bit for bit."""
+    model = outcome.pruner.model
+    dtype = next(model.parameters()).dtype
+    with tempfile.TemporaryDirectory() as folder:
+        save_pruned(model, folder, outcome.pruner.kept)
+        loaded = load_pruned(build(name, case).to(dtype), folder)
+    x = torch.randn(2, *case.size, dtype=dtype)
+    pairs = zip(outputs(model, x), outputs(loaded, x), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def frozen(outcome: Outcome) -> dict[str, int]:
+    """Reason -> number of layers, without the output layers."""
+    reasons = collections.Counter(outcome.structure.frozen.values())
+    del reasons["the caller of the model sees its output"]
+    return dict(reasons)
+
+
+def report(rows: list[Row], failed: dict[str, str]) -> str:
+    """The table, above it the sums, below it what failed and what was left alone."""
+    exact = sum(row.exact for row in rows)
+    shares = [row.prunable for row in rows]
+    lines = [
+        "# Every model of torchvision",
+        "",
+        "Made by `make zoo`: 30 % random units of every group removed, images small, weights "
+        "random. Errors are the largest difference to the masked twin, relative to the largest "
+        "value; *effect* is that of the removal itself, on the same scale. *Step* is one training "
+        "step (SGD with Nesterov momentum and weight decay, the larger of both rounds), *second* "
+        "the output after a second round. A model is *exact* when all errors are below 1e-9 "
+        "(float32, marked: below 1e-3), the FLOPs are what the widths say, and a saved copy "
+        "loads to the same outputs bit for bit. *Prunable* is the share of the parameters that "
+        "belong to a unit that may go.",
+        "",
+        f"**{exact} of {len(rows) + len(failed)} are exact.** Prunable share: smallest {min(shares):.0%}, "
+        f"median {statistics.median(shares):.0%}. Finding the groups: median "
+        f"{statistics.median(row.find_seconds for row in rows):.2f} s, longest "
+        f"{max(row.find_seconds for row in rows):.1f} s.",
+    ]
+    for kind in dict.fromkeys(row.kind for row in rows):
+        lines += ["", f"## {kind}", "", HEAD, "| --- |" + " ---: |" * 10 + " --- |"]
+        lines += [line(row) for row in rows if row.kind == kind]
+    if failed:
+        lines += ["", "## What failed", ""]
+        lines += [f"- **{name}**: {error}" for name, error in failed.items()]
+    lines += ["", "## What was left alone, and why", "", "Besides the output layers.", ""]
+    for row in rows:
+        if row.frozen:
+            why = "; ".join(f"{count} layers: {why}" for why, count in row.frozen.items())
+            lines.append(f"- **{row.model}**: {why}")
+    return "\n".join(lines) + "\n"
+
+
+HEAD = (
+    "| model | parameters | groups | prunable | removed | effect | error | step | second | find "
+    "| prune | |"
+)
+
+
+def line(row: Row) -> str:
+    single = " (float32)" if row.dtype == torch.float32 else ""
+    return (
+        f"| {row.model}{single} | {row.parameters / 1e6:.1f} M | {row.groups} "
+        f"| {row.prunable:.0%} | {row.removed:.0%} | {row.effect:.1e} | {row.error:.0e} "
+        f"| {row.step_error:.0e} | {row.second_error:.0e} | {row.find_seconds:.2f} s "
+        f"| {row.prune_seconds:.2f} s | {'exact' if row.exact else '**not exact**'} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*", help="names; without any, all of them")
+    parser.add_argument("--output", type=Path, help="a Markdown file")
+    wanted = parser.parse_args()
+    cases = [
+        (kind, name)
+        for kind, space in SPACES.items()
+        for name in torchvision.models.list_models(module=space)
+        if not wanted.models or name in wanted.models
+    ]
+    rows, failed = [], {}
+    for kind, name in (bar := tqdm(cases)):
+        bar.set_description(name)
+        try:
+            rows.append(check(kind, name))
+            tqdm.write(line(rows[-1]))
+        except Exception as error:  # the others are still to come
+            failed[name] = f"{type(error).__name__}: {error}"
+            tqdm.write(f"{name} failed: {failed[name]}")
+        gc.collect()
+    text = report(rows, failed)
+    if wanted.output is None:
+        print(text)
+    else:
+        wanted.output.write_text(text)
+    raise SystemExit(bool(failed) or not all(row.exact for row in rows))
+
+
+if __name__ == "__main__":
+    main()
