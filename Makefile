@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow zoo check install
+.PHONY: run test test-slow zoo against-torch-pruning check install
 
 install: .venv/installed
 
@@ -23,6 +23,9 @@ test-slow: install
 
 zoo: install
 	$(BIN)/python -m benchmarks.zoo --output docs/zoo.md
+
+against-torch-pruning: install
+	$(BIN)/python -m benchmarks.against_torch_pruning --output docs/against_torch_pruning.md
 
 check: install
 	$(BIN)/ruff check .

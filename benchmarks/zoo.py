@@ -171,8 +171,8 @@ def report(rows: list[Row], failed: dict[str, str]) -> str:
         "loads to the same outputs bit for bit. *Prunable* is the share of the parameters that "
         "belong to a unit that may go.",
         "",
-        f"**{exact} of {len(rows) + len(failed)} are exact.** Prunable share: smallest {min(shares):.0%}, "
-        f"median {statistics.median(shares):.0%}. Finding the groups: median "
+        f"**{exact} of {len(rows) + len(failed)} are exact.** Prunable share: smallest "
+        f"{min(shares):.0%}, median {statistics.median(shares):.0%}. Finding the groups: median "
         f"{statistics.median(row.find_seconds for row in rows):.2f} s, longest "
         f"{max(row.find_seconds for row in rows):.1f} s.",
     ]

@@ -71,6 +71,15 @@ class Structure:
     frozen: dict[str, str]
     count: int  # of classes
 
+    def __str__(self) -> str:
+        """The groups with their layers, then what cannot go."""
+        lines = [
+            f"{name}: {len(group)} x {', '.join(group.players)}"
+            for name, group in self.groups.items()
+        ]
+        stays = [f"  {layer}: {reason}" for layer, reason in self.frozen.items()]
+        return "\n".join([*lines, "Units that cannot go:", *stays])
+
     def marked(self, classes: torch.Tensor) -> torch.Tensor:
         """``marked(classes)[row]`` says which of a row's entries are of these classes."""
         marks = torch.zeros(self.count + 1, dtype=torch.bool)  # the last is that of STAYS, -1

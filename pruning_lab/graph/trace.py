@@ -64,8 +64,8 @@ def _traced(model: nn.Module) -> tuple[fx.Graph, dict[nn.Module, list[fx.Node]]]
 def untraceable(model: nn.Module, reason: object) -> UntraceableError:
     """The error for a model whose units cannot be followed, with what to do instead."""
     return UntraceableError(
-        f"{type(model).__name__} cannot be traced: {reason}. Name the modules that read a "
-        "layer's units yourself: prune_model(layer, indices, cascading_modules=[...])."
+        f"{type(model).__name__} cannot be traced: {str(reason).rstrip('. ')}. Name the modules "
+        "that read a layer's units yourself: prune_model(layer, indices, cascading_modules=[...])."
     )
 
 
