@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.zoo import build, case_of
 from tests.graph.checks import difference, outputs
-from tests.oracles.twin import Twin, random_plan, randomise_all
+from tests.oracles.twin import Twin, keep_in_range, random_plan, randomise_all
 
 MODELS = (
     "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "densenet121",
@@ -45,8 +45,9 @@ def one(side: str, name: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case = case_of(name)
-        original = randomise_all(build(name, case)).double().eval()
-    x = torch.randn(2, *case.size, dtype=torch.float64)
+        original = randomise_all(build(name, case)).double()
+    x = torch.randn(4, *case.size, dtype=torch.float64)
+    keep_in_range(original, x)
     count = sum(parameter.numel() for parameter in original.parameters())
     runs = [(ours if side == SIDES[0] else theirs)(original, x) for _ in range(REPEATS)]
     pruned, twin = runs[0][:2]

@@ -7,6 +7,7 @@ columns. Where a normalisation takes statistics over units, they run over the ke
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
@@ -147,4 +148,25 @@ def randomise_all(model, seed=0):
                     tensor.normal_(0, 1.3 / fan_in**0.5, generator=stream)
                 else:
                     tensor.normal_(0, 0.3, generator=stream)
+    return model
+
+
+@torch.no_grad()
+def keep_in_range(model, x, seed=0):
+    """Running statistics near those of ``x``: deep networks otherwise magnify rounding errors."""
+    stream = torch.Generator().manual_seed(seed)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()
+    model(x)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        shape, dtype = norm.running_var.shape, norm.running_var.dtype
+        noise = torch.randn(shape, dtype=dtype, generator=stream)
+        norm.running_var.clamp_(min=0.1)
+        norm.running_mean += 0.3 * noise * norm.running_var.sqrt()
+        norm.running_var *= 0.5 + torch.rand(shape, dtype=dtype, generator=stream)
     return model
