@@ -44,15 +44,20 @@ def test_all_commands_are_found():
     assert len(list(commands())) == README.count("python -m pruning_lab ") + 5 + 4  # two sweeps
 
 
-def test_the_snippet_does_what_its_comments_say():
-    (snippet,) = blocks("python")
+def test_the_snippets_do_what_their_comments_say(capsys):
+    first, second = blocks("python")
     names = {}
-    exec(snippet, names)
+    exec(first, names)
     assert names["scores"].shape == (8,)
     conv, norm, _, _, linear = names["model"]
     assert (conv.out_channels, norm.num_features, linear.in_features) == (5, 5, 180)
     kept = sorted(names["scores"].argsort()[3:].tolist())
     assert names["pruner"].kept == {"0": kept}
+    exec(second, names)
+    model = names["model"]
+    assert "conv1: 64 x conv1" in capsys.readouterr().out
+    assert model.conv1.out_channels == model.bn1.num_features == 62
+    assert model.layer1[0].conv1.in_channels == 62
 
 
 @pytest.mark.parametrize("overrides", list(commands()), ids=" ".join)

@@ -1,0 +1,57 @@
+"""Attention with prunable heads: the same numbers as torch's, and whole heads go."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from pruning_lab.graph import find_structure
+from pruning_lab.models.attention import Attention, with_prunable_heads
+from tests.graph.checks import prune_and_compare
+from tests.oracles.twin import randomise_all
+
+
+def transformer():
+    model = torchvision.models.VisionTransformer(16, 8, 2, 4, 16, 32, num_classes=5)
+    return randomise_all(model.double()).eval()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_outputs_and_gradients_are_those_of_multihead_attention(training):
+    original = transformer().train(training)
+    replaced = with_prunable_heads(copy.deepcopy(original))
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    outputs = [model(x) for model in (original, replaced)]
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+    for output in outputs:
+        output.square().sum().backward()
+    name = "encoder.layers.encoder_layer_0.self_attention"
+    whole, parts = original.get_submodule(name), replaced.get_submodule(name)
+    gradient = torch.cat([layer.weight.grad for layer in (parts.q, parts.k, parts.v)])
+    torch.testing.assert_close(gradient, whole.in_proj_weight.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_a_player_is_a_head_with_its_queries_keys_and_values():
+    model = with_prunable_heads(transformer())
+    name = "encoder.layers.encoder_layer_0.self_attention"
+    group = find_structure(model, (3, 16, 16)).groups[f"{name}.q"]
+    heads = [head for head in range(4) for _ in range(4)]
+    assert {layer: row.tolist() for layer, row in group.players.items()} == {
+        f"{name}.{layer}": heads for layer in "qkv"
+    }
+
+
+def test_without_some_heads_it_is_the_masked_twin():
+    outcome = prune_and_compare(with_prunable_heads(transformer()), (3, 16, 16), share=0.5)
+    assert outcome.error < 1e-9
+    assert outcome.step_error < 1e-9
+    assert outcome.effect > 1e-2
+    left = [module for module in outcome.pruner.model.modules() if isinstance(module, Attention)]
+    assert [module.q.out_features for module in left] == [8, 8]
+
+
+def test_what_attention_cannot_replace_is_refused():
+    with pytest.raises(ValueError, match="'0' cannot have prunable heads"):
+        with_prunable_heads(nn.Sequential(nn.MultiheadAttention(4, 2)))
