@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pruning_lab import cost
 from pruning_lab.checkpoint import load_pruned, save_pruned
+from pruning_lab.graph.follow import skeleton
 from tests.graph.checks import Outcome, outputs, predicted_flops, prunable_share, prune_and_compare
 from tests.oracles.twin import keep_in_range, randomise_all
 
@@ -116,11 +117,9 @@ def check(kind: str, name: str) -> Row:
     dtype = torch.float32 if count > LARGE else torch.float64
     x = torch.randn(4, *case.size, dtype=dtype, generator=torch.Generator().manual_seed(1))
     model = keep_in_range(randomise_all(model).to(dtype), x)
-    flops = cost.flops(model, case.size)
+    flops, original = cost.flops(model, case.size), skeleton(model)
     first = prune_and_compare(model, case.size)
     pruned = first.pruner.model
-    with torch.device("meta"):
-        original = build(name, case)
     predicted = predicted_flops(original, case.size, first.structure, first.classes)
     left, parameters = cost.flops(pruned, case.size), cost.parameters(pruned)
     del model

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from pruning_lab.errors import UserError
+from pruning_lab.models.attention import with_prunable_heads
 from pruning_lab.modes import evaluating
 
 WITH_HEADS = ("googlenet", "inception_v3")
@@ -24,12 +25,14 @@ def classifier(
     num_classes: int = 1000,
     in_channels: int = 3,
     input_size: Sequence[int] | None = None,
+    prunable_heads: bool = False,
 ) -> nn.Module:
     """torchvision's model ``name``, untrained, or with ``weights`` (``DEFAULT`` or their name).
 
     ``input_size``, (channels, height, width), is checked; a vision transformer without pretrained
     weights is built for it (without it, for torchvision's 224x224 pixels). Pretrained weights keep
-    their head: the data set must have their classes and three channels.
+    their head: the data set must have their classes and three channels. With ``prunable_heads``
+    every nn.MultiheadAttention is replaced by an Attention that can lose heads.
     Raises UserError for an unknown name, unknown weights, weights that do not fit, or a size that
     the model does not take.
     """
@@ -47,7 +50,7 @@ def classifier(
         model = _untrained(name, num_classes, in_channels, pixels)
     if pixels is not None:
         _check_takes(model, name, in_channels, pixels)
-    return model
+    return with_prunable_heads(model) if prunable_heads else model
 
 
 def _untrained(
