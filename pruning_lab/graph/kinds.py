@@ -1,11 +1,9 @@
-"""What the operations of a network do to units: keep them apart, move them, read them."""
-
-import operator
+"""Kinds of modules and operations: what has units, what has widths, what is a non-linearity."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules import activation, batchnorm, conv, dropout, pooling
+from torch.nn.modules import activation, batchnorm, conv, dropout
 
 Convolution = conv._ConvNd
 TransposedConvolution = conv._ConvTransposeNd
@@ -78,51 +76,12 @@ NON_LINEAR_FUNCTIONS = frozenset(
 )
 NON_LINEAR_METHODS = frozenset({"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"})
 
-POOLS: tuple[type[nn.Module], ...] = (
-    pooling._AdaptiveAvgPoolNd,
-    pooling._AdaptiveMaxPoolNd,
-    pooling._AvgPoolNd,
-    pooling._LPPoolNd,
-    pooling._MaxPoolNd,
-    nn.Upsample,
-    nn.ZeroPad1d,
-    nn.ZeroPad2d,
-    nn.ZeroPad3d,
-)
-"""They work on the space of one channel at a time."""
-
-POOL_FUNCTIONS = frozenset(
-    {
-        F.adaptive_avg_pool1d,
-        F.adaptive_avg_pool2d,
-        F.adaptive_avg_pool3d,
-        F.adaptive_max_pool1d,
-        F.adaptive_max_pool2d,
-        F.adaptive_max_pool3d,
-        F.avg_pool1d,
-        F.avg_pool2d,
-        F.avg_pool3d,
-        F.max_pool1d,
-        F.max_pool2d,
-        F.max_pool3d,
-        F.interpolate,
-    }
-)
-
-# A functional dropout keeps its rate: there is no module to carry another one.
-TRANSPARENT_FUNCTIONS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, operator.pos})
-
 
 def is_non_linearity(op: object) -> bool:
     """Whether a module, a function or a method's name is an elementwise non-linearity."""
     if isinstance(op, nn.Module):
         return isinstance(op, NON_LINEARITIES)
     return op in (NON_LINEAR_METHODS if isinstance(op, str) else NON_LINEAR_FUNCTIONS)
-
-
-def is_pool(op: object) -> bool:
-    """Whether a module or a function works on the space of each channel by itself."""
-    return isinstance(op, POOLS) if isinstance(op, nn.Module) else op in POOL_FUNCTIONS
 
 
 def units_of(layer: nn.Module) -> int:
