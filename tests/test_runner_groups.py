@@ -1,0 +1,103 @@
+"""Experiments on a network with branches: groups of layers go together, step by step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pruning_lab.checkpoint import load_pruned
+from pruning_lab.errors import UserError
+from pruning_lab.plan import make_plan
+from tests.experiment import TWO_STEPS, experiment
+
+BRANCHES = [
+    "model=custom",
+    f"model._target_={__name__}.Branches",
+    "dataset=synthetic",
+    "baseline.training.epochs=1",
+    "attributions=none",
+    "threads=1",
+    *TWO_STEPS,
+]
+
+
+class Branches(nn.Module):
+    """A residual block, a layer that runs twice, and one that runs only in training."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 12, 3, padding=1)
+        self.outer, self.norm = nn.Conv2d(12, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.twice, self.fc = nn.Linear(8, 8), nn.Linear(8, 6)
+        self.head, self.aside = nn.Linear(6, num_classes), nn.Linear(6, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        x = (x + self.norm(self.outer(F.relu(self.inner(x))))).mean((2, 3))
+        x = F.relu(self.fc(self.twice(F.relu(self.twice(x)))))
+        return self.head(x) + 0.1 * self.aside(x) if self.training else self.head(x)
+
+
+def test_layers_of_a_group_keep_the_same_units(tmp_path):
+    done = experiment(tmp_path, base=BRANCHES)
+    # "twice" has no single place to be read at, but its units are those of "stem" and "outer"
+    assert list(done.layers) == ["stem", "inner", "outer", "fc"]
+    done.run()
+    kept = done.pruner.kept
+    assert kept["stem"] == kept["outer"] == kept["twice"]
+    assert len(kept["stem"]) < 8
+    last = done.record.rows[-1]
+    assert last["width/stem"] == last["width/outer"] == len(kept["stem"])
+    assert last["units"] == sum(last[f"width/{layer}"] for layer in done.layers)
+    fresh = load_pruned(Branches(), done.output / "pruned_model").eval()
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(fresh(x), done.model.eval()(x))
+
+
+@pytest.mark.parametrize(("metric", "aggregate"), [("weight_norm", "sum"), ("random", "first")])
+def test_the_plan_gets_one_score_a_player(metric, aggregate, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(scores, *rest):
+        seen.append(scores)
+        return make_plan(scores, *rest)
+
+    monkeypatch.setattr("pruning_lab.runner.make_plan", spy)
+    done = experiment(tmp_path, f"metric={metric}", "schedule.coupled=sum", base=BRANCHES)
+    start = len(seen)
+    scores, _ = done._score(metric, tuple(done.layers))
+    done._plan(scores, done.steps[0])
+    expected = scores["stem"] + scores["outer"] if aggregate == "sum" else scores["stem"]
+    assert seen[start]["stem"].tolist() == expected.tolist()
+    assert seen[start]["inner"].tolist() == scores["inner"].tolist()
+
+
+def test_widths_are_multiples_where_they_are_wanted(tmp_path):
+    done = experiment(tmp_path, "schedule.multiple_of=4", base=BRANCHES)
+    done.run()
+    assert {units % 4 for units in done._widths().values()} <= {0, 2}  # 6, as long as none goes
+    assert done._widths()["stem"] == 4
+
+
+def test_a_group_that_has_one_player_left_stays_as_it_is(tmp_path):
+    done = experiment(tmp_path, "schedule.target=0.98", base=BRANCHES)
+    done.run()
+    assert done.record.rows[-1]["removed_flops"] >= 0.98
+    assert min(done._widths().values()) == 1
+
+
+class Nothing(nn.Module):
+    """All units are seen by the caller."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.only = nn.Linear(64, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.only(x.flatten(1))
+
+
+def test_a_model_without_units_that_can_go_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no layer whose units can be removed"):
+        experiment(tmp_path, f"model._target_={__name__}.Nothing", base=BRANCHES)
