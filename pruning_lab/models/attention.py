@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from pruning_lab.errors import UserError
 
@@ -42,18 +43,84 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2)), None
 
 
-def with_prunable_heads(model: nn.Module) -> nn.Module:
-    """``model`` with an Attention of the same weights for every nn.MultiheadAttention, in place.
+class WindowAttention(nn.Module):
+    """What torchvision's ShiftedWindowAttention computes, with a layer each for q, k, v and output.
 
-    Outputs stay the same but for rounding. Raises UserError for one that Attention cannot replace.
+    Attention within windows of the image, each head with a bias for every relative position; the
+    windows are shifted cyclically, and what the shift brings together is masked (Liu et al., arXiv
+    2103.14030). A head's size is a constant, as in Attention.
+    """
+
+    def __init__(self, original: ShiftedWindowAttention) -> None:
+        super().__init__()
+        width = original.qkv.in_features
+        self.window, self.shift = tuple(original.window_size), tuple(original.shift_size)
+        self.head_dim = width // original.num_heads
+        self.attention_dropout, self.dropout = original.attention_dropout, original.dropout
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.bias = nn.Parameter(original.relative_position_bias_table.detach().clone())
+        self.position: torch.Tensor
+        self.register_buffer("position", original.relative_position_index.clone())
+        _copy(self, original.qkv.weight, original.qkv.bias, original.proj)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, height, width, channels) to the same."""
+        (tall, wide), tokens = self.window, self.window[0] * self.window[1]
+        height, width = x.shape[1], x.shape[2]
+        x = F.pad(x, (0, 0, 0, -width % wide, 0, -height % tall))
+        rows, columns = x.shape[1] // tall, x.shape[2] // wide
+        # windows as large as the image are not shifted
+        down, right = self.shift[0] * (rows > 1), self.shift[1] * (columns > 1)
+        x = torch.roll(x, (-down, -right), (1, 2))
+        x = x.unflatten(2, (columns, wide)).unflatten(1, (rows, tall)).transpose(2, 3)
+        x = self._attend(x.flatten(3, 4).flatten(0, 2), self._mask(x, down, right, tokens))
+        x = x.unflatten(0, (-1, rows, columns)).unflatten(3, (tall, wide)).transpose(2, 3)
+        x = torch.roll(x.flatten(3, 4).flatten(1, 2), (down, right), (1, 2))
+        return x[:, :height, :width]
+
+    def _attend(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N windows, tokens, channels), (windows, tokens, tokens) -> (N windows, tokens, ...)."""
+        q, k, v = (
+            layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        tokens = self.window[0] * self.window[1]
+        bias = F.embedding(self.position, self.bias).unflatten(0, (tokens, tokens))
+        weights = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + bias.permute(2, 0, 1)
+        weights = weights.unflatten(0, (-1, mask.shape[0])) + mask.unsqueeze(1)
+        weights = F.dropout(
+            weights.flatten(0, 1).softmax(-1), self.attention_dropout, self.training
+        )
+        mixed = self.out((weights @ v).transpose(1, 2).flatten(2))
+        return F.dropout(mixed, self.dropout, self.training)
+
+    def _mask(self, x: torch.Tensor, down: int, right: int, tokens: int) -> torch.Tensor:
+        """-100 between tokens that only the shift brought into one window, else 0."""
+        (tall, wide), rows, columns = self.window, x.shape[1], x.shape[2]
+        i = torch.arange(rows * tall, device=x.device)
+        j = torch.arange(columns * wide, device=x.device)
+        i = (i >= (rows - 1) * tall).int() + (i >= rows * tall - down).int()
+        j = (j >= (columns - 1) * wide).int() + (j >= columns * wide - right).int()
+        region = (3 * i.unsqueeze(1) + j).unflatten(1, (columns, wide)).unflatten(0, (rows, tall))
+        region = region.transpose(1, 2).reshape(-1, tokens)
+        return -100 * (region.unsqueeze(1) != region.unsqueeze(2)).to(x.dtype)
+
+
+def with_prunable_heads(model: nn.Module) -> nn.Module:
+    """``model`` with attention of the same weights whose heads can go, in place.
+
+    Attention takes the place of every nn.MultiheadAttention, WindowAttention that of torchvision's
+    ShiftedWindowAttention. Outputs stay the same but for rounding. Raises UserError for a module
+    that cannot be replaced.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.MultiheadAttention):
-            model.set_submodule(name, _of(name, module))
+            model.set_submodule(name, _of(name, module).train(module.training))
+        if type(module) is ShiftedWindowAttention:
+            model.set_submodule(name, WindowAttention(module).train(module.training))
     return model
 
 
-@torch.no_grad()
 def _of(name: str, module: nn.MultiheadAttention) -> Attention:
     """An Attention with the weights of ``module``."""
     simple: list[Any] = [module.in_proj_weight, module.in_proj_bias, module.batch_first or None]
@@ -64,11 +131,16 @@ def _of(name: str, module: nn.MultiheadAttention) -> Attention:
         )
     head_dim = module.embed_dim // module.num_heads
     found = Attention(module.embed_dim, module.num_heads, head_dim, module.dropout)
-    found.to(module.in_proj_weight.device, module.in_proj_weight.dtype).train(module.training)
-    layers = (found.q, found.k, found.v)
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    for layer, weight, bias in zip(layers, weights, biases, strict=True):
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    found.out.load_state_dict(module.out_proj.state_dict())
+    _copy(found, module.in_proj_weight, module.in_proj_bias, module.out_proj)
     return found
+
+
+@torch.no_grad()
+def _copy(found: Any, weight: Any, bias: Any, out: nn.Linear) -> None:
+    """The weights of torch's attention: queries, keys and values lie one behind the other."""
+    found.to(weight.device, weight.dtype)
+    layers = (found.q, found.k, found.v)
+    for layer, rows, shifts in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
+        layer.weight.copy_(rows)
+        layer.bias.copy_(shifts)
+    found.out.load_state_dict(out.state_dict())

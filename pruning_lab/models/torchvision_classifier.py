@@ -32,7 +32,7 @@ def classifier(
     ``input_size``, (channels, height, width), is checked; a vision transformer without pretrained
     weights is built for it (without it, for torchvision's 224x224 pixels). Pretrained weights keep
     their head: the data set must have their classes and three channels. With ``prunable_heads``
-    every nn.MultiheadAttention is replaced by an Attention that can lose heads.
+    attention is replaced by modules of the same weights that can lose heads (ViT, Swin).
     Raises UserError for an unknown name, unknown weights, weights that do not fit, or a size that
     the model does not take.
     """

@@ -18,6 +18,36 @@ def transformer():
     return randomise_all(model.double()).eval()
 
 
+def swin():
+    model = torchvision.models.SwinTransformer(
+        [4, 4], 16, [2, 2], [4, 4], [3, 3], stochastic_depth_prob=0, num_classes=5
+    )
+    return randomise_all(model.double()).eval()
+
+
+@pytest.mark.parametrize("size", [12, 20, 24, 28, 48])
+def test_windows_are_padded_shifted_and_masked_as_torchvisions(size):
+    original = swin()
+    x = torch.randn(2, 3, size, size + 4, dtype=torch.float64)
+    outputs = [model(x) for model in (original, with_prunable_heads(copy.deepcopy(original)))]
+    torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+
+
+def test_heads_and_stream_of_swin_are_cut_exactly():
+    model = with_prunable_heads(swin())
+    structure = find_structure(model, (3, 24, 24))
+    assert list(structure.frozen) == ["head"]
+    heads = structure.groups["features.1.0.attn.q"].players["features.1.0.attn.v"]
+    assert heads.tolist() == [head for head in range(4) for _ in range(4)]
+    stream = structure.groups["features.0.0"]
+    assert len(stream) == 16
+    assert "features.1.1.mlp.3" in stream.players
+    outcome = prune_and_compare(model, (3, 24, 24))
+    assert outcome.error < 1e-9
+    assert outcome.step_error < 1e-9
+    assert outcome.effect > 1e-2
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_outputs_and_gradients_are_those_of_multihead_attention(training):
     original = transformer().train(training)

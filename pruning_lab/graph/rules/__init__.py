@@ -31,7 +31,9 @@ FUNCTIONS: dict[str, Rule] = {
         "cat concat concatenate": moves.cat,
         "stack": moves.stack,
         "glu": moves.glu,
+        "_patch_merging_pad": moves.quarters,
         "linear": layers.linear,
+        "embedding": layers.embedding,
         "conv1d conv2d conv3d": layers.convolution,
         "conv_transpose1d conv_transpose2d conv_transpose3d": layers.transposed_convolution,
         "batch_norm instance_norm": layers.batch_norm,
@@ -99,7 +101,7 @@ TAKES_SIZES = (moves.reshape, moves.split)
 ARITHMETIC = (operator.mul, operator.floordiv)
 """What may be done to such a size before."""
 
-NAMESPACES = (operator, torch, F, torchvision.ops)
+NAMESPACES = (operator, torch, F, torchvision.ops, torchvision.models.swin_transformer)
 
 
 def rule_of(target: Any) -> Rule | None:

@@ -57,11 +57,11 @@ def transposed_convolution(call: Call) -> Any:
 
 def embedding(call: Call) -> Any:
     """Looked-up rows: the weight's second dimension are units."""
-    weight = call.own("weight")
-    if weight is None or not isinstance(call.target, nn.Embedding):
-        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
-    call.follows("embedding_dim", weight.axes.get(1))
-    return call.result(_with(call.x.axes, call.x.tensor.ndim, weight.axes.get(1)))
+    weight, _ = _weights(call, 1)
+    index = call.x
+    if isinstance(call.target, nn.Embedding):
+        call.follows("embedding_dim", weight.axes.get(1))
+    return call.result(_with(index.axes, index.tensor.ndim, weight.axes.get(1)))
 
 
 def batch_norm(call: Call) -> Any:

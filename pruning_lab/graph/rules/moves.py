@@ -40,12 +40,25 @@ def keep_whole(call: Call) -> Any:
 
 def pad(call: Call) -> Any:
     """Padded entries belong to no unit; units themselves can only be padded with a constant."""
-    constant, widths = call.argument(2, "mode", "constant") == "constant", call.argument(1, "pad")
+    widths, constant = call.argument(1, "pad"), call.argument(2, "mode", "constant") == "constant"
+    axes: Axes = {}
+    for dim, numbers in call.x.axes.items():
+        place = 2 * (call.x.tensor.ndim - 1 - dim)  # the widths begin with the last dimension
+        before, behind = widths[place : place + 2] or (0, 0)
+        if before < 0 or behind < 0 or ((before or behind) and not constant):
+            call.freeze(call.x, (dim,), "which cuts or repeats them")
+        else:
+            axes[dim] = F.pad(numbers, (before, behind), value=FIXED)
+    return call.result(axes)
 
-    def apply(labels: torch.Tensor) -> torch.Tensor:
-        return F.pad(labels, tuple(widths), value=FIXED)
 
-    return _moved(call, lambda dim, numbers: True, unchanged=not constant, apply=apply)
+def quarters(call: Call) -> Any:
+    """Swin's patch merging: four neighbours one behind the other along the last dimension."""
+    axes, last = dict(call.x.axes), call.x.tensor.ndim - 1
+    if last in axes:
+        axes[last] = axes[last].repeat(4)
+    call.freeze(call.x, range(last - 2, last), "which mixes positions")
+    return call.result(axes)
 
 
 def reshape(call: Call) -> Any:
@@ -117,7 +130,6 @@ def _moved(
     call: Call,
     free: Free,
     unchanged: bool = False,
-    apply: Callable[[torch.Tensor], Any] | None = None,
 ) -> Any:
     x, result = call.x, call.evaluate()
     if len(call.values) > 1:
@@ -128,7 +140,7 @@ def _moved(
         shape = [1] * x.tensor.ndim
         shape[dim] = len(numbers)
         labels = numbers.view(shape).expand(x.shape)
-        moved = apply(labels) if apply else call.evaluate(labels)
+        moved = call.evaluate(labels)
         for found, piece in zip(axes, [moved] if single else moved, strict=True):
             place, row = _along(call, piece, numbers, free)
             if place is None or place in found or (unchanged and not torch.equal(row, numbers)):
