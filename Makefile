@@ -22,7 +22,7 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow
 
 zoo: install
-	$(BIN)/python -m benchmarks.zoo --output docs/zoo.md
+	$(BIN)/python -m benchmarks.zoo --jobs 2 --output docs/zoo.md
 
 against-torch-pruning: install
 	$(BIN)/python -m benchmarks.against_torch_pruning --output docs/against_torch_pruning.md

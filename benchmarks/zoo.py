@@ -13,7 +13,11 @@ import collections
 import gc
 import statistics
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +38,8 @@ SPACES = {
     "Segmentation": torchvision.models.segmentation,
     "Video": torchvision.models.video,
 }
-LARGE = 150_000_000
-"""Models with more parameters are checked in float32."""
+ALONE, LARGE = 80_000_000, 150_000_000
+"""Models with more parameters are checked one after the other; with still more, in float32."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
@@ -95,6 +99,11 @@ class Row:
         return worst < TOLERANCE[self.dtype] and self.flops_as_predicted and self.loaded_alike
 
 
+def parameters_of(name: str) -> int:
+    """How many parameters a model has, before it is built."""
+    return torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+
+
 def case_of(name: str) -> Case:
     fitting = [case for start, case in FAMILIES.items() if name.startswith(start)]
     return CASES.get(name, (fitting or [Case()])[0])
@@ -114,7 +123,7 @@ def check(kind: str, name: str) -> Row:
     case = case_of(name)
     model = build(name, case)
     count = cost.parameters(model)
-    dtype = torch.float32 if count > LARGE else torch.float64
+    dtype = torch.float32 if parameters_of(name) > LARGE else torch.float64
     x = torch.randn(4, *case.size, dtype=dtype, generator=torch.Generator().manual_seed(1))
     model = keep_in_range(randomise_all(model).to(dtype), x)
     flops, original = cost.flops(model, case.size), skeleton(model)
@@ -206,9 +215,24 @@ def line(row: Row) -> str:
     )
 
 
+def keep(
+    name: str, result: Callable[[], Row], rows: dict[str, Row], failed: dict[str, str], bar: tqdm
+) -> None:
+    """Enter a model's row, or how it failed: the others are still to come."""
+    try:
+        rows[name] = result()
+        tqdm.write(line(rows[name]))
+    except Exception as error:
+        failed[name] = f"{type(error).__name__}: {error}"
+        tqdm.write(f"{name} failed: {failed[name]}")
+    gc.collect()
+    bar.update()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="*", help="names; without any, all of them")
+    parser.add_argument("--jobs", type=int, default=2, help="small models at the same time")
     parser.add_argument("--output", type=Path, help="a Markdown file")
     wanted = parser.parse_args()
     cases = [
@@ -217,22 +241,24 @@ def main() -> None:
         for name in torchvision.models.list_models(module=space)
         if not wanted.models or name in wanted.models
     ]
-    rows, failed = [], {}
-    for kind, name in (bar := tqdm(cases)):
-        bar.set_description(name)
-        try:
-            rows.append(check(kind, name))
-            tqdm.write(line(rows[-1]))
-        except Exception as error:  # the others are still to come
-            failed[name] = f"{type(error).__name__}: {error}"
-            tqdm.write(f"{name} failed: {failed[name]}")
-        gc.collect()
-    text = report(rows, failed)
+    small = [case for case in cases if parameters_of(case[1]) <= ALONE]
+    rows, failed = {}, {}
+    with (
+        tqdm(total=len(cases)) as bar,
+        ProcessPoolExecutor(wanted.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
+    ):
+        started = {pool.submit(check, *case): case[1] for case in small}
+        for done in as_completed(started):
+            keep(started[done], done.result, rows, failed, bar)
+        for case in cases:
+            if case not in small:
+                keep(case[1], partial(check, *case), rows, failed, bar)
+    text = report([rows[name] for _, name in cases if name in rows], failed)
     if wanted.output is None:
         print(text)
     else:
         wanted.output.write_text(text)
-    raise SystemExit(bool(failed) or not all(row.exact for row in rows))
+    raise SystemExit(bool(failed) or not all(row.exact for row in rows.values()))
 
 
 if __name__ == "__main__":
