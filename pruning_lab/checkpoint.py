@@ -12,23 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.kinds import WITH_WIDTHS
+from pruning_lab.graph.kinds import WIDTHS, WITH_WIDTHS
 
 TENSORS, RECIPE, VERSION = "model.safetensors", "recipe.json", 2
-ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features",
-              "num_features", "num_channels", "num_groups", "normalized_shape", "num_parameters",
-              "embedding_dim", "p")  # fmt: skip
+ATTRIBUTES = (*WIDTHS, "p")
 
 
 def save_state(model: nn.Module, path: str | Path) -> None:
     """The state dict as safetensors, written whole or not at all."""
-    # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
-    state = {
-        key: value.detach().clone(memory_format=torch.contiguous_format)
-        for key, value in model.state_dict().items()
-    }
-    with _whole(Path(path)) as temporary:
-        save_file(state, temporary)
+    _save(model.state_dict(), path)
 
 
 def load_state(model: nn.Module, path: str | Path) -> None:
@@ -56,7 +48,7 @@ def save_pruned(model: nn.Module, folder: str | Path, kept: Mapping[str, list[in
     """
     folder = Path(folder)
     recipe = {"version": VERSION, "kept": dict(kept), "modules": _described(model)}
-    save_state(model, folder / TENSORS)
+    _save(_all_tensors(model), folder / TENSORS)
     with _whole(folder / RECIPE) as temporary:
         temporary.write_text(json.dumps(recipe, indent=1) + "\n")
 
@@ -68,7 +60,7 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     tensors, recipe = Path(folder) / TENSORS, Path(folder) / RECIPE
     state, described = _read(tensors), _read_recipe(recipe)
-    own = model.state_dict(keep_vars=True)
+    own = _all_tensors(model)
     _check_keys(tensors, state, own)
     wrong = [
         f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
@@ -84,6 +76,21 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
             width = tuple(found) if isinstance(found, list) else found
             setattr(model.get_submodule(name), attribute, width)
     return model
+
+
+def _all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict and the buffers that it leaves out: these may be sliced, too."""
+    return dict(model.named_buffers(remove_duplicate=False)) | model.state_dict(keep_vars=True)
+
+
+def _save(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
+    copies = {
+        key: value.detach().clone(memory_format=torch.contiguous_format)
+        for key, value in state.items()
+    }
+    with _whole(Path(path)) as temporary:
+        save_file(copies, temporary)
 
 
 def _described(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from pruning_lab.graph.slots import Slots
 from pruning_lab.graph.values import Axes, Extent, Value
+from pruning_lab.graph.widths import Key, Width
 
 
 class UnfollowedError(Exception):
@@ -36,8 +37,10 @@ class Findings:
 
     slots: Slots = field(default_factory=Slots)
     units: dict[str, torch.Tensor] = field(default_factory=dict)  # layer -> numbers of its units
-    attributes: dict[tuple[str, str, int | None], Attribute] = field(default_factory=dict)
+    attributes: dict[Key, Attribute] = field(default_factory=dict)
     dropouts: dict[str, torch.Tensor] = field(default_factory=dict)  # module -> numbers it sees
+    read: set[Key] = field(default_factory=set)  # widths that the code calculates with
+    passed: set[Key] = field(default_factory=set)  # widths that it hands to operations
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Call:
     def extents(self) -> list[Extent]:
         """All sizes among the arguments that count units."""
         return _collected((self.args, self.kwargs), Extent)
+
+    @property
+    def widths(self) -> list[Width]:
+        """All widths of modules among the arguments."""
+        return _collected((self.args, self.kwargs), Width)
 
     def __str__(self) -> str:
         name = self.target

@@ -8,7 +8,8 @@ import torch
 from torch import fx, nn
 
 from pruning_lab.graph.call import Call, Findings, UnfollowedError, with_axes
-from pruning_lab.graph.rules import ARITHMETIC, TAKES_SIZES, moves, rule_of
+from pruning_lab.graph.rules import ARITHMETIC, HAVE_WIDTHS, TAKES_SIZES, moves, rule_of
+from pruning_lab.graph.trace import untraceable
 from pruning_lab.graph.values import Value, sizes
 
 SIZE_ATTRIBUTES = ("shape",)
@@ -17,20 +18,24 @@ HARMLESS = ("device", "dtype", "ndim", "dim", "is_floating_point", "is_cuda", "r
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """A copy of a model that has shapes but holds no numbers, and no hooks."""
+    """A copy of a model that has shapes but holds no numbers, and no hooks.
+
+    Raises UntraceableError for a model that cannot be copied.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():
         for each in (*module._parameters.values(), *module._buffers.values()):
             if each is not None:
                 memo[id(each)] = _empty(each)
-        for each in vars(module).values():
+        for name, each in vars(module).items():
             if isinstance(each, torch.Tensor):
                 memo[id(each)] = each.detach().to("meta")
-    found = copy.deepcopy(model, memo)
-    for module in found.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    return found
+            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+                memo[id(each)] = type(each)()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # what the user's modules hold may refuse to be copied
+        raise untraceable(model, f"it cannot be copied, {error}") from error
 
 
 def _empty(tensor: torch.Tensor) -> torch.Tensor:
@@ -89,6 +94,9 @@ class _Run:
             target = self.model.get_submodule(path)
         owner = self.model.get_submodule(path)
         call = Call(target, args, kwargs, path, owner, self.findings, self.stored)
+        rule = rule_of(target)
+        if rule not in HAVE_WIDTHS:
+            self.findings.passed.update(width.key for width in call.widths)
         if not call.values:
             return self.without_tensors(call)
         if target is getattr and args[1] in SIZE_ATTRIBUTES:
@@ -100,7 +108,6 @@ class _Run:
             return call.evaluate()
         if target is operator.getitem and not isinstance(args[0], Value):
             return args[0][args[1]]
-        rule = rule_of(target)
         try:
             if rule is None:
                 raise UnfollowedError(f"its units meet {call}, which cannot be followed")
@@ -128,8 +135,9 @@ class _Run:
 
     def unknown(self, call: Call, reason: str) -> Any:
         """Nothing that touches this call can go."""
-        own = list(call.owner.parameters()) if isinstance(call.target, nn.Module) else []
-        for value in (*call.values, *map(self.labelled, own)):
+        own = call.owner if isinstance(call.target, nn.Module) else nn.Module()
+        inside = map(self.labelled, (*own.parameters(), *own.buffers()))
+        for value in (*call.values, *inside):
             for numbers in value.axes.values():
                 self.findings.slots.freeze(numbers, reason)
         self.freeze_sizes(call)

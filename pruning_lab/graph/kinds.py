@@ -25,6 +25,11 @@ WITH_WIDTHS: tuple[type[nn.Module], ...] = (
 )
 """The modules whose attributes change when units go."""
 
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features",
+          "num_channels", "num_groups", "normalized_shape", "num_parameters",
+          "embedding_dim")  # fmt: skip
+"""Their attributes."""
+
 NON_LINEARITIES: tuple[type[nn.Module], ...] = (
     activation.CELU,
     activation.ELU,

@@ -14,6 +14,7 @@ from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
 from pruning_lab.graph.trace import operations, untraceable
+from pruning_lab.graph.widths import watch
 
 STAYS = -1
 """The class of what cannot go."""
@@ -143,6 +144,7 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     take inputs of this size.
     """
     findings, bones = Findings(), skeleton(model)
+    watch(bones, findings.read.add)
     dtype = next((each.dtype for each in model.parameters()), torch.float32)
     x = torch.empty(2, *input_size, dtype=dtype, device="meta")
     seen = set()
@@ -150,9 +152,35 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
         bones.train(training)
         graph = operations(bones)
         if (code := _operations(graph)) not in seen:
+            read = set(findings.read)  # what torch's own modules read is theirs
             _follow(bones, graph, x, findings)
+            findings.read = read | findings.passed
             seen.add(code)
+    _freeze_read_widths(findings)
+    _freeze_shared_memory(model, findings)
     return _structure(bones, findings)
+
+
+def _freeze_read_widths(findings: Findings) -> None:
+    """A width that the code calculates with would change the result with the units."""
+    for key in findings.read:
+        attribute = findings.attributes.get(key)
+        if attribute is not None and attribute.numbers is not None:
+            reason = f"the code calculates with {attribute.module}.{attribute.name}"
+            findings.slots.freeze(attribute.numbers, reason)
+
+
+def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
+    """Two parameters that are views of the same numbers would part when they are sliced."""
+    owners: dict[int, list[str]] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not tensor.is_meta and tensor.numel():
+            owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    shared = {name: names for names in owners.values() if len(names) > 1 for name in names}
+    for (name, _), numbers in findings.slots.ranges().items():
+        if name in shared:
+            reason = f"{' and '.join(shared[name])} share their memory"
+            findings.slots.freeze(numbers, reason)
 
 
 def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
@@ -171,7 +199,9 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
     classes = findings.slots.classes()
     reasons = findings.slots.reasons(classes)
     left = classes.clone()
-    stays = torch.zeros(int(classes.max()) + 1, dtype=torch.bool)
+    stays = torch.ones(int(classes.max()) + 1, dtype=torch.bool)
+    for numbers in findings.units.values():  # what belongs to no unit of a layer stays, too
+        stays[classes[numbers]] = False
     stays[list(reasons)] = True
     left[stays[classes]] = STAYS
     rows = {key: left[numbers] for key, numbers in findings.slots.ranges().items()}
@@ -194,8 +224,6 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
             weight = findings.slots.ranges().get((f"{name}.weight", 0))
-            if weight is None or (left[weight] != STAYS).all():
-                frozen[name] = "it never runs"
-            else:
-                frozen[name] = reason(weight)
+            known = [] if weight is None else [reasons.get(int(c)) for c in classes[weight]]
+            frozen[name] = next(filter(None, known), "it never runs")
     return Structure(rows, units, follows, dropouts, frozen, len(stays))

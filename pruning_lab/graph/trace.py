@@ -1,7 +1,9 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -44,8 +46,12 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
+    before = set(vars(model))
     graph, outputs = _traced(model)
-    return Graph(model, graph, outputs)
+    found = Graph(model, graph, outputs)
+    for name in set(vars(model)) - before:  # constants of the code, which tracing leaves behind
+        delattr(model, name)
+    return found
 
 
 def operations(model: nn.Module) -> fx.Graph:
@@ -55,10 +61,15 @@ def operations(model: nn.Module) -> fx.Graph:
 
 def _traced(model: nn.Module) -> tuple[fx.Graph, dict[nn.Module, list[fx.Node]]]:
     tracer = _Tracer()
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        return tracer.trace(model), tracer.outputs
+        with torch.random.fork_rng(devices=[]):
+            return tracer.trace(model), tracer.outputs
     except Exception as error:  # tracing runs the user's code: anything may be raised
         raise untraceable(model, error) from error
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
 
 
 def untraceable(model: nn.Module, reason: object) -> UntraceableError:

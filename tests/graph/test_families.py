@@ -100,7 +100,7 @@ FAMILIES = {
         lambda: zoo.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=5),
         IMAGE,
     ),
-    "vit": (lambda: zoo.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5), (3, 16, 16)),
+    "vit": (lambda: zoo.VisionTransformer(16, 8, 2, 2, 16, 128, num_classes=5), (3, 16, 16)),
     "swin": (swin, IMAGE),
     "swin_v2": (
         lambda: swin(block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2), IMAGE,

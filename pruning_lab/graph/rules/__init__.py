@@ -20,8 +20,9 @@ FUNCTIONS: dict[str, Rule] = {
     name: rule
     for names, rule in {
         elementwise.NAMES: elementwise.elementwise,
-        "flatten flip movedim permute repeat repeat_interleave squeeze swapaxes swapdims t "
-        "tile transpose unsqueeze": moves.move,
+        "flatten flip movedim permute repeat repeat_interleave swapaxes swapdims t tile transpose "
+        "unsqueeze": moves.move,
+        "squeeze": moves.squeeze,
         "pixel_shuffle pixel_unshuffle": moves.pixel_shuffle,
         "getitem narrow roll": moves.keep_whole,
         "expand reshape unflatten view": moves.reshape,
@@ -98,6 +99,14 @@ MODULES: dict[type[nn.Module], Rule] = {
 TAKES_SIZES = (moves.reshape, moves.split)
 """The rules that know what to do with a size that counts units; elsewhere it fixes them."""
 
+HAVE_WIDTHS = (
+    layers.convolution,
+    layers.transposed_convolution,
+    layers.group_norm,
+    layers.layer_norm,
+)
+"""The rules of functions that take a module's widths, which follow; elsewhere they are numbers."""
+
 ARITHMETIC = (operator.mul, operator.floordiv)
 """What may be done to such a size before."""
 
@@ -116,4 +125,6 @@ def rule_of(target: Any) -> Rule | None:
     ):
         return None
     plain = name if name.startswith("__") else name.rstrip("_")
-    return FUNCTIONS.get(plain)
+    rule = FUNCTIONS.get(plain)
+    # in place entry by entry is the same; a shape that changes in place is not followed
+    return rule if plain == name or rule is elementwise.elementwise else None

@@ -14,6 +14,8 @@ from pruning_lab.graph.values import Axes, Value
 def linear(call: Call) -> Any:
     """The last dimension is read; the weight's rows are new units."""
     weight, bias = _weights(call, 1)
+    if weight.tensor.ndim != 2 or (bias is not None and bias.tensor.ndim != 1):
+        raise UnfollowedError(f"its units meet {call}, which cannot be followed")
     x, last = call.x, call.x.tensor.ndim - 1
     call.tie(x.axes.get(last), weight.axes.get(1))
     units = _units(call, weight.axes.get(0), bias)
@@ -37,7 +39,8 @@ def convolution(call: Call) -> Any:
         _tie_groups(call, read, weight.axes.get(0), groups)
     units = _units(call, weight.axes.get(0), bias)
     _follow_channels(call, read, units, groups)
-    return call.result(_with({}, 1, units))
+    batch = {dim: row for dim, row in call.x.axes.items() if dim == 0}
+    return call.result(_with(batch, 1, units))
 
 
 def transposed_convolution(call: Call) -> Any:
@@ -52,7 +55,8 @@ def transposed_convolution(call: Call) -> Any:
         made = read.view(groups, -1)[:, 0].repeat_interleave(weight.shape[1])
     units = _units(call, made, bias)
     _follow_channels(call, read, units, groups)
-    return call.result(_with({}, 1, units))
+    batch = {dim: row for dim, row in call.x.axes.items() if dim == 0}
+    return call.result(_with(batch, 1, units))
 
 
 def embedding(call: Call) -> Any:
@@ -71,6 +75,8 @@ def batch_norm(call: Call) -> Any:
         own = [call.own(name) for name in ("weight", "bias", "running_mean", "running_var")]
         call.follows("num_features", call.x.axes.get(1))
     _go_along(call, 1, own)
+    others = [dim for dim in call.x.axes if dim != 1]
+    call.freeze(call.x, others, "whose statistics mix them")
     return call.result(call.x.axes)
 
 
@@ -80,13 +86,15 @@ def group_norm(call: Call) -> Any:
     if isinstance(call.target, nn.Module):
         groups = call.target.num_groups
     _go_along(call, 1, list(_weights(call, 2)))
-    if _owned(call, nn.GroupNorm):
+    call.freeze(call.x, [dim for dim in call.x.axes if dim > 1], "whose statistics mix them")
+    owned = _owned(call, nn.GroupNorm) and groups == call.owner.num_groups
+    if owned:
         call.follows("num_channels", channels)
         per = call.x.shape[1] // groups
         call.follows("num_groups", channels if groups > 1 else None, per)
+    if channels is not None and not owned:
+        raise UnfollowedError(f"their number is fixed in the code, at {call}")
     if channels is not None and groups > 1:
-        if not _owned(call, nn.GroupNorm):
-            raise UnfollowedError(f"their number is fixed in the code, at {call}")
         call.tie(*_within(channels, groups))
     return call.result(call.x.axes)
 
@@ -97,12 +105,14 @@ def layer_norm(call: Call) -> Any:
     if isinstance(call.target, nn.Module):
         shape = call.target.normalized_shape
     own, first = _weights(call, 2), call.x.tensor.ndim - len(shape)
+    owned = _owned(call, (nn.LayerNorm, nn.RMSNorm))
+    owned = owned and tuple(shape) == tuple(call.owner.normalized_shape)
     for dim in range(first, call.x.tensor.ndim):
         numbers = call.x.axes.get(dim)
         for each in own:
             if each is not None:
                 call.tie(numbers, each.axes.get(dim - first))
-        if _owned(call, (nn.LayerNorm, nn.RMSNorm)):
+        if owned:
             call.follows("normalized_shape", numbers, index=dim - first)
         elif numbers is not None:
             raise UnfollowedError(f"their number is fixed in the code, at {call}")
@@ -134,9 +144,10 @@ def matmul(call: Call) -> Any:
 
 def attention(call: Call) -> Any:
     """softmax(q k') v: heads go together; a query's width sets the scale, so it stays."""
-    if len(call.values) != 3:
-        raise UnfollowedError(f"its units meet {call} with a mask, which cannot be followed")
     query, key, value = (call.argument(i, name) for i, name in enumerate(("query", "key", "value")))
+    heads = {each.shape[:-2] for each in (query, key, value)}
+    if len(call.values) != 3 or len(heads) > 1:
+        raise UnfollowedError(f"its units meet {call} with a mask or shared heads")
     for each in (query, key):
         call.freeze(each, (each.tensor.ndim - 1, each.tensor.ndim - 2))
     call.freeze(value, (value.tensor.ndim - 2,))
@@ -166,6 +177,8 @@ def normalised(call: Call) -> Any:
 def reduction(call: Call) -> Any:
     """mean, sum, ...: over positions; never over units."""
     dim = call.argument(1, "dim", call.kwargs.get("axis"))
+    if isinstance(dim, bool) or dim in ((), []):  # std(False) and mean(dim=()) run over everything
+        dim = None
     gone = _positive(range(call.x.tensor.ndim) if dim is None else dim, call.x.tensor.ndim)
     call.freeze(call.x, gone)
     kept = [d for d in range(call.x.tensor.ndim) if d not in gone]
@@ -212,11 +225,15 @@ def _groups(call: Call, weight: Value, position: int) -> int:
     """The groups of a convolution; refuses what has no batch dimension, or literal groups."""
     if weight.tensor.ndim != call.x.tensor.ndim:
         raise UnfollowedError(f"its units meet {call} without a batch dimension")
-    owned = _owned(call, Convolution)
-    groups = call.owner.groups if owned else call.argument(position, "groups", 1)
-    if groups > 1 and not owned:
+    groups = call.argument(position, "groups", 1)
+    if isinstance(call.target, nn.Module):
+        groups = call.target.groups
+    if groups > 1 and not (_owned(call, Convolution) and groups == call.owner.groups):
         raise UnfollowedError(f"the number of groups is fixed in the code, at {call}")
     call.freeze(call.x, range(2, call.x.tensor.ndim), "which mixes positions")
+    call.freeze(weight, range(2, weight.tensor.ndim), "whose kernel they are")
+    if groups > 1:  # the weight may be an ungrouped convolution's, too
+        call.freeze(weight, (1,), "whose groups are so wide")
     return groups
 
 

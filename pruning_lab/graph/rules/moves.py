@@ -34,8 +34,18 @@ def pixel_shuffle(call: Call) -> Any:
 
 
 def keep_whole(call: Call) -> Any:
-    """getitem, roll, narrow, ...: followed where it leaves the units as they are."""
+    """getitem, roll, narrow: followed where it leaves the units as they are, any number of them."""
     return _moved(call, lambda dim, numbers: True, unchanged=True)
+
+
+def squeeze(call: Call) -> Any:
+    """Dimensions of one entry vanish: where it may be that of the units, two always stay."""
+    dim, ndim = call.argument(1, "dim"), call.x.tensor.ndim
+    dims = range(ndim) if dim is None else [d % ndim for d in np.atleast_1d(dim)]
+    for place, numbers in call.x.axes.items():
+        if place in dims:
+            call.slots.freeze(numbers[:2], f"the last unit would vanish, at {call}")
+    return move(call)
 
 
 def pad(call: Call) -> Any:
@@ -143,7 +153,10 @@ def _moved(
         moved = call.evaluate(labels)
         for found, piece in zip(axes, [moved] if single else moved, strict=True):
             place, row = _along(call, piece, numbers, free)
-            if place is None or place in found or (unchanged and not torch.equal(row, numbers)):
+            kept = not unchanged or (
+                torch.equal(row, numbers) and _commutes(call, labels, piece, dim)
+            )
+            if place is None or place in found or not kept:
                 call.slots.freeze(numbers, f"their number is fixed in the code, at {call}")
             else:
                 found[place] = row
@@ -179,6 +192,20 @@ def _along(
     rows = lines[place]
     call.tie(rows[:, :1].expand_as(rows).flatten(), rows.flatten())
     return place, rows[:, 0]
+
+
+def _commutes(call: Call, labels: torch.Tensor, moved: torch.Tensor, dim: int) -> bool:
+    """Whether the first or the last unit may go before the move as well as behind it."""
+    numbers = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
+    for gone in (numbers[0], numbers[-1]):
+        left = labels.index_select(dim, (numbers != gone).nonzero().flatten())
+        try:
+            found = call.evaluate(left) if left.numel() else left
+        except (IndexError, RuntimeError):
+            return False
+        if not torch.equal(found.flatten(), moved[moved != gone]):
+            return False
+    return True
 
 
 def _classes_left(rows: torch.Tensor) -> int:
