@@ -107,7 +107,8 @@ def check_that_a_new_search_finds_the_same(pruner):
     if any(getattr(pruner.model.get_submodule(each.module), each.name) == 1 for each in last):
         return
     single = {name for name, group in old.groups.items() if len(group) == 1}  # it cannot go
-    assert old.groups.keys() - single == new.groups.keys() - single
+    # more may be found: a dimension that has one unit left no longer stands in another's way
+    assert old.groups.keys() - single <= new.groups.keys()
     for name in old.groups.keys() - single:
         for layer, players in old.groups[name].players.items():
             assert torch.equal(players, new.groups[name].players[layer]), layer
