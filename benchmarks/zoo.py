@@ -30,7 +30,14 @@ from tqdm import tqdm
 from pruning_lab import cost
 from pruning_lab.checkpoint import load_pruned, save_pruned
 from pruning_lab.graph.follow import skeleton
-from tests.graph.checks import Outcome, outputs, predicted_flops, prunable_share, prune_and_compare
+from tests.graph.checks import (
+    Outcome,
+    outputs,
+    predicted_flops,
+    prunable_share,
+    prune_and_compare,
+    worst,
+)
 from tests.oracles.twin import keep_in_range, randomise_all
 
 SPACES = {
@@ -99,8 +106,8 @@ class Row:
 
     @property
     def exact(self) -> bool:
-        worst = max(self.error, self.step_error, self.second_error)
-        return worst < TOLERANCE[self.dtype] and self.flops_as_predicted and self.loaded_alike
+        largest = worst([self.error, self.step_error, self.second_error])
+        return largest < TOLERANCE[self.dtype] and self.flops_as_predicted and self.loaded_alike
 
 
 def parameters_of(name: str) -> int:
@@ -143,7 +150,7 @@ def check(kind: str, name: str) -> Row:
         kind, name, count, len(first.structure.groups),
         prunable_share(original, first.structure), 1 - parameters / count,
         first.effect, first.error,
-        max(first.step_error, second.step_error), second.error,
+        worst([first.step_error, second.step_error]), second.error,
         left < flops and abs(predicted - left) < 0.5, alike, first.find_seconds,
         first.prune_seconds, dtype, frozen(first),
     )  # fmt: skip

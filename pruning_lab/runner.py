@@ -24,8 +24,8 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError, check_count
 from pruning_lab.graph import Group, trace, units_of
 from pruning_lab.graph.cut import Cut
-from pruning_lab.modes import evaluating
 from pruning_lab.plan import Plan, make_plan
+from pruning_lab.prunable import choose_layers
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.trial import Trial
 from pruning_lab.record import Names, recording
@@ -66,8 +66,11 @@ class Experiment:
         determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
         self.pruner = Pruner(self.model, self.splits.input_size, self.device)
-        self.layers = self._prunable_layers()
-        self.steps = self.schedule.steps_for(list(self._groups()))
+        self.layers, self.pruned = choose_layers(self.model, self.pruner.structure)
+        groups = self._groups().values()
+        self.steps = self.schedule.steps_for(
+            [[layer for layer in group.players if layer in self.layers] for group in groups]
+        )
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
         self.original = self._size(self.model)
@@ -85,7 +88,7 @@ class Experiment:
             start = self._measure()
             self._keep_row(0, start, start, {})
             for number, step in enumerate(self.steps, 1):
-                layers = self._layers_of(step)
+                layers = tuple(layer for layer in self.layers if layer in step.layers)
                 if number > 1:  # the first step's scores are those of the baseline
                     scores, seconds = self._score(self.names.metric, layers)
                 scores = {layer: scores[layer] for layer in layers}
@@ -119,11 +122,14 @@ class Experiment:
         """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
         scores: Scores = {}
         seconds: dict[str, float] = {}
+        layers = tuple(self.layers)
         for name, settings in self.criteria.items():
             scores[name], seconds[name] = self.baseline.scores(
                 name,
-                plain(settings) | plain(self.config.scoring) | {"code": self._code(name)},
-                partial(self._score, name, tuple(self.layers)),
+                plain(settings)
+                | plain(self.config.scoring)
+                | {"code": self._code(name), "layers": layers},
+                partial(self._score, name, layers),
             )
         self.record.baseline_scores(scores, seconds)
         return scores[self.names.metric], seconds[self.names.metric]
@@ -154,7 +160,12 @@ class Experiment:
 
     def _plan(self, scores: LayerScores, step: Step) -> Plan:
         """Which units go, so that the step's share of the original is gone."""
-        trial, groups = Trial(self.pruner), self._groups()
+        trial = Trial(self.pruner)
+        groups = {
+            name: group
+            for name, group in self._groups().items()
+            if not group.players.keys().isdisjoint(step.layers)
+        }
         of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
 
         def gone(plan: Plan) -> float:
@@ -162,7 +173,7 @@ class Experiment:
 
         one_draw = self.metrics[self.names.metric].independent
         aggregate = "first" if one_draw else self.schedule.coupled
-        wanted = {name: group_scores(groups[name], scores, aggregate) for name in step.groups}
+        wanted = {name: group_scores(group, scores, aggregate) for name, group in groups.items()}
         return make_plan(wanted, groups, step, self.schedule, gone)
 
     def _tune(self, number: int) -> dict[str, float]:
@@ -210,7 +221,7 @@ class Experiment:
         ways: dict[str, Callable[[], float]] = {
             "flops": lambda: cost.flops(model, self.splits.input_size),
             "parameters": lambda: cost.parameters(model),
-            "units": lambda: sum(units_of(model.get_submodule(layer)) for layer in self.layers),
+            "units": lambda: sum(units_of(model.get_submodule(layer)) for layer in self.pruned),
         }
         return {name: ways[name]() for name in wanted or ways}
 
@@ -219,14 +230,8 @@ class Experiment:
         found = self.pruner.structure.groups.items()
         return {name: group for name, group in found if group.covered_by(self.layers)}
 
-    def _layers_of(self, step: Step) -> tuple[str, ...]:
-        """The layers whose scores a step needs."""
-        groups = self._groups()
-        members = {layer for name in step.groups for layer in groups[name].players}
-        return tuple(layer for layer in self.layers if layer in members)
-
     def _widths(self) -> dict[str, int]:
-        return {name: units_of(layer) for name, layer in self.layers.items()}
+        return {name: units_of(layer) for name, layer in self.pruned.items()}
 
     def _work(self, layers: tuple[str, ...]) -> list[float]:
         """How much work scoring each layer is by masks: units x FLOPs behind it (for the bar)."""
@@ -265,28 +270,7 @@ class Experiment:
 
     def _code(self, name: str) -> str:
         """A hash of the code that the scores of a criterion depend on."""
-        return digest_of_code(type(self.metrics[name]), base, evidence, trace, Cut)
-
-    def _prunable_layers(self) -> dict[str, nn.Module]:
-        """The layers whose units can go and whose activations can be read; tells of the others."""
-        structure, readable = self.pruner.structure, {}
-        reasons = dict(structure.frozen)
-        with evaluating(self.model):
-            graph = trace(self.model)
-        for layer in structure.units:
-            module = self.model.get_submodule(layer)
-            try:
-                graph.site(module)
-                readable[layer] = module
-            except UserError as error:
-                reasons.setdefault(layer, str(error))
-        scored = [group for group in structure.groups.values() if group.covered_by(readable)]
-        for layer, reason in reasons.items():
-            log.info("Left alone, at least in part: '%s': %s.", layer, reason.rstrip("."))
-        if not scored:
-            raise UserError(f"{self.names.model} has no layer whose units can be removed.")
-        members = {layer for group in scored for layer in group.players}
-        return {layer: module for layer, module in readable.items() if layer in members}
+        return digest_of_code(type(self.metrics[name]), base, evidence, trace, Cut, units_of)
 
     def _seeded(self, stage: int) -> torch.Generator:
         """Random streams for one stage of training: they do not depend on what ran before."""

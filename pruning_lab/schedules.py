@@ -1,7 +1,9 @@
 """How far to go at each step of an experiment."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pruning_lab.attributions.coupled import AGGREGATES
 from pruning_lab.errors import check_choice, check_count, check_number
@@ -13,13 +15,13 @@ NORMALISATIONS = ("none", "l2", "max")
 
 @dataclass(frozen=True)
 class Step:
-    """Score ``groups``, then remove units of theirs.
+    """Score ``layers``, then remove units of theirs, with those of others that go along.
 
     ``ratio`` is the share of the *original* model that is gone after the step; None removes
     whatever scores below 0.
     """
 
-    groups: tuple[str, ...]
+    layers: tuple[str, ...]
     ratio: float | None
 
 
@@ -29,7 +31,8 @@ class Schedule(ABC):
 
     Every layer keeps at least ``min_units`` units, and a number of them that ``multiple_of``
     divides (8 suits tensor cores), unless it loses none. Units of several layers that only go
-    together are ranked by one score, their scores' mean, sum, max, or the first (``coupled``).
+    together are ranked by one score, their scores' mean, sum, max, or the first (``coupled``); by a
+    criterion whose scores say nothing of a unit (random) always by the first, which is one draw.
     """
 
     min_units: int = 1
@@ -42,8 +45,11 @@ class Schedule(ABC):
         check_choice("schedule.coupled", self.coupled, tuple(AGGREGATES))
 
     @abstractmethod
-    def steps_for(self, groups: list[str]) -> list[Step]:
-        """The steps for a model with these groups of units, in order of execution."""
+    def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:
+        """The steps for a model with these groups of layers, in order of execution.
+
+        Steps name layers, not groups: a cut may part a group, its layers keep their names.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +78,9 @@ class ToTarget(Schedule):
     def ratios(self) -> list[float]:
         """The share that is gone after each step."""
 
-    def steps_for(self, groups: list[str]) -> list[Step]:
-        return [Step(tuple(groups), ratio) for ratio in self.ratios()]
+    def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:
+        layers = tuple(chain.from_iterable(groups))
+        return [Step(layers, ratio) for ratio in self.ratios()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,5 +125,5 @@ class NegativeScores(Schedule):
     As Ancona et al. (arXiv 2006.01795) prune untrained networks.
     """
 
-    def steps_for(self, groups: list[str]) -> list[Step]:
-        return [Step((group,), None) for group in reversed(groups)]
+    def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:
+        return [Step(tuple(layers), None) for layers in reversed(groups)]

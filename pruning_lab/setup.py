@@ -104,7 +104,7 @@ def baseline_determinants(
 ) -> dict[str, Any]:
     """What the trained baseline depends on; where data and results lie does not matter.
 
-    Of the code, the files that define the model's class and the training count.
+    Of the code, the files that define the classes of the model's modules and the training count.
     """
     dataset = plain(config.dataset)
     for place in ("root", "download", "debian_package"):  # what is there counts: the fingerprint
@@ -114,7 +114,7 @@ def baseline_determinants(
         "model": plain(config.model),
         "dataset": dataset,
         "samples": splits.fingerprint(),
-        "code": digest_of_code(type(model), training),
+        "code": digest_of_code(*{type(module) for module in model.modules()}, training),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "training": plain(config.baseline.training) if checkpoint is None else None,
         "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),

@@ -7,6 +7,7 @@ from torch import nn
 
 from pruning_lab.checkpoint import load_pruned
 from pruning_lab.errors import UserError
+from pruning_lab.graph import units_of
 from pruning_lab.plan import make_plan
 from tests.experiment import TWO_STEPS, experiment
 
@@ -38,17 +39,22 @@ class Branches(nn.Module):
         return self.head(x) + 0.1 * self.aside(x) if self.training else self.head(x)
 
 
-def test_layers_of_a_group_keep_the_same_units(tmp_path):
+def test_layers_of_a_group_keep_the_same_units(tmp_path, caplog):
+    caplog.set_level("INFO")
     done = experiment(tmp_path, base=BRANCHES)
     # "twice" has no single place to be read at, but its units are those of "stem" and "outer"
     assert list(done.layers) == ["stem", "inner", "outer", "fc"]
+    assert "Pruned with 'stem', not scored: 'twice' runs 2 times" in caplog.text
+    assert "Left alone, at least in part: 'head': the caller of the model sees" in caplog.text
+    assert "Left alone: " not in caplog.text
     done.run()
     kept = done.pruner.kept
     assert kept["stem"] == kept["outer"] == kept["twice"]
     assert len(kept["stem"]) < 8
     last = done.record.rows[-1]
     assert last["width/stem"] == last["width/outer"] == len(kept["stem"])
-    assert last["units"] == sum(last[f"width/{layer}"] for layer in done.layers)
+    assert last["width/twice"] == last["width/stem"]
+    assert last["units"] == sum(last[f"width/{layer}"] for layer in (*done.layers, "twice"))
     fresh = load_pruned(Branches(), done.output / "pruned_model").eval()
     x = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
@@ -85,6 +91,78 @@ def test_a_group_that_has_one_player_left_stays_as_it_is(tmp_path):
     done.run()
     assert done.record.rows[-1]["removed_flops"] >= 0.98
     assert min(done._widths().values()) == 1
+
+
+class Unread(nn.Module):
+    """Half of the players of "once" have units of "twice" and "both" alone, which are not read."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.once, self.twice, self.both = nn.Linear(64, 3), nn.Linear(64, 3), nn.Linear(64, 6)
+        self.free, self.head = nn.Linear(6, 5), nn.Linear(5, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        joined = torch.cat([self.once(x), self.twice(x) * self.twice(-x)], 1)
+        return self.head(F.relu(self.free(F.relu(joined + self.both(x) * self.both(-x)))))
+
+
+def test_a_group_that_cannot_be_scored_is_left_alone_and_told_of(tmp_path, caplog):
+    caplog.set_level("INFO")
+    done = experiment(
+        tmp_path, f"model._target_={__name__}.Unread", "schedule.target=0.01", base=BRANCHES
+    )
+    assert "Left alone: 'once' goes with units that cannot be scored." in caplog.text
+    assert "Left alone: 'twice' runs 2 times" in caplog.text
+    assert "Left alone: 'both' runs 2 times" in caplog.text
+    done.run()
+    assert done.pruner.kept.keys() == done._widths().keys() == {"free"}
+
+
+class Parting(nn.Module):
+    """Cuts part a group: where units of "b" meet some of "c" and some of "d", they hold both."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 1), nn.Conv2d(1, 8, 1)
+        self.c, self.d = nn.Conv2d(1, 10, 1), nn.Conv2d(1, 6, 1)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.a(x), self.b(x)], 1) + torch.cat([self.c(x), self.d(x)], 1)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+class Renamed(nn.Module):
+    """One of two units of "l" can go; without it, the group is no longer named after "l"."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.l, self.n, self.k = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 8, 1), nn.Conv2d(1, 9, 1)
+        self.head = nn.Linear(10, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        named = torch.cat([self.l(x), self.n(x)], 1)
+        other = torch.cat([F.relu(x[:, :1]), self.k(x)], 1)
+        return self.head(F.relu(named + other).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("network", "name"), [(Parting, "a"), (Renamed, "l")])
+def test_a_group_that_a_cut_changes_goes_on_being_pruned(network, name, tmp_path):
+    changed = []
+    for seed in range(3):
+        done = experiment(
+            tmp_path / str(seed), f"model._target_={__name__}.{network.__name__}",
+            "metric=random", "schedule.steps=6", "schedule.target=0.7", "schedule.scope=global",
+            "finetune.epochs=0", f"seeds.score={seed}", base=BRANCHES,
+        )  # fmt: skip
+        assert list(done._groups()) == [name]
+        done.run()
+        assert done.record.rows[-1]["removed_flops"] >= 0.7
+        before = {layer: units_of(module) for layer, module in network().named_children()}
+        assert all(width < before[layer] for layer, width in done._widths().items() if layer != "l")
+        changed.append(list(done._groups()) != [name])
+    assert any(changed)
 
 
 class Nothing(nn.Module):

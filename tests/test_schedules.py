@@ -13,7 +13,7 @@ TARGETS = st.floats(0.01, 0.99)
 
 
 def ratios(schedule):
-    return [step.ratio for step in schedule.steps_for(["a", "b"])]
+    return [step.ratio for step in schedule.steps_for([["a", "b"], ["c"]])]
 
 
 def test_linear_removes_the_same_share_of_the_original_each_time():
@@ -25,12 +25,12 @@ def test_geometric_removes_the_same_share_of_what_is_left_each_time():
 
 
 def test_one_shot_is_one_step_over_all_layers():
-    assert OneShot(target=0.3).steps_for(["a", "b"]) == [Step(("a", "b"), 0.3)]
+    assert OneShot(target=0.3).steps_for([["a"], ["b", "c"]]) == [Step(("a", "b", "c"), 0.3)]
 
 
-def test_negative_scores_takes_one_layer_a_step_the_last_first():
-    steps = NegativeScores().steps_for(["a", "b", "c"])
-    assert [step.groups for step in steps] == [("c",), ("b",), ("a",)]
+def test_negative_scores_takes_one_group_a_step_the_last_first():
+    steps = NegativeScores().steps_for([["a"], ["b", "d"], ["c"]])
+    assert [step.layers for step in steps] == [("c",), ("b", "d"), ("a",)]
     assert all(step.ratio is None for step in steps)
 
 

@@ -21,11 +21,13 @@ class Slots:
         self._count = 1  # FIXED is nobody's slot
         self._ties: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._frozen: list[tuple[torch.Tensor, str]] = []
+        self._classes: torch.Tensor | None = None  # until the next slot or tie
 
     def of(self, tensor: str, dim: int, size: int) -> torch.Tensor:
         """The numbers of the ``size`` slots of ``tensor`` along ``dim``."""
         first, length = self._ranges.setdefault((tensor, dim), (self._count, size))
-        self._count = max(self._count, first + length)
+        if first == self._count:
+            self._count, self._classes = first + length, None
         return torch.arange(first, first + length)
 
     def tie(self, one: torch.Tensor, other: torch.Tensor, reason: str) -> None:
@@ -35,6 +37,7 @@ class Slots:
         if fixed.any():
             self.freeze(torch.where(one == FIXED, other, one)[fixed], reason)
         self._ties.append((one[~fixed], other[~fixed]))
+        self._classes = None
 
     def freeze(self, numbers: torch.Tensor, reason: str) -> None:
         """These slots cannot go."""
@@ -54,11 +57,21 @@ class Slots:
 
     def classes(self) -> torch.Tensor:
         """For every number its class."""
+        if self._classes is None:
+            self._classes = self._components()
+        return self._classes
+
+    def _components(self) -> torch.Tensor:
         pairs = [torch.stack(pair) for pair in self._ties]
         edges = torch.cat(pairs, 1).numpy() if pairs else np.zeros((2, 0), dtype=np.int64)
         weights = np.ones(edges.shape[1], dtype=bool)
         graph = coo_array((weights, (edges[0], edges[1])), shape=(self._count, self._count))
-        return torch.from_numpy(connected_components(graph, directed=False)[1].astype(np.int64))
+        classes = connected_components(graph, directed=False)[1].astype(np.int64)
+        first = np.unique(classes, return_index=True)[1][classes]
+        self._ties = [
+            (torch.arange(self._count), torch.from_numpy(first))
+        ]  # says the same, shorter
+        return torch.from_numpy(classes)
 
     def reasons(self, classes: torch.Tensor) -> dict[int, str]:
         """Why a class cannot go, the first reason found; classes that may go are not in it."""

@@ -204,7 +204,8 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
         stays[classes[numbers]] = False
     stays[list(reasons)] = True
     left[stays[classes]] = STAYS
-    rows = {key: left[numbers] for key, numbers in findings.slots.ranges().items()}
+    ranges = findings.slots.ranges()
+    rows = {key: left[numbers] for key, numbers in ranges.items()}
     units = {layer: left[numbers] for layer, numbers in findings.units.items()}
     follows = [
         Follows(each.module, each.name, each.index, left[each.numbers], each.per)
@@ -223,7 +224,7 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
     }
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
-            weight = findings.slots.ranges().get((f"{name}.weight", 0))
+            weight = ranges.get((f"{name}.weight", 0))
             known = [] if weight is None else [reasons.get(int(c)) for c in classes[weight]]
             frozen[name] = next(filter(None, known), "it never runs")
     return Structure(rows, units, follows, dropouts, frozen, len(stays))

@@ -12,12 +12,22 @@ Key = tuple[str, str, int | None]
 
 
 class Width(int):
-    """A width that notices when it is calculated or compared with."""
+    """A width that notices when it is calculated or compared with, by Python or by numpy.
+
+    It does not notice being copied into an array or a tensor: ``torch.tensor(layer.out_features)``.
+    """
 
     key: Key
     read: Callable[[Key], None]
 
     __hash__ = int.__hash__
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **others: Any) -> Any:
+        return getattr(function, method)(*map(_number, inputs), **others)
+
+
+def _number(each: Any) -> Any:
+    return int(each) if isinstance(each, Width) else each
 
 
 def _noticed(name: str) -> Callable[..., Any]:
@@ -25,14 +35,14 @@ def _noticed(name: str) -> Callable[..., Any]:
 
     def operation(self: Width, *others: Any) -> Any:
         self.read(self.key)
-        return plain(int(self), *others)
+        return plain(self, *others)
 
     return operation
 
 
 OPERATIONS = """
-add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow neg float bool
-eq ne lt le gt ge
+add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow
+neg pos abs round trunc floor ceil int float bool eq ne lt le gt ge
 """
 for _name in OPERATIONS.split():
     setattr(Width, f"__{_name}__", _noticed(f"__{_name}__"))

@@ -59,7 +59,7 @@ def prune_and_compare(model, size, share=0.3, seed=0, batch=4):
         if tensor.is_floating_point()
     ]
     return Outcome(
-        error, effect, max(steps), pruner, structure, classes,
+        error, effect, worst(steps), pruner, structure, classes,
         found_at - started, pruned_at - prune_from,
     )  # fmt: skip
 
@@ -93,10 +93,15 @@ def train(model, optimizer, x):
 
 def difference(found, expected):
     """The largest difference, relative to the largest expected value of its tensor."""
-    return max(
+    return worst(
         ((one - other).abs().max() / other.abs().max().clamp_min(1e-3)).item()
         for one, other in zip(found, expected, strict=True)
     )
+
+
+def worst(errors):
+    """The largest; NaN if one is NaN, which Python's max passes over."""
+    return torch.tensor(list(errors), dtype=torch.float64).max().item()
 
 
 def check_that_a_new_search_finds_the_same(pruner):

@@ -1,0 +1,56 @@
+"""Which layers of a model an experiment scores, and which lose units."""
+
+import logging
+
+from torch import nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph import Structure, trace
+from pruning_lab.modes import evaluating
+
+log = logging.getLogger(__name__)
+
+Layers = dict[str, nn.Module]
+
+
+def choose_layers(model: nn.Module, structure: Structure) -> tuple[Layers, Layers]:
+    """The layers that are scored and those that lose units, in order of execution.
+
+    A layer that goes with others need not be scored itself: it is enough when every player of its
+    group has a unit in one that is. All others are told of, with the reason. Raises UserError when
+    nothing can go.
+    """
+    unread = _unreadable(model, structure)
+    groups = structure.groups.values()
+    readable = [layer for layer in structure.units if layer not in unread]
+    home = {
+        layer: group.name
+        for group in groups
+        if group.covered_by(readable)
+        for layer in group.players
+    }
+    for layer, reason in structure.frozen.items():
+        log.info("Left alone, at least in part: '%s': %s.", layer, reason)
+    for layer in (layer for group in groups for layer in group.players):
+        if layer not in home:
+            why = f"'{layer}' goes with units that cannot be scored."
+            log.info("Left alone: %s", unread.get(layer, why))
+        elif layer in unread:
+            log.info("Pruned with '%s', not scored: %s", home[layer], unread[layer])
+    if not home:
+        raise UserError(f"{type(model).__name__} has no layer whose units can be removed.")
+    pruned = {layer: model.get_submodule(layer) for layer in structure.units if layer in home}
+    return {layer: pruned[layer] for layer in pruned if layer not in unread}, pruned
+
+
+def _unreadable(model: nn.Module, structure: Structure) -> dict[str, str]:
+    """Why a layer's activation cannot be read, for those where it cannot."""
+    with evaluating(model):
+        graph = trace(model)
+    found = {}
+    for layer in structure.units:
+        try:
+            graph.site(model.get_submodule(layer))
+        except UserError as error:
+            found[layer] = str(error)
+    return found
