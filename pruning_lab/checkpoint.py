@@ -174,7 +174,10 @@ def _read_recipe(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}. Save the pruned model again.") from error
     version = recipe.get("version") if isinstance(recipe, dict) else None
     if version != VERSION:
-        raise UserError(f"{path} has version {version}; this program reads version {VERSION}.")
+        raise UserError(
+            f"{path} has version {version}; this program reads version {VERSION}. Prune the model "
+            "again, or read it with the program that wrote it."
+        )
     modules = recipe.get("modules")
     if not _is_description(modules):
         raise UserError(f"{path} is damaged: its modules have no widths. Save the model again.")

@@ -49,8 +49,8 @@ def make_plan(
     for name, values in scores.items():
         if not np.isfinite(values).all():
             raise UserError(
-                f"{int((~np.isfinite(values)).sum())} of {len(values)} scores of layer '{name}' "
-                "are not finite: nothing can be ranked. Does the model give finite losses?"
+                f"{int((~np.isfinite(values)).sum())} of {len(values)} scores of '{name}' are "
+                "not finite: nothing can be ranked. Does the model give finite losses?"
             )
     rankings = {name: _ranking(values, groups[name], schedule) for name, values in scores.items()}
     if isinstance(schedule, NegativeScores):

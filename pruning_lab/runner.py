@@ -74,7 +74,9 @@ class Experiment:
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
         self.original = self._size(self.model)
-        if isinstance(self.schedule, ToTarget):  # refuses a target that no plan can reach
+        # refuses a target that no plan can reach; where players take different numbers of units,
+        # how many may go depends a little on their order, which only the scores will tell
+        if isinstance(self.schedule, ToTarget):
             self._plan({name: np.zeros(w) for name, w in self._widths().items()}, self.steps[-1])
 
     def run(self) -> float:

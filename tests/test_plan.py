@@ -70,7 +70,7 @@ def test_below_zero_removes_negative_scores_only_and_keeps_the_floor():
 
 
 def test_scores_that_are_not_finite_are_refused_by_layer():
-    with pytest.raises(UserError, match="1 of 4 scores of layer 'a' are not finite"):
+    with pytest.raises(UserError, match="1 of 4 scores of 'a' are not finite"):
         plan({"a": np.array([1.0, np.nan, 2.0, 3.0])}, 0.5)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pruning_lab.graph.kinds import COMPUTED
 from pruning_lab.graph.slots import Slots
 from pruning_lab.graph.values import Axes, Extent, Value
 from pruning_lab.graph.widths import Key, Width
@@ -127,6 +128,10 @@ class Call:
             if dims is None or dim in dims:
                 self.slots.freeze(numbers, f"its units meet {self}, {reason}")
 
+    def freeze_size(self, size: Extent) -> None:
+        """The units that ``size`` counts cannot go."""
+        self.slots.freeze(size.numbers, f"their number is used in the code, at {self}")
+
     def follows(
         self, name: str, numbers: torch.Tensor | None, per: int = 1, index: int | None = None
     ) -> None:
@@ -142,11 +147,7 @@ class Call:
             return None
         stored = self.owner._parameters | self.owner._buffers
         if name not in stored:
-            raise UnfollowedError(
-                f"the {name} of '{self.path}' is computed from other tensors and cannot be "
-                "sliced. Make it a plain parameter first: torch.nn.utils.parametrize."
-                "remove_parametrizations, remove_weight_norm or prune.remove"
-            )
+            raise UnfollowedError(f"the {name} of '{self.path}' {COMPUTED}")
         return self.parameter(f"{self.path}.{name}" if self.path else name)
 
 

@@ -112,7 +112,7 @@ class _Run:
             if rule is None:
                 raise UnfollowedError(f"its units meet {call}, which cannot be followed")
             if call.extents and rule not in TAKES_SIZES:
-                self.freeze_sizes(call)
+                freeze_sizes(call)
             return rule(call)
         except UnfollowedError as error:
             return self.unknown(call, str(error))
@@ -124,14 +124,8 @@ class _Run:
         if call.extents:
             if call.target in ARITHMETIC:
                 return moves.arithmetic(call)
-            self.freeze_sizes(call)
+            freeze_sizes(call)
         return with_axes(call.evaluate(), {})
-
-    def freeze_sizes(self, call: Call) -> None:
-        for extent in call.extents:
-            self.findings.slots.freeze(
-                extent.numbers, f"their number is used in the code, at {call}"
-            )
 
     def unknown(self, call: Call, reason: str) -> Any:
         """Nothing that touches this call can go."""
@@ -140,7 +134,7 @@ class _Run:
         for value in (*call.values, *inside):
             for numbers in value.axes.values():
                 self.findings.slots.freeze(numbers, reason)
-        self.freeze_sizes(call)
+        freeze_sizes(call)
         return with_axes(call.evaluate(), {})
 
     def seen_by_the_caller(self, output: Any) -> None:
@@ -152,6 +146,11 @@ class _Run:
             return each
 
         fx.node.map_aggregate(output, freeze)
+
+
+def freeze_sizes(call: Call) -> None:
+    for extent in call.extents:
+        call.freeze_size(extent)
 
 
 def _innermost(node: fx.Node) -> str:

@@ -13,6 +13,12 @@ Dropout = dropout._DropoutNd
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, Convolution)
 """The modules whose units can be removed."""
 
+COMPUTED = (
+    "is computed from other tensors and cannot be sliced. Make it a plain parameter first: torch."
+    "nn.utils.parametrize.remove_parametrizations, remove_weight_norm or prune.remove"
+)
+"""What to say of a weight that is no parameter of its module."""
+
 WITH_WIDTHS: tuple[type[nn.Module], ...] = (
     *LAYERS,
     Dropout,

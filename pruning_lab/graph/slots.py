@@ -9,6 +9,12 @@ FIXED = 0
 """The number of an entry that belongs to no unit: it can never go."""
 
 
+def components(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """For each of ``count`` things its connected component, when one[k] goes with other[k]."""
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
 class Slots:
     """Every entry of a parameter or buffer along one dimension is a slot and has a number.
 
@@ -64,9 +70,7 @@ class Slots:
     def _components(self) -> torch.Tensor:
         pairs = [torch.stack(pair) for pair in self._ties]
         edges = torch.cat(pairs, 1).numpy() if pairs else np.zeros((2, 0), dtype=np.int64)
-        weights = np.ones(edges.shape[1], dtype=bool)
-        graph = coo_array((weights, (edges[0], edges[1])), shape=(self._count, self._count))
-        classes = connected_components(graph, directed=False)[1].astype(np.int64)
+        classes = components(edges[0], edges[1], self._count)
         first = np.unique(classes, return_index=True)[1][classes]
         self._ties = [
             (torch.arange(self._count), torch.from_numpy(first))

@@ -6,13 +6,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
 from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
+from pruning_lab.graph.slots import components
 from pruning_lab.graph.trace import operations, untraceable
 from pruning_lab.graph.widths import watch
 
@@ -130,18 +129,16 @@ def _components(owner: list[np.ndarray], rows: list[torch.Tensor]) -> list[int]:
     count = len(rows)
     classes = np.concatenate([row.numpy() for row in rows])
     moves = classes != STAYS
-    edges = (np.concatenate(owner)[moves], count + classes[moves])
     size = int(count + classes.max() + 1)
-    graph = coo_array((np.ones(moves.sum(), dtype=bool), edges), shape=(size, size))
-    return connected_components(graph, directed=False)[1][:count].tolist()
+    return components(np.concatenate(owner)[moves], count + classes[moves], size)[:count].tolist()
 
 
 def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     """Trace ``model`` in both modes and follow its units through every operation.
 
-    ``input_size`` is without the batch dimension. Nothing of the model is read but shapes, nothing
-    is run, and nothing changes. Raises UntraceableError when the model cannot be traced or does not
-    take inputs of this size.
+    The model takes one tensor of floats; ``input_size`` is without the batch dimension. Nothing of
+    the model is read but shapes, nothing is run, and nothing changes. Raises UntraceableError when
+    the model cannot be traced or does not take inputs of this size.
     """
     findings, bones = Findings(), skeleton(model)
     watch(bones, findings.read.add)

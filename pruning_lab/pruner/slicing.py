@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.kinds import BatchNorm, Convolution, Dropout, TransposedConvolution
+from pruning_lab.graph.kinds import (
+    COMPUTED,
+    BatchNorm,
+    Convolution,
+    Dropout,
+    TransposedConvolution,
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,7 @@ def check_stored(name: str, module: nn.Module) -> None:
     """UserError for a weight that is computed; asked before it is read: reading may change it."""
     for tensor in ("weight", "bias"):
         if not isinstance(module, Dropout) and tensor not in module._parameters:
-            raise UserError(
-                f"The {tensor} of '{name}' is computed from other tensors and cannot be sliced. "
-                "Make it a plain parameter first: torch.nn.utils.parametrize."
-                "remove_parametrizations, remove_weight_norm or prune.remove."
-            )
+            raise UserError(f"The {tensor} of '{name}' {COMPUTED}.")
 
 
 def check_slices(model: nn.Module, wanted: list[Slice]) -> None:

@@ -559,18 +559,4 @@ def graphs(draw) -> tuple[nn.Module, tuple[int, ...]]:
         grow()
     put(to_vector(at))
     grow()
-    return randomise_all(RandomGraph(steps, at.c, auxiliary, last_of_image), 0), image.shape[1:]
-
-
-@torch.no_grad()
-def randomise_all(model: nn.Module, stream_seed: int) -> nn.Module:
-    """float64 with every parameter and buffer random, of a scale that keeps activations near 1."""
-    stream = torch.Generator().manual_seed(stream_seed)
-    for name, tensor in [*model.double().named_parameters(), *model.named_buffers()]:
-        if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
-            tensor.uniform_(0.5, 2, generator=stream)
-        elif name.endswith("weight"):
-            tensor.normal_(0, tensor[0].numel() ** -0.5, generator=stream)
-        elif tensor.is_floating_point():
-            tensor.normal_(generator=stream)
-    return model
+    return RandomGraph(steps, at.c, auxiliary, last_of_image).double(), image.shape[1:]

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from pruning_lab.graph.call import Call, UnfollowedError, with_axes
 from pruning_lab.graph.rules.elementwise import joined
-from pruning_lab.graph.slots import FIXED
+from pruning_lab.graph.slots import FIXED, components
 from pruning_lab.graph.values import Axes, Extent, Value
 
 Free = Callable[[int, torch.Tensor], bool]
@@ -84,7 +82,7 @@ def reshape(call: Call) -> Any:
     result = _moved(call, free)
     for dim, size in enumerate(sizes):
         if isinstance(size, Extent) and dim not in result.axes:
-            _freeze_size(call, size)
+            call.freeze_size(size)
     return result
 
 
@@ -212,9 +210,8 @@ def _classes_left(rows: torch.Tensor) -> int:
     """How many classes there would be if the numbers in each row were tied."""
     known, index = rows.unique(return_inverse=True)
     row = np.arange(len(rows)).repeat(rows.shape[1])
-    shape = (len(known) + len(rows),) * 2
-    edges = (np.ones(len(row), dtype=bool), (index.flatten().numpy(), len(known) + row))
-    return int(connected_components(coo_array(edges, shape=shape), directed=False)[0])
+    count = len(known) + len(rows)
+    return int(components(index.flatten().numpy(), len(known) + row, count).max()) + 1
 
 
 def _sizes(call: Call) -> list[int | Extent]:
@@ -269,10 +266,6 @@ def _inserted(axes: Axes, dim: int) -> Axes:
     return {d + (d >= dim): numbers for d, numbers in axes.items()}
 
 
-def _freeze_size(call: Call, size: Extent) -> None:
-    call.slots.freeze(size.numbers, f"their number is used in the code, at {call}")
-
-
 def arithmetic(call: Call) -> Any:
     """Sizes times or divided by a whole number still count units; anything else fixes them."""
     name, (left, right) = call.target.__name__, call.args
@@ -286,5 +279,5 @@ def arithmetic(call: Call) -> Any:
     if by is not None and (by[0].value * by[1]).denominator == 1 and by[1] > 0:
         return by[0].scaled(by[1])
     for extent in call.extents:
-        _freeze_size(call, extent)
+        call.freeze_size(extent)
     return call.evaluate()
