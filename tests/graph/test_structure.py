@@ -1,7 +1,9 @@
 """Which units go together, which stay, and why: small networks by hand."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -188,6 +190,16 @@ FROZEN = {
         lambda m, x: m.head(m.stem(x).mean((2, 3)) / m.stem.out_channels**0.5),
         "the code calculates with stem.out_channels",
     ),
+    **{
+        f"a layer's width, {name}": (
+            lambda m, x, of=of: m.head(m.stem(x).mean((2, 3)) / of(m.stem.out_channels)),
+            "the code calculates with stem.out_channels",
+        )
+        for name, of in {
+            "int": int, "abs": abs, "divmod": lambda width: divmod(width, 2)[0],
+            "math.sqrt": math.sqrt, "np.sqrt": lambda width: float(np.sqrt(width)),
+        }.items()
+    },
     "an unknown operation": (
         lambda m, x: m.head(torch.einsum("ncij->nc", m.stem(x))), "`einsum`, which cannot",
     ),

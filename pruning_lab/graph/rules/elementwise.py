@@ -10,11 +10,12 @@ from pruning_lab.graph.values import Axes, Value
 
 NAMES = """
 abs add alpha_dropout atan ceil celu clamp clamp_max clamp_min clip clone contiguous cos detach div
-divide double dropout dropout1d dropout2d dropout3d elu erf exp expm1 feature_alpha_dropout float
-floor gelu half hardshrink hardsigmoid hardswish hardtanh iadd imul isub itruediv leaky_relu log
-log1p logsigmoid maximum minimum mish mul multiply neg negative pos positive pow reciprocal relu
-relu6 round rrelu rsqrt rsub selu sigmoid sign silu sin softplus softshrink softsign sqrt square
-stochastic_depth sub subtract tanh tanhshrink threshold to true_divide truediv type where
+divide double dropout dropout1d dropout2d dropout3d elu eq erf exp expand_as expm1
+feature_alpha_dropout float floor ge gelu gt half hardshrink hardsigmoid hardswish hardtanh iadd
+imul isub itruediv le leaky_relu log log1p logsigmoid lt masked_fill maximum minimum mish mul
+multiply ne neg negative ones_like pos positive pow reciprocal relu relu6 round rrelu rsqrt rsub
+selu sigmoid sign silu sin softplus softshrink softsign sqrt square stochastic_depth sub subtract
+tanh tanhshrink threshold to true_divide truediv type where zeros_like
 """
 """Functions of torch, operators of Python, methods of tensors."""
 
