@@ -256,13 +256,12 @@ def main() -> None:
         case for case in cases if parameters_of(case[1]) <= ALONE and not case_of(case[1]).heavy
     ]
     rows, failed = {}, {}
-    with (
-        tqdm(total=len(cases)) as bar,
-        ProcessPoolExecutor(wanted.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
-    ):
-        started = {pool.submit(check, *case): case[1] for case in small}
-        for done in as_completed(started):
-            keep(started[done], done.result, rows, failed, bar)
+    own_processes = partial(ProcessPoolExecutor, wanted.jobs, get_context("spawn"))
+    with tqdm(total=len(cases)) as bar:
+        with own_processes(torch.set_num_threads, (1,)) as pool:  # gone before the large ones come
+            started = {pool.submit(check, *case): case[1] for case in small}
+            for done in as_completed(started):
+                keep(started[done], done.result, rows, failed, bar)
         for case in cases:
             if case not in small:
                 keep(case[1], partial(check, *case), rows, failed, bar)

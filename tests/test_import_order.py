@@ -13,6 +13,7 @@ ROOMS = [
     "cost",
     "graph",
     "attributions",
+    "prunable",
     "schedules",
     "plan",
     "pruner",
