@@ -47,7 +47,8 @@ SPACES = {
 }
 ALONE, LARGE = 80_000_000, 150_000_000
 """Models with more parameters are checked one after the other; with still more, in float32."""
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+TOLERANCE = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-4, 1e-2)}
+"""Of outputs, and of a training step, whose batch statistics magnify the rounding."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,13 @@ class Row:
 
     @property
     def exact(self) -> bool:
-        largest = worst([self.error, self.step_error, self.second_error])
-        return largest < TOLERANCE[self.dtype] and self.flops_as_predicted and self.loaded_alike
+        allowed, allowed_in_a_step = TOLERANCE[self.dtype]
+        return (
+            worst([self.error, self.second_error]) < allowed
+            and self.step_error < allowed_in_a_step
+            and self.flops_as_predicted
+            and self.loaded_alike
+        )
 
 
 def parameters_of(name: str) -> int:
@@ -129,12 +135,12 @@ def build(name: str, case: Case) -> nn.Module:
     return model
 
 
-def check(kind: str, name: str) -> Row:
-    """Everything that the table says of one model."""
+def check(kind: str, name: str, single: bool = False) -> Row:
+    """Everything that the table says of one model; ``single``: in float32, however small."""
     case = case_of(name)
     model = build(name, case)
     count = cost.parameters(model)
-    dtype = torch.float32 if parameters_of(name) > LARGE else torch.float64
+    dtype = torch.float32 if single or parameters_of(name) > LARGE else torch.float64
     x = torch.randn(4, *case.size, dtype=dtype, generator=torch.Generator().manual_seed(1))
     model = keep_in_range(randomise_all(model).to(dtype), x)
     flops, original = cost.flops(model, case.size), skeleton(model)
@@ -186,10 +192,14 @@ def report(rows: list[Row], failed: dict[str, str]) -> str:
         "random. Errors are the largest difference to the masked twin, relative to the largest "
         "value; *effect* is that of the removal itself, on the same scale. *Step* is one training "
         "step (SGD with Nesterov momentum and weight decay, the larger of both rounds), *second* "
-        "the output after a second round. A model is *exact* when all errors are below 1e-9 "
-        "(float32, marked: below 1e-3), the FLOPs are what the widths say, and a saved copy "
-        "loads to the same outputs bit for bit. *Prunable* is the share of the parameters that "
-        "belong to a unit that may go.",
+        "the output after a second round. A model is *exact* when all errors are below 1e-9, the "
+        "FLOPs are what the widths say, and a saved copy loads to the same outputs bit for bit. "
+        "*Prunable* is the share of the parameters that belong to a unit that may go.",
+        "",
+        "Models of more than 150 million parameters are checked in float32 (marked), where outputs "
+        "may differ by 1e-4 and a step by 1e-2. Rounding alone does that: the steps of "
+        "`regnet_y_3_2gf`, `16gf` and `32gf` differ by 3e-4, 4e-4 and 9e-4 in float32 "
+        "(`python -m benchmarks.zoo --single regnet_y_32gf`), and by less than 1e-12 in float64.",
         "",
         f"**{exact} of {len(rows) + len(failed)} are exact.** Prunable share: smallest "
         f"{min(shares):.0%}, median {statistics.median(shares):.0%}. Finding the groups: median "
@@ -244,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="*", help="names; without any, all of them")
     parser.add_argument("--jobs", type=int, default=2, help="small models at the same time")
+    parser.add_argument("--single", action="store_true", help="all of them in float32")
     parser.add_argument("--output", type=Path, help="a Markdown file")
     wanted = parser.parse_args()
     cases = [
@@ -259,12 +270,12 @@ def main() -> None:
     own_processes = partial(ProcessPoolExecutor, wanted.jobs, get_context("spawn"))
     with tqdm(total=len(cases)) as bar:
         with own_processes(torch.set_num_threads, (1,)) as pool:  # gone before the large ones come
-            started = {pool.submit(check, *case): case[1] for case in small}
+            started = {pool.submit(check, *case, wanted.single): case[1] for case in small}
             for done in as_completed(started):
                 keep(started[done], done.result, rows, failed, bar)
         for case in cases:
             if case not in small:
-                keep(case[1], partial(check, *case), rows, failed, bar)
+                keep(case[1], partial(check, *case, wanted.single), rows, failed, bar)
     text = report([rows[name] for _, name in cases if name in rows], failed)
     if wanted.output is None:
         print(text)
