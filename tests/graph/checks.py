@@ -82,10 +82,13 @@ def outputs(model, x):
 
 
 def train(model, optimizer, x):
-    """One step in training mode, on every output that there is then."""
+    """One step in training mode, on every output that there is then.
+
+    The logarithm keeps the step small where outputs are large: what diverges magnifies rounding.
+    """
     model.train()
     optimizer.zero_grad()
-    sum(output.square().mean() for output in tensors_in(model(x))).backward()
+    sum(output.square().mean().log1p() for output in tensors_in(model(x))).backward()
     optimizer.step()
     optimizer.zero_grad()
     model.eval()
