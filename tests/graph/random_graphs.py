@@ -521,9 +521,8 @@ def to_tokens(at):
 def to_vector(at):
     size = at.example[0].numel()
     codes = ["torch.flatten(x, 1)", "x.flatten(1)", "nn.Flatten()", "x.reshape(x.shape[0], -1)"]
-    codes += [f"x.reshape(-1, {size})"]
-    if at.example.is_contiguous():
-        codes += ["x.view(x.size(0), -1)", f"x.view(-1, {size})"]
+    # a bare view would work by chance: how values lie in memory depends on widths
+    codes += [f"x.reshape(-1, {size})", "x.contiguous().view(x.size(0), -1)"]
     if at.stage == IMAGE:
         codes += ["x.mean((2, 3))", "F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1)"]
     else:
