@@ -197,9 +197,8 @@ def report(rows: list[Row], failed: dict[str, str]) -> str:
         "*Prunable* is the share of the parameters that belong to a unit that may go.",
         "",
         "Models of more than 150 million parameters are checked in float32 (marked), where outputs "
-        "may differ by 1e-4 and a step by 1e-2. Rounding alone does that: the steps of "
-        "`regnet_y_3_2gf`, `16gf` and `32gf` differ by 3e-4, 4e-4 and 9e-4 in float32 "
-        "(`python -m benchmarks.zoo --single regnet_y_32gf`), and by less than 1e-12 in float64.",
+        "may differ by 1e-4 and a step by 1e-2. That is rounding: in float32 (`python -m "
+        "benchmarks.zoo --single regnet_y_32gf`) smaller ones differ as much for their size.",
         "",
         f"**{exact} of {len(rows) + len(failed)} are exact.** Prunable share: smallest "
         f"{min(shares):.0%}, median {statistics.median(shares):.0%}. Finding the groups: median "

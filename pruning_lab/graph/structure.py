@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
 from pruning_lab.graph.slots import components
 from pruning_lab.graph.trace import operations, untraceable
-from pruning_lab.graph.widths import watch
+from pruning_lab.graph.widths import read_unnoticed, watch
 
 STAYS = -1
 """The class of what cannot go."""
@@ -141,14 +142,20 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     the model cannot be traced or does not take inputs of this size.
     """
     findings, bones = Findings(), skeleton(model)
-    watch(bones, findings.read.add)
+    widths = watch(bones, findings.read.add)
+
+    def traced() -> tuple[fx.Graph, str]:
+        graph = operations(bones)
+        return graph, _described(bones, graph)
+
     dtype = next((each.dtype for each in model.parameters()), torch.float32)
     x = torch.empty(2, *input_size, dtype=dtype, device="meta")
     seen = set()
     for training in (False, True):  # heads that exist only in training count, too
         bones.train(training)
-        graph = operations(bones)
-        if (code := _operations(graph)) not in seen:
+        graph, code = traced()
+        if code not in seen:
+            findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
             read = set(findings.read)  # what torch's own modules read is theirs
             _follow(bones, graph, x, findings)
             findings.read = read | findings.passed
@@ -188,8 +195,24 @@ def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findin
         raise untraceable(bones, f"with inputs of {size}, {error}") from error
 
 
-def _operations(graph: fx.Graph) -> str:
-    return str([(node.op, node.target, node.args, node.kwargs) for node in graph.nodes])
+def _described(bones: nn.Module, graph: fx.Graph) -> str:
+    """The operations and the constants of the code as text, whatever the widths are."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+
+    def named(each: Any) -> Any:
+        return f"%{order[each]}" if isinstance(each, fx.Node) else getattr(each, "key", each)
+
+    def target(node: fx.Node) -> Any:
+        constant = node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
+        return getattr(bones, str(node.target)) if constant else node.target
+
+    arguments = fx.node.map_aggregate
+    return str(
+        [
+            (node.op, target(node), arguments(node.args, named), arguments(node.kwargs, named))
+            for node in graph.nodes
+        ]
+    )
 
 
 def _structure(model: nn.Module, findings: Findings) -> Structure:

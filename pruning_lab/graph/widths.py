@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import WIDTHS, WITH_WIDTHS
 
 Key = tuple[str, str, int | None]
@@ -12,22 +13,12 @@ Key = tuple[str, str, int | None]
 
 
 class Width(int):
-    """A width that notices when it is calculated or compared with, by Python or by numpy.
-
-    It does not notice being copied into an array or a tensor: ``torch.tensor(layer.out_features)``.
-    """
+    """A width that notices when it is calculated or compared with."""
 
     key: Key
     read: Callable[[Key], None]
 
     __hash__ = int.__hash__
-
-    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **others: Any) -> Any:
-        return getattr(function, method)(*map(_number, inputs), **others)
-
-
-def _number(each: Any) -> Any:
-    return int(each) if isinstance(each, Width) else each
 
 
 def _noticed(name: str) -> Callable[..., Any]:
@@ -48,21 +39,59 @@ for _name in OPERATIONS.split():
     setattr(Width, f"__{_name}__", _noticed(f"__{_name}__"))
 
 
-def watch(model: nn.Module, read: Callable[[Key], None]) -> None:
+Place = tuple[nn.Module, str, Any]
+"""A module, its attribute, and the Width or the tuple of Widths that stands there."""
+
+
+def watch(model: nn.Module, read: Callable[[Key], None]) -> list[Place]:
     """Put a Width in the place of every width; ``read`` is told which are calculated with."""
-
-    def width(value: Any, *key: Any) -> Any:
-        if type(value) is not int:
-            return value
-        found = Width(value)
-        found.key, found.read = key, read
-        return found
-
+    places: list[Place] = []
     for path, module in model.named_modules():
         for name in WIDTHS if isinstance(module, WITH_WIDTHS) else ():
             value = vars(module).get(name)
             if isinstance(value, tuple):
-                entries = (width(each, path, name, index) for index, each in enumerate(value))
-                setattr(module, name, tuple(entries))
-            elif value is not None:
-                setattr(module, name, width(value, path, name, None))
+                keys = [(path, name, index) for index in range(len(value))]
+                entries = (_width(each, key, read) for each, key in zip(value, keys, strict=True))
+                places.append((module, name, tuple(entries)))
+            elif type(value) is int:
+                places.append((module, name, _width(value, (path, name, None), read)))
+    for module, name, widths in places:
+        setattr(module, name, widths)
+    return places
+
+
+def read_unnoticed(places: list[Place], usual: str, traced: Callable[[], str]) -> set[Key]:
+    """The widths at watched places without which ``traced()`` is not as ``usual``.
+
+    ``range`` and ``torch.tensor`` read a width without its notice, but not without consequences
+    when it is another one: all of them at once, and if that shows, one after the other.
+    """
+    if _with_others(places, traced) == usual:
+        return set()
+    found = [place for place in places if _with_others([place], traced) != usual]
+    return {width.key for *_, value in found or places for width in _widths_in(value)}
+
+
+def _with_others(places: list[Place], traced: Callable[[], str]) -> str | None:
+    """What is traced when every width is another one, no two by the same difference."""
+    for number, (module, name, value) in enumerate(places):
+        more = 1 + number
+        others = [_width(int.__add__(w, more), w.key, w.read) for w in _widths_in(value)]
+        setattr(module, name, tuple(others) if isinstance(value, tuple) else others[0])
+    try:
+        return traced()
+    except UserError:  # the code minds
+        return None
+    finally:
+        for module, name, value in places:
+            setattr(module, name, value)
+
+
+def _width(value: int, key: Key, read: Callable[[Key], None]) -> Width:
+    found = Width(value)
+    found.key, found.read = key, read
+    return found
+
+
+def _widths_in(value: Any) -> list[Width]:
+    return list(value) if isinstance(value, tuple) else [value]

@@ -198,6 +198,8 @@ FROZEN = {
         for name, of in {
             "int": int, "abs": abs, "divmod": lambda width: divmod(width, 2)[0],
             "math.sqrt": math.sqrt, "np.sqrt": lambda width: float(np.sqrt(width)),
+            "range": lambda width: max(range(width)), "torch.tensor": torch.tensor,
+            "as text": lambda width: float(str(width)),
         }.items()
     },
     "an unknown operation": (
