@@ -67,9 +67,10 @@ def _ranking(values: np.ndarray, group: Group, schedule: Schedule) -> Ranking:
         [np.bincount(row[row >= 0], minlength=len(group)) for row in group.players.values()], 1
     )  # (players, layers): how many units of each layer go with a player
     widths = np.array([len(row) for row in group.players.values()])
+    floor = -(-schedule.min_units // schedule.multiple_of) * schedule.multiple_of
     left, order = widths.copy(), []
     for player in values.argsort(kind="stable"):
-        if ((left - takes[player] >= schedule.min_units) | (takes[player] == 0)).all():
+        if ((left - takes[player] >= floor) | (takes[player] == 0)).all():
             left = left - takes[player]
             order.append(player)
     after = widths - np.vstack([np.zeros_like(widths), takes[order].cumsum(0)])

@@ -124,7 +124,7 @@ def test_global_scope_on_random_scores_removes_the_same_share_of_wide_and_narrow
 
 def coupled(**players):
     classes = torch.arange(max(max(row) for row in players.values()) + 1)
-    rows = {layer: torch.tensor(row) for layer, row in players.items()}
+    rows = {layer: torch.tensor(list(row)) for layer, row in players.items()}
     return {"g": Group("g", rows, classes)}
 
 
@@ -159,3 +159,13 @@ def test_widths_are_rounded_up_to_a_multiple_in_every_layer():
     assert take(scores, groups, 0.3, multiple_of=4) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(UserError, match=r"at most 0\.600 can go"):
         take(scores, groups, 0.7, multiple_of=4)
+
+
+def test_multiples_are_reached_where_players_take_units_of_different_layers():
+    # units of "a" meet some of "c"; units of "b" meet the others, and those of "d"
+    groups = coupled(a=range(8), b=range(8, 16), c=range(10), d=range(10, 16))
+    for seed in range(5):
+        scores = np.random.default_rng(seed).random(16)
+        gone = np.array(take(scores, groups, 0.75, multiple_of=2))
+        for first, behind in ((0, 8), (8, 16), (0, 10), (10, 16)):
+            assert behind - first - ((gone >= first) & (gone < behind)).sum() == 2

@@ -107,8 +107,9 @@ def test_the_code_of_the_model_names_the_baseline(tmp_path, monkeypatch):
     for activation in ("ReLU", "Tanh"):
         path = tmp_path / f"net_{activation}.py"
         path.write_text(f"from torch import nn\nclass Net(nn.{activation}): pass\n")
-        found.append(determinants(model=__import__(path.stem).Net())["code"])
-    assert found[0] != found[1]
+        net = __import__(path.stem).Net()
+        found += [determinants(model=model)["code"] for model in (net, torch.nn.Sequential(net))]
+    assert len(set(found)) == 4
 
 
 def test_other_pictures_in_a_folder_are_other_samples(tmp_path):

@@ -1,7 +1,7 @@
 """One operation of a traced model, as the rules see it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,15 @@ class Call:
     def widths(self) -> list[Width]:
         """All widths of modules among the arguments."""
         return _collected((self.args, self.kwargs), Width)
+
+    def with_numbers(self) -> "Call":
+        """The same call with plain numbers for sizes."""
+
+        def number(each: Any) -> Any:
+            return each.value if isinstance(each, Extent) else each
+
+        args, kwargs = fx.node.map_aggregate((self.args, self.kwargs), number)
+        return replace(self, args=args, kwargs=kwargs)
 
     def __str__(self) -> str:
         name = self.target

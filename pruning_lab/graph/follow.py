@@ -113,6 +113,7 @@ class _Run:
                 raise UnfollowedError(f"its units meet {call}, which cannot be followed")
             if call.extents and rule not in TAKES_SIZES:
                 freeze_sizes(call)
+                call = call.with_numbers()
             return rule(call)
         except UnfollowedError as error:
             return self.unknown(call, str(error))
@@ -135,7 +136,12 @@ class _Run:
             for numbers in value.axes.values():
                 self.findings.slots.freeze(numbers, reason)
         freeze_sizes(call)
-        return with_axes(call.evaluate(), {})
+        shapes = [value.shape for value in call.values]
+        result = call.evaluate()
+        for value, shape in zip(call.values, shapes, strict=True):
+            if value.shape != shape:  # changed in place
+                value.axes.clear()
+        return with_axes(result, {})
 
     def seen_by_the_caller(self, output: Any) -> None:
         def freeze(each: Any) -> Any:

@@ -203,8 +203,10 @@ def _described(bones: nn.Module, graph: fx.Graph) -> str:
         return f"%{order[each]}" if isinstance(each, fx.Node) else getattr(each, "key", each)
 
     def target(node: fx.Node) -> Any:
-        constant = node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
-        return getattr(bones, str(node.target)) if constant else node.target
+        if node.op != "get_attr" or not str(node.target).startswith("_tensor_constant"):
+            return node.target
+        constant = getattr(bones, str(node.target))
+        return constant.shape if constant.is_meta else (constant.dtype, constant.tolist())
 
     arguments = fx.node.map_aggregate
     return str(

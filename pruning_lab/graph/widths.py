@@ -33,7 +33,8 @@ def _noticed(name: str) -> Callable[..., Any]:
 
 OPERATIONS = """
 add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow
-neg pos abs round trunc floor ceil int float bool eq ne lt le gt ge
+neg pos abs round trunc floor ceil int float bool eq ne lt le gt ge and rand or ror xor rxor lshift
+rlshift rshift rrshift invert
 """
 for _name in OPERATIONS.split():
     setattr(Width, f"__{_name}__", _noticed(f"__{_name}__"))
@@ -66,17 +67,35 @@ def read_unnoticed(places: list[Place], usual: str, traced: Callable[[], str]) -
     ``range`` and ``torch.tensor`` read a width without its notice, but not without consequences
     when it is another one: all of them at once, and if that shows, one after the other.
     """
-    if _with_others(places, traced) == usual:
+
+    def decide(some: list[Place]) -> bool:
+        return any(_with_others(some, other, traced) != usual for other in (_more, _half))
+
+    if not decide(places):
         return set()
-    found = [place for place in places if _with_others([place], traced) != usual]
+    found = [place for place in places if decide([place])]
     return {width.key for *_, value in found or places for width in _widths_in(value)}
 
 
-def _with_others(places: list[Place], traced: Callable[[], str]) -> str | None:
-    """What is traced when every width is another one, no two by the same difference."""
+def _more(width: int, number: int) -> int:
+    """Widths that were equal no longer are."""
+    return width + 1 + number
+
+
+def _half(width: int, number: int) -> int:
+    """Even what reads a width by powers of two sees another one."""
+    return max(1, width // 2)
+
+
+def _with_others(
+    places: list[Place], other: Callable[[int, int], int], traced: Callable[[], str]
+) -> str | None:
+    """What is traced when every width is another one."""
     for number, (module, name, value) in enumerate(places):
-        more = 1 + number
-        others = [_width(int.__add__(w, more), w.key, w.read) for w in _widths_in(value)]
+        others = [
+            _width(other(int.__add__(width, 0), number), width.key, width.read)
+            for width in _widths_in(value)
+        ]
         setattr(module, name, tuple(others) if isinstance(value, tuple) else others[0])
     try:
         return traced()

@@ -12,6 +12,8 @@ from torch import nn
 from pruning_lab.checkpoint import load_pruned, save_pruned
 from pruning_lab.graph import UntraceableError, find_structure
 from pruning_lab.pruner import Pruner
+from tests.graph.checks import prune_and_compare
+from tests.oracles.twin import randomise_all
 
 
 class Code(nn.Module):
@@ -199,7 +201,9 @@ FROZEN = {
             "int": int, "abs": abs, "divmod": lambda width: divmod(width, 2)[0],
             "math.sqrt": math.sqrt, "np.sqrt": lambda width: float(np.sqrt(width)),
             "range": lambda width: max(range(width)), "torch.tensor": torch.tensor,
-            "as text": lambda width: float(str(width)),
+            "as text": lambda width: float(str(width)), "in binary": int.bit_length,
+            "a shift": lambda width: (width >> 3) + 1, "math.gcd": lambda w: math.gcd(w, 3),
+            "a long tensor": lambda width: torch.full((1, 1), 1 + 1e-6 * len(range(width))),
         }.items()
     },
     "an unknown operation": (
@@ -208,6 +212,19 @@ FROZEN = {
     "a width in the formula": (
         lambda m, x: m.head((y := m.stem(x)).mean((2, 3)) / y.shape[1] ** 0.5),
         "their number is used in the code, at `pow`",
+    ),
+    "a size as an argument": (
+        lambda m, x: m.head(F.conv2d((y := m.stem(x)), m.each, groups=y.shape[1]).mean((2, 3))),
+        "their number is used in the code, at `conv2d`",
+    ),
+    "a shape that an unknown operation changes": (
+        lambda m, x: m.head(((y := m.stem(x).mean((2, 3))).unsqueeze_(0), y)[1][0]),
+        "`unsqueeze_`, which cannot be followed",
+    ),
+    "rows that are looked up": (
+        lambda m, x: m.head(m.stem(x).mean((2, 3)))
+        + F.embedding((x[:, 0, 0, 0] > 0).long(), m.stem.weight.flatten(1)).sum(1, True),
+        "which looks them up by number",
     ),
     "the raw input": (lambda m, x: m.head((m.stem(x) + x[:, :1]).mean((2, 3)) + x.sum()), None),
     "values of another width": (
@@ -220,7 +237,8 @@ FROZEN = {
 @pytest.mark.parametrize("case", FROZEN)
 def test_what_cannot_go_stays_and_says_why(case):
     code, reason = FROZEN[case]
-    model = Code(code, stem=conv(2, 3), head=nn.Linear(3, 1))
+    each = nn.Parameter(torch.randn(3, 1, 1, 1), False)
+    model = Code(code, stem=conv(2, 3), head=nn.Linear(3, 1), each=each)
     structure = find_structure(model, IMAGE)
     if reason is None:  # one number that is broadcast over all units is in nobody's way
         assert groups(model, IMAGE) == {"stem": {"stem": [0, 1, 2]}}
@@ -229,6 +247,27 @@ def test_what_cannot_go_stays_and_says_why(case):
     assert reason in structure.frozen["stem"]
     with pytest.raises(ValueError, match="layer 'stem' cannot be removed"):
         Pruner(model, IMAGE, "cpu").prune_model(model.stem, [0])
+
+
+FOLLOWED = {
+    "expand_as": lambda m, x: m.head((y := m.stem(x)) * m.gate(y).sigmoid().expand_as(y)),
+    "masked_fill": lambda m, x: m.head((y := m.stem(x)).masked_fill(m.gate(y) > 0, 0.5)),
+    "where": lambda m, x: m.head(torch.where((y := m.stem(x)) >= 0, y, 0.1 * torch.ones_like(y))),
+    "zeros_like": lambda m, x: m.head((y := m.stem(x)) + torch.zeros_like(y)),
+    "comparisons": lambda m, x: m.head(
+        (y := m.stem(x)) * (y > 0.1) + (y < -0.1) + (y <= 0) * (y == y) * (y != 0)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_what_is_followed_is_exact(case):
+    model = Code(FOLLOWED[case], stem=conv(2, 3), gate=conv(3, 1), head=conv(3, 2)).double()
+    outcome = prune_and_compare(randomise_all(model), IMAGE)
+    assert outcome.structure.groups.keys() == {"stem"}
+    assert outcome.effect > 1e-3
+    assert outcome.error < 1e-12
+    assert outcome.step_error < 1e-12
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def transposed_convolution(call: Call) -> Any:
 def embedding(call: Call) -> Any:
     """Looked-up rows: the weight's second dimension are units."""
     weight, _ = _weights(call, 1)
+    call.freeze(weight, (0,), "which looks them up by number")
     index = call.x
     if isinstance(call.target, nn.Embedding):
         call.follows("embedding_dim", weight.axes.get(1))
