@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow zoo against-torch-pruning check install
+.PHONY: run test test-slow zoo against-torch-pruning bench-attributions check install
 
 install: .venv/installed
 
@@ -26,6 +26,9 @@ zoo: install
 
 against-torch-pruning: install
 	$(BIN)/python -m benchmarks.against_torch_pruning --output docs/against_torch_pruning.md
+
+bench-attributions: install
+	$(BIN)/python -m benchmarks.attributions --output docs/attributions.md
 
 check: install
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from torch import nn
 from tqdm import tqdm
 
 from pruning_lab import cost, tracking
-from pruning_lab.attributions import AttributionMetric, base, evidence
+from pruning_lab.attributions import AttributionMetric, base, evidence, reduction
 from pruning_lab.attributions.coupled import group_scores
+from pruning_lab.attributions.evidence import ActivationMetric, run_together
 from pruning_lab.attributions.scores import LayerScores, Scores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import UserError
 from pruning_lab.graph import Group, trace, units_of
 from pruning_lab.graph.cut import Cut
 from pruning_lab.plan import Plan, make_plan
@@ -34,6 +35,7 @@ from pruning_lab.setup import (
     baseline_determinants,
     build,
     build_model,
+    check_numbers,
     digest_of_code,
     find_device,
     plain,
@@ -51,7 +53,7 @@ class Experiment:
 
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         self.config, self.names, self.output = config, names, output
-        self._check_numbers()
+        check_numbers(config)
         self.device = find_device(config.device)
         torch.set_num_threads(config.threads or THREADS)
         self.schedule: Schedule = build(config.schedule, "schedule")
@@ -71,6 +73,7 @@ class Experiment:
         self.steps = self.schedule.steps_for(
             [[layer for layer in group.players if layer in self.layers] for group in groups]
         )
+        self.scored = loader(self.splits.score, config.scoring.batch_size)
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
         self.original = self._size(self.model)
@@ -125,13 +128,18 @@ class Experiment:
         scores: Scores = {}
         seconds: dict[str, float] = {}
         layers = tuple(self.layers)
+        together = cache(partial(self._score_together, layers))
         for name, settings in self.criteria.items():
             scores[name], seconds[name] = self.baseline.scores(
                 name,
                 plain(settings)
                 | plain(self.config.scoring)
                 | {"code": self._code(name), "layers": layers},
-                partial(self._score, name, layers),
+                lambda name=name: (
+                    together()[name]  # type: ignore[misc]
+                    if isinstance(self.metrics[name], ActivationMetric)
+                    else self._score(name, layers)
+                ),
             )
         self.record.baseline_scores(scores, seconds)
         return scores[self.names.metric], seconds[self.names.metric]
@@ -159,6 +167,18 @@ class Experiment:
                 on_progress=lambda index, count: bar.update(work[index] * count / samples),
             )
         return dict(zip(layers, found, strict=True)), time.perf_counter() - started
+
+    def _score_together(self, layers: tuple[str, ...]) -> dict[str, tuple[LayerScores, float]]:
+        """All criteria on activations and gradients by one pass; each is said to take all of it."""
+        metrics = {
+            k: each for k, each in self.metrics.items() if isinstance(each, ActivationMetric)
+        }
+        started, modules = time.perf_counter(), [self.layers[layer] for layer in layers]
+        log.info("Scoring %d layers by %s in one pass ...", len(layers), ", ".join(metrics))
+        found = run_together(list(metrics.values()), modules, find_best_evaluation_module=True)
+        seconds = time.perf_counter() - started
+        by_layer = [dict(zip(layers, scores, strict=True)) for scores in found]
+        return {name: (scores, seconds) for name, scores in zip(metrics, by_layer, strict=True)}
 
     def _plan(self, scores: LayerScores, step: Step) -> Plan:
         """Which units go, so that the step's share of the original is gone."""
@@ -254,25 +274,17 @@ class Experiment:
     def _metric(self, settings: DictConfig) -> AttributionMetric:
         if settings.get("reduction") == "none":
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
-        batches = loader(self.splits.score, self.config.scoring.batch_size)
         make = build(settings, "metric")
         try:
-            return make(self.model, batches, F.cross_entropy, self.device)
+            return make(self.model, self.scored, F.cross_entropy, self.device)
         except TypeError as error:
             raise UserError(f"metric: {error}".replace("__init__()", "this criterion")) from error
 
-    def _check_numbers(self) -> None:
-        """Refuse what would only fail when it is used, after hours perhaps."""
-        for name, seed in self.config.seeds.items():
-            check_count(f"seeds.{name}", seed, 0)
-        check_count("seed", self.config.seed, 0)
-        check_count("scoring.batch_size", self.config.scoring.batch_size)
-        if self.config.threads is not None:
-            check_count("threads", self.config.threads)
-
     def _code(self, name: str) -> str:
         """A hash of the code that the scores of a criterion depend on."""
-        return digest_of_code(type(self.metrics[name]), base, evidence, trace, Cut, units_of)
+        return digest_of_code(
+            type(self.metrics[name]), base, evidence, reduction, trace, Cut, units_of
+        )
 
     def _seeded(self, stage: int) -> torch.Generator:
         """Random streams for one stage of training: they do not depend on what ran before."""

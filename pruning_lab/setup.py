@@ -14,7 +14,7 @@ from torch import nn
 
 from pruning_lab import training
 from pruning_lab.datasets import Splits
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count
 from pruning_lab.modes import evaluating
 
 
@@ -90,6 +90,16 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device={name} is not to be had here. Use auto or cpu.") from error
     return device
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Refuse what would only fail when it is used, after hours perhaps."""
+    for name, seed in config.seeds.items():
+        check_count(f"seeds.{name}", seed, 0)
+    check_count("seed", config.seed, 0)
+    check_count("scoring.batch_size", config.scoring.batch_size)
+    if config.threads is not None:
+        check_count("threads", config.threads)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -160,13 +160,14 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     assert other.baseline.name == done.baseline.name
     other.training = None  # training again would fail
     other._score = lambda name, layers: pytest.fail(f"{name} was scored again")
+    other._score_together = lambda layers: pytest.fail("criteria were scored again")
     with recording(other.client, other.config, other.names, other.baseline, folder) as other.record:
         other._obtain_baseline()
         scores, seconds = other._attribute()
         assert scores.keys() == {"1", "3"}
         assert seconds > 0
         del other.layers["3"]  # other layers are other scores
-        other._score = lambda name, layers: ({layer: np.zeros(1) for layer in layers}, 1.0)
+        del other._score, other._score_together
         assert other._attribute()[0].keys() == {"1"}
 
 

@@ -10,19 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning_lab.attributions.reduction import Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
 from pruning_lab.modes import evaluating
 
-Reduction = str | Callable[[np.ndarray], np.ndarray]
 Criterion = Callable[..., torch.Tensor]
-
-REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": lambda scores: scores.mean(0),
-    "sum": lambda scores: scores.sum(0),
-    "mean_plus_2_std": lambda scores: scores.mean(0) + 2 * scores.std(0),
-    "none": lambda scores: scores,
-}
 
 
 class AttributionMetric(ABC):
@@ -49,11 +42,7 @@ class AttributionMetric(ABC):
         device: torch.device | str,
         reduction: Reduction = "mean",
     ) -> None:
-        if not callable(reduction) and reduction not in REDUCTIONS:
-            raise UserError(
-                f"reduction={reduction!r} is not known; choose one of {', '.join(REDUCTIONS)}, "
-                "or pass a callable over the per-sample scores (samples, units)."
-            )
+        check_reduction(reduction)
         self.model = model
         self.data_generator = data_generator
         self.criterion = criterion
@@ -84,19 +73,17 @@ class AttributionMetric(ABC):
         samples of module ``index`` are scored.
         """
         metric = self._with(options)
-        reduce = self.reduction if callable(self.reduction) else REDUCTIONS[self.reduction]
         with at_rest(self.model):
-            scores = metric._per_sample(modules, find_best_evaluation_module, on_progress)
-        return [score if score.ndim == 1 else _reduced(score, reduce) for score in scores]
+            return metric._scores(modules, find_best_evaluation_module, on_progress)
 
     @abstractmethod
-    def _per_sample(
+    def _scores(
         self,
         modules: Sequence[nn.Module],
         behind: bool,
         on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
-        """Scores (samples, units) of each module, or (units,) when they do not use samples."""
+        """The reduced scores of each module."""
 
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
@@ -141,16 +128,6 @@ class AttributionMetric(ABC):
                 f"({len(output)}, ...); it gave shape {tuple(losses.shape)}."
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-
-
-def _reduced(scores: np.ndarray, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    reduced = np.asarray(reduce(scores))
-    if reduced.shape[-1:] != scores.shape[-1:]:
-        raise UserError(
-            f"reduction made shape {reduced.shape} out of the per-sample scores {scores.shape} "
-            "(samples, units); it must leave one score a unit."
-        )
-    return reduced
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

@@ -7,11 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from pruning_lab.attributions.base import AttributionMetric, by_unit
+from pruning_lab.attributions.base import AttributionMetric, at_rest, by_unit
+from pruning_lab.attributions.reduction import Reducer
+from pruning_lab.errors import UserError
 from pruning_lab.graph import unit_axis
 from pruning_lab.graph.cut import Cut, State
 from pruning_lab.graph.hooked import HookedCut
+
+Evidence = list[tuple[torch.Tensor, torch.Tensor]]
+"""At every site the activation and the gradient of each sample's own loss."""
 
 ROWS = 128
 """How many masked samples go through the model at once: enough to fill a processor."""
@@ -25,6 +32,9 @@ class ActivationMetric(AttributionMetric):
 
     needs_gradient: ClassVar[bool] = True
 
+    memory: int = 128 * 2**20
+    """About how many bytes the activations of a pass may take; larger batches go in parts."""
+
     @abstractmethod
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Per-sample scores (N, units) from activation and gradient, each (N, units, positions).
@@ -33,33 +43,91 @@ class ActivationMetric(AttributionMetric):
         computed and the activation stands in its place.
         """
 
-    def _per_sample(
+    def _scores(
         self,
         modules: Sequence[nn.Module],
         behind: bool,
         on_progress: Callable[[int, int], None],
     ) -> list[np.ndarray]:
-        graph = self._graph()
-        sites: list[Any] = [graph.site(module, behind) for module in modules]
-        found: list[list[np.ndarray]] = [[] for _ in modules]
-        for x, target in self._batches():
-            with torch.set_grad_enabled(self.needs_gradient):
-                output, activations = graph.record(x, sites)
-                if self.needs_gradient:
-                    loss = self._losses(output, target).sum()
-                    gradients = torch.autograd.grad(
-                        loss, activations, allow_unused=True, materialize_grads=True
-                    )
-                else:
-                    gradients = tuple(activations)
-            pairs = zip(activations, gradients, strict=True)
-            for module, scores, (activation, gradient) in zip(modules, found, pairs, strict=True):
-                axis = unit_axis(module)
-                score = self.formula(
-                    by_unit(activation, axis, module).detach(), by_unit(gradient, axis, module)
-                )
-                scores.append(score.cpu().double().numpy())
-        return [np.concatenate(scores) for scores in found]
+        return _one_pass([self], modules, behind)[0]
+
+    def _at_once(self, graph: Any, sites: list[Any], x: torch.Tensor) -> int:
+        """How many samples fit into ``memory``, by what the first of them takes."""
+        with torch.set_grad_enabled(self.needs_gradient), _Bytes(self.model) as made:
+            graph.record(x[:1], sites)
+        both_ways = 2 if self.needs_gradient else 1
+        return max(1, self.memory // (both_ways * max(1, made.count)))
+
+    def _evidence(self, graph: Any, sites: list[Any], x: torch.Tensor, target: Any) -> Evidence:
+        """Activation and gradient at every site."""
+        with torch.set_grad_enabled(self.needs_gradient):
+            output, activations = graph.record(x, sites)
+            if not self.needs_gradient:
+                return list(zip(activations, activations, strict=True))
+            loss = self._losses(output, target).sum()
+            gradients = torch.autograd.grad(
+                loss, activations, allow_unused=True, materialize_grads=True
+            )
+        return [(a.detach(), g) for a, g in zip(activations, gradients, strict=True)]
+
+
+def run_together(
+    metrics: Sequence[ActivationMetric],
+    modules: Sequence[nn.Module],
+    find_best_evaluation_module: bool = False,
+) -> list[list[np.ndarray]]:
+    """What ``run_layers`` gives for each of the metrics, by one pass over the data for all.
+
+    Raises UserError unless the metrics have the same model, data and loss.
+    """
+    first = metrics[0]
+    for name in ("model", "data_generator", "criterion"):
+        if any(getattr(other, name) is not getattr(first, name) for other in metrics):
+            raise UserError(f"Metrics that run together must have the same {name}.")
+    with at_rest(first.model):
+        return _one_pass(metrics, modules, find_best_evaluation_module)
+
+
+def _one_pass(
+    metrics: Sequence[ActivationMetric], modules: Sequence[nn.Module], behind: bool
+) -> list[list[np.ndarray]]:
+    """Metric by metric the reduced scores of each module."""
+    leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
+    graph = leading._graph()
+    sites: list[Any] = [graph.site(module, behind) for module in modules]
+    reducers = [[Reducer(metric.reduction) for _ in modules] for metric in metrics]
+    at_once = 0
+    for batch, targets in leading._batches():
+        at_once = at_once or leading._at_once(graph, sites, batch)
+        for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
+            evidence = leading._evidence(graph, sites, x, target)
+            for place, module in enumerate(modules):
+                a, g = (by_unit(each, unit_axis(module), module) for each in evidence[place])
+                for metric, reducer in zip(metrics, reducers, strict=True):
+                    reducer[place].add(metric.formula(a, g))
+    return [[each.result() for each in reducer] for reducer in reducers]
+
+
+class _Bytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is active."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.count = 0
+        there = (*model.parameters(), *model.buffers())
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in there}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self._seen:
+                    self._seen.add(storage.data_ptr())
+                    self.count += storage.nbytes()
+        return result
 
 
 class MaskMetric(AttributionMetric):
@@ -78,7 +146,7 @@ class MaskMetric(AttributionMetric):
         puts a unit of a sample to 0. ``shape`` is (N, units).
         """
 
-    def _per_sample(
+    def _scores(
         self,
         modules: Sequence[nn.Module],
         behind: bool,
@@ -88,25 +156,25 @@ class MaskMetric(AttributionMetric):
         found = []
         for index, module in enumerate(modules):
             site: Any = graph.site(module, behind)
-            cut = graph.cut(site)
-            scores: list[np.ndarray] = []
+            cut, reducer, seen = graph.cut(site), Reducer(self.reduction), 0
             with torch.no_grad():
                 for x, target in self._batches(self.samples):
-                    scores.append(self._score(cut, module, x, target, sum(map(len, scores))))
+                    reducer.add(self._score(cut, module, x, target, seen))
+                    seen += len(x)
                     on_progress(index, len(x))
-            found.append(np.concatenate(scores))
+            found.append(reducer.result())
         return found
 
     def _score(
         self, cut: Cut | HookedCut, module: nn.Module, x: torch.Tensor, target: Any, first: int
-    ) -> np.ndarray:
+    ) -> torch.Tensor:
         state, axis = cut.before(x), unit_axis(module)
         units = by_unit(state.activation, axis, module).shape[1]
 
         def losses(keep: torch.Tensor) -> torch.Tensor:
             return self._masked_losses(cut, state, axis, target, keep)
 
-        return self._score_batch(losses, first, (len(x), units)).double().cpu().numpy()
+        return self._score_batch(losses, first, (len(x), units))
 
     def _masked_losses(
         self, cut: Cut | HookedCut, state: State, axis: int, target: Any, keep: torch.Tensor

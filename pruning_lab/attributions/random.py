@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import AttributionMetric, Criterion, Reduction, by_unit
+from pruning_lab.attributions.base import AttributionMetric, Criterion, by_unit
+from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.graph import unit_axis
 
 
@@ -35,7 +36,7 @@ class RandomAttributionMetric(AttributionMetric):
         super().__init__(model, data_generator, criterion, device, reduction)
         self.seed = seed
 
-    def _per_sample(
+    def _scores(
         self,
         modules: Sequence[nn.Module],
         behind: bool,

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import Criterion, Reduction
+from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.evidence import ROWS, MaskMetric
+from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import UserError, check_count
 
 

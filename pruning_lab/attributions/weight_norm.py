@@ -17,7 +17,7 @@ class WeightNormAttributionMetric(AttributionMetric):
     Uses no data: the scores are (units,) whatever the reduction.
     """
 
-    def _per_sample(
+    def _scores(
         self,
         modules: Sequence[nn.Module],
         behind: bool,

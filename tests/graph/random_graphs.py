@@ -361,7 +361,13 @@ vector_inside["conv1d_at_one_position"] = lambda at: Step(
 inside["activation"] = lambda at: at.spelled(
     *("nn.ReLU()", "nn.GELU()", "nn.Hardswish()", "nn.Softplus()", "nn.LeakyReLU(0.1)"),
     *("F.relu(x)", "torch.sigmoid(x)", "F.gelu(x)", "F.softplus(x)", "F.hardswish(x)"),
-    *("x.tanh()", "x + 1", "x * 0.5", "1 - x", "torch.where(x > 0, x, 0.2 * torch.ones_like(x))"),
+    *(
+        "x.tanh()",
+        "x + 1",
+        "x * 0.5",
+        "1 - x",
+        "torch.where(x > 0, x + 0.2, 0.2 * torch.ones_like(x))",
+    ),
 )
 inside["relu_in_place"] = lambda at: nn.Sequential(at.layer(at.width()), nn.ReLU(inplace=True))
 inside["prelu"] = lambda at: nn.PReLU(at.choose(1, 1 if at.stage == TOKENS else at.c))
@@ -440,7 +446,7 @@ inside["gate_by_the_mean_channel"] = lambda at: Step(
 )
 image_inside["mean_over_space_and_back"] = lambda at: at.spelled(
     "x - x.mean((2, 3), keepdim=True).expand_as(x) + torch.zeros_like(x)",
-    "x.masked_fill(x <= x.mean((2, 3), keepdim=True), 0.5)",
+    "(x - x.mean((2, 3), keepdim=True)).masked_fill(x <= x.mean((2, 3), keepdim=True), 0)",
 )
 image_inside["squeeze_excite_by_linears"] = lambda at: Step(
     "x * torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]", gate=bottleneck(nn.Linear, at)
