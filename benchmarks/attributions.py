@@ -28,7 +28,7 @@ from pruning_lab.attributions import (
     SensitivityAttributionMetric,
     TaylorAttributionMetric,
 )
-from pruning_lab.attributions.evidence import run_together
+from pruning_lab.attributions.activations import run_together
 from pruning_lab.datasets.digits import digits
 from pruning_lab.models.vgg import VGG
 from pruning_lab.training import Training, fit

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 from torch import nn
 
-from pruning_lab.attributions.scores import LayerScores, load_scores, save_scores
+from pruning_lab.attributions.scores import LayerEstimates, load_estimates, save_estimates
 from pruning_lab.checkpoint import load_state, save_state
 from pruning_lab.errors import UserError
 
@@ -49,8 +49,8 @@ class Baseline:
         self,
         criterion: str,
         settings: Mapping[str, Any],
-        score: Callable[[], tuple[LayerScores, float]],
-    ) -> tuple[LayerScores, float]:
+        score: Callable[[], tuple[LayerEstimates, float]],
+    ) -> tuple[LayerEstimates, float]:
         """The criterion's scores by layer on this baseline and the seconds that ``score`` took.
 
         Computed once; ``settings`` is what they depend on besides the baseline.
@@ -61,9 +61,9 @@ class Baseline:
             if not path.exists():
                 found, seconds = score()
                 cost.write_text(json.dumps({"settings": settings, "seconds": seconds}) + "\n")
-                save_scores({criterion: found}, path)
+                save_estimates({criterion: found}, path)
             with self._undamaged(path):
-                return load_scores(path)[criterion], json.loads(cost.read_text())["seconds"]
+                return load_estimates(path)[criterion], json.loads(cost.read_text())["seconds"]
 
     @contextmanager
     def _undamaged(self, path: Path) -> Iterator[None]:

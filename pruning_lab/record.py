@@ -16,13 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from pruning_lab import __version__, tracking
-from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.attributions.scores import Estimates, LayerEstimates, scores_of
 from pruning_lab.baseline import Baseline, identity
 from pruning_lab.checkpoint import save_pruned
 from pruning_lab.compare import (
     accuracy_curves,
     rank_correlation,
     score_histograms,
+    sorted_scores,
     style_of,
     widths,
 )
@@ -52,9 +53,10 @@ class Record:
         self.run, self.names, self.output = run, names, output
         self.rows: list[dict[str, float]] = []
 
-    def baseline_scores(self, scores: Scores, seconds: dict[str, float]) -> None:
+    def baseline_scores(self, estimates: Estimates, seconds: dict[str, float]) -> None:
         """All criteria on the unpruned network, and the seconds that each took."""
-        self.run.scores(scores)
+        self.run.scores(estimates)
+        scores = scores_of(estimates)
         self.run.metrics(0, {f"seconds/baseline_{key}": s for key, s in seconds.items()})
         self.run.figure(score_histograms(scores), "scores_baseline")
         if len(scores) > 1:
@@ -62,12 +64,15 @@ class Record:
             self.run.figure(figure, "rank_correlation")
             self.run.table(table.reset_index(names="criterion"), "rank_correlation.csv")
 
-    def scores(self, step: int, scores: LayerScores) -> None:
-        """The scores that lead to a step, raw and as histograms."""
-        by_criterion = {self.names.metric: scores}
-        self.run.scores(by_criterion, step)
-        figure = score_histograms(by_criterion, f"Scores that led to step {step}")
-        self.run.figure(figure, f"scores_step_{step:03d}")
+    def scores(self, step: int, estimates: LayerEstimates) -> None:
+        """The scores that lead to a step: raw, as histograms, and sorted with their errors."""
+        self.run.scores({self.names.metric: estimates}, step)
+        title = f"Scores that led to step {step}"
+        histograms = score_histograms(scores_of({self.names.metric: estimates}), title)
+        self.run.figure(histograms, f"scores_step_{step:03d}")
+        if any(each.error is not None for each in estimates.values()):
+            figure = sorted_scores(self.names.metric, estimates, title)
+            self.run.figure(figure, f"sorted_step_{step:03d}")
 
     def row(self, step: int, measured: dict[str, float]) -> None:
         """Everything measured at one step; step 0 is the unpruned network."""

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,20 +12,28 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
-from tqdm import tqdm
 
 from pruning_lab import cost, tracking
-from pruning_lab.attributions import AttributionMetric, base, evidence, reduction
-from pruning_lab.attributions.coupled import group_scores
-from pruning_lab.attributions.evidence import ActivationMetric, run_together
-from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.activations import ActivationMetric, run_together
+from pruning_lab.attributions.coupled import TOGETHER, group_scores
+from pruning_lab.attributions.game import Game
+from pruning_lab.attributions.masks import MaskMetric
+from pruning_lab.attributions.memory import Made
+from pruning_lab.attributions.players import Players, players_of_group, units_of_module
+from pruning_lab.attributions.reduction import Reducer
+from pruning_lab.attributions.scores import Estimates, LayerEstimates, LayerScores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Group, trace, units_of
+from pruning_lab.graph import Group, HookedGraph, trace, units_of
 from pruning_lab.graph.cut import Cut
+from pruning_lab.graph.entry import Entry
+from pruning_lab.graph.folding import folded
+from pruning_lab.graph.parts import part
 from pruning_lab.plan import Plan, make_plan
+from pruning_lab.progress import ScoringBar
 from pruning_lab.prunable import choose_layers
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.trial import Trial
@@ -40,9 +48,16 @@ from pruning_lab.setup import (
     find_device,
     plain,
 )
-from pruning_lab.training import Training, evaluate, fit, part
+from pruning_lab.training import Training, evaluate, fit
+from pruning_lab.training import part as part_of
 
 log = logging.getLogger(__name__)
+
+SCORING = (
+    AttributionMetric, MaskMetric, Game, Reducer, Players, run_together, Made,
+    Cut, Entry, HookedGraph, folded, part, trace, units_of,
+)  # fmt: skip
+"""What lies in the files that scores depend on, besides the criterion's own."""
 
 THREADS = torch.get_num_threads()
 """As many as torch chooses; a job of a sweep must not inherit another job's."""
@@ -80,7 +95,9 @@ class Experiment:
         # refuses a target that no plan can reach; where players take different numbers of units,
         # how many may go depends a little on their order, which only the scores will tell
         if isinstance(self.schedule, ToTarget):
-            self._plan({name: np.zeros(w) for name, w in self._widths().items()}, self.steps[-1])
+            players = {name: len(group) for name, group in self._groups().items()}
+            widths = self._widths() if self.schedule.coupled != TOGETHER else players
+            self._plan({name: np.zeros(width) for name, width in widths.items()}, self.steps[-1])
 
     def run(self) -> float:
         """The method; returns the test accuracy after the last step."""
@@ -88,16 +105,17 @@ class Experiment:
             self.client, self.config, self.names, self.baseline, self.output
         ) as self.record:
             self._obtain_baseline()
-            scores, seconds = self._attribute()
+            found, seconds = self._attribute()
             self._prepare_pruning()
             start = self._measure()
             self._keep_row(0, start, start, {})
             for number, step in enumerate(self.steps, 1):
                 layers = tuple(layer for layer in self.layers if layer in step.layers)
                 if number > 1:  # the first step's scores are those of the baseline
-                    scores, seconds = self._score(self.names.metric, layers)
-                scores = {layer: scores[layer] for layer in layers}
-                self.record.scores(number, scores)
+                    found, seconds = self._score(self.names.metric, layers)
+                found = {name: found[name] for name in self._players(layers)}
+                self.record.scores(number, found)
+                scores = {name: each.scores for name, each in found.items()}
                 self.pruner.prune_groups(self._plan(scores, step))
                 before = self._measure()
                 tuned = self._tune(number)
@@ -123,80 +141,80 @@ class Experiment:
         new = self.baseline.obtain(self.model, train)
         log.info("Baseline %s: %s", self.baseline.name, "ready" if new else "found on disk")
 
-    def _attribute(self) -> tuple[LayerScores, float]:
+    def _attribute(self) -> tuple[LayerEstimates, float]:
         """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
-        scores: Scores = {}
+        found: Estimates = {}
         seconds: dict[str, float] = {}
         layers = tuple(self.layers)
         together = cache(partial(self._score_together, layers))
         for name, settings in self.criteria.items():
-            scores[name], seconds[name] = self.baseline.scores(
+            found[name], seconds[name] = self.baseline.scores(
                 name,
                 plain(settings)
                 | plain(self.config.scoring)
-                | {"code": self._code(name), "layers": layers},
+                | {"code": self._code(name), "coupled": self.schedule.coupled, "layers": layers},
                 lambda name=name: (
                     together()[name]  # type: ignore[misc]
                     if isinstance(self.metrics[name], ActivationMetric)
                     else self._score(name, layers)
                 ),
             )
-        self.record.baseline_scores(scores, seconds)
-        return scores[self.names.metric], seconds[self.names.metric]
+        self.record.baseline_scores(found, seconds)
+        return found[self.names.metric], seconds[self.names.metric]
 
     def _prepare_pruning(self) -> None:
         """One optimizer for the whole experiment: its momentum is cut with the weights."""
         self.optimizer = self.finetune.optimizer(self.model)
         self.pruner.optimizer = self.optimizer
-        self.tuned_on = part(self.splits.train, self.finetune.share, self._seeded(0))
+        self.tuned_on = part_of(self.splits.train, self.finetune.share, self._seeded(0))
 
-    def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerScores, float]:
-        """Scores of ``layers`` behind BatchNorm and non-linearity, and the seconds they took."""
-        metric, started = self.metrics[name], time.perf_counter()
-        log.info("Scoring %d layers by %s (%s) ...", len(layers), name, self._settings(name))
-        available = len(self.splits.score)  # type: ignore[arg-type]
-        samples = min(getattr(metric, "samples", None) or available, available)
-        work = self._work(layers)
-        with tqdm(
-            total=sum(work), desc=name, disable=None, leave=False,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-        ) as bar:  # fmt: skip
-            found = metric.run_layers(
-                [self.layers[layer] for layer in layers],
-                find_best_evaluation_module=True,
-                on_progress=lambda index, count: bar.update(work[index] * count / samples),
-            )
-        return dict(zip(layers, found, strict=True)), time.perf_counter() - started
+    def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerEstimates, float]:
+        """Scores behind BatchNorm and non-linearity, and the seconds they took."""
+        players, started = self._players(layers), time.perf_counter()
+        log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
+        with ScoringBar(name, self._work(players)) as bar:
+            found = self.metrics[name].estimate(list(players.values()), True, bar)
+        return dict(zip(players, found, strict=True)), time.perf_counter() - started
 
-    def _score_together(self, layers: tuple[str, ...]) -> dict[str, tuple[LayerScores, float]]:
+    def _score_together(self, layers: tuple[str, ...]) -> dict[str, tuple[LayerEstimates, float]]:
         """All criteria on activations and gradients by one pass; each is said to take all of it."""
         metrics = {
             k: each for k, each in self.metrics.items() if isinstance(each, ActivationMetric)
         }
-        started, modules = time.perf_counter(), [self.layers[layer] for layer in layers]
-        log.info("Scoring %d layers by %s in one pass ...", len(layers), ", ".join(metrics))
-        found = run_together(list(metrics.values()), modules, find_best_evaluation_module=True)
+        players, started = self._players(layers), time.perf_counter()
+        log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
+        found = run_together(list(metrics.values()), list(players.values()), True)
         seconds = time.perf_counter() - started
-        by_layer = [dict(zip(layers, scores, strict=True)) for scores in found]
-        return {name: (scores, seconds) for name, scores in zip(metrics, by_layer, strict=True)}
+        return {
+            name: (dict(zip(players, scores, strict=True)), seconds)
+            for name, scores in zip(metrics, found, strict=True)
+        }
+
+    def _players(self, layers: tuple[str, ...]) -> dict[str, Players]:
+        """What is scored for these layers: their groups, or each layer by itself."""
+        if self.schedule.coupled != TOGETHER:
+            return {layer: units_of_module(self.layers[layer]) for layer in layers}
+        groups = self._groups(layers).items()
+        return {name: players_of_group(self.model, group) for name, group in groups}
 
     def _plan(self, scores: LayerScores, step: Step) -> Plan:
         """Which units go, so that the step's share of the original is gone."""
         trial = Trial(self.pruner)
-        groups = {
-            name: group
-            for name, group in self._groups().items()
-            if not group.players.keys().isdisjoint(step.layers)
-        }
+        groups = self._groups(step.layers)
         of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
 
         def gone(plan: Plan) -> float:
             return 1 - self._size(trial.after(plan), of)[of] / self.original[of]
 
+        return make_plan(self._by_player(groups, scores), groups, step, self.schedule, gone)
+
+    def _by_player(self, groups: dict[str, Group], scores: LayerScores) -> LayerScores:
+        """The score of every player of the groups."""
+        if self.schedule.coupled == TOGETHER:
+            return {name: scores[name] for name in groups}
         one_draw = self.metrics[self.names.metric].independent
         aggregate = "first" if one_draw else self.schedule.coupled
-        wanted = {name: group_scores(group, scores, aggregate) for name, group in groups.items()}
-        return make_plan(wanted, groups, step, self.schedule, gone)
+        return {name: group_scores(group, scores, aggregate) for name, group in groups.items()}
 
     def _tune(self, number: int) -> dict[str, float]:
         """Fine-tune after a cut; returns the seconds it took."""
@@ -247,23 +265,27 @@ class Experiment:
         }
         return {name: ways[name]() for name in wanted or ways}
 
-    def _groups(self) -> dict[str, Group]:
-        """The groups of units that can be scored, as the model stands."""
+    def _groups(self, layers: Collection[str] | None = None) -> dict[str, Group]:
+        """The groups of units that can be scored, as the model stands; those of some layers."""
         found = self.pruner.structure.groups.items()
-        return {name: group for name, group in found if group.covered_by(self.layers)}
+        return {
+            name: group
+            for name, group in found
+            if group.covered_by(self.layers)
+            and (layers is None or not group.players.keys().isdisjoint(layers))
+        }
 
     def _widths(self) -> dict[str, int]:
         return {name: units_of(layer) for name, layer in self.pruned.items()}
 
-    def _work(self, layers: tuple[str, ...]) -> list[float]:
-        """How much work scoring each layer is by masks: units x FLOPs behind it (for the bar)."""
+    def _work(self, players: dict[str, Players]) -> list[float]:
+        """For each set of players the FLOPs behind it: what an evaluation takes (for the bar)."""
         flops = cost.flops_by_module(self.model, self.splits.input_size)
-        behind = {}
-        left = sum(flops.values())
+        behind, left = {}, sum(flops.values())
         for name, count in flops.items():
             left -= count
             behind[name] = left
-        return [units_of(self.layers[layer]) * behind.get(layer, 1) for layer in layers]
+        return [behind.get(name, 1) for name in players]
 
     def _settings(self, name: str) -> str:
         shown = {k: v for k, v in plain(self.criteria[name]).items() if not k.startswith("_")}
@@ -282,9 +304,7 @@ class Experiment:
 
     def _code(self, name: str) -> str:
         """A hash of the code that the scores of a criterion depend on."""
-        return digest_of_code(
-            type(self.metrics[name]), base, evidence, reduction, trace, Cut, units_of
-        )
+        return digest_of_code(type(self.metrics[name]), *SCORING)
 
     def _seeded(self, stage: int) -> torch.Generator:
         """Random streams for one stage of training: they do not depend on what ran before."""

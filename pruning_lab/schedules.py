@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from pruning_lab.attributions.coupled import AGGREGATES
+from pruning_lab.attributions.coupled import AGGREGATES, TOGETHER
 from pruning_lab.errors import check_choice, check_count, check_number
 
 QUANTITIES = ("flops", "parameters", "units")
@@ -31,18 +31,19 @@ class Schedule(ABC):
 
     Every layer keeps at least ``min_units`` units, and a number of them that ``multiple_of``
     divides (8 suits tensor cores), unless it loses none. Units of several layers that only go
-    together are ranked by one score, their scores' mean, sum, max, or the first (``coupled``); by a
-    criterion whose scores say nothing of a unit (random) always by the first, which is one draw.
+    together (``coupled``) are scored ``together``, as one player that goes with all its units, or
+    ranked by the mean, sum, max, or the first of their own scores; by a criterion whose scores say
+    nothing of a unit (random) then by the first, which is one draw.
     """
 
     min_units: int = 1
     multiple_of: int = 1
-    coupled: str = "mean"
+    coupled: str = "together"
 
     def __post_init__(self) -> None:
         check_count("schedule.min_units", self.min_units)
         check_count("schedule.multiple_of", self.multiple_of)
-        check_choice("schedule.coupled", self.coupled, tuple(AGGREGATES))
+        check_choice("schedule.coupled", self.coupled, (TOGETHER, *AGGREGATES))
 
     @abstractmethod
     def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:

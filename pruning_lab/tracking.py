@@ -22,7 +22,13 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pruning_lab.attributions.scores import Scores, load_scores, save_scores
+from pruning_lab.attributions.scores import (
+    Estimates,
+    Scores,
+    load_estimates,
+    save_estimates,
+    scores_of,
+)
 from pruning_lab.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -116,12 +122,12 @@ class Run:
         """Log the files of a folder."""
         self.client.log_artifacts(self.run_id, str(folder), name)
 
-    def scores(self, scores: Scores, step: int | None = None) -> None:
-        """Log raw scores as npz, keys ``criterion|layer``; those of the baseline without step."""
+    def scores(self, estimates: Estimates, step: int | None = None) -> None:
+        """Log scores and errors as npz, keys ``criterion|layer``; the baseline's without step."""
         name = BASELINE_SCORES if step is None else SCORES.format(step=step)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
-            save_scores(scores, path)
+            save_estimates(estimates, path)
             self.client.log_artifact(self.run_id, str(path), str(Path(name).parent))
 
 
@@ -179,9 +185,14 @@ def read_runs(uri: str, experiment: str) -> pd.DataFrame:
 
 def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
     """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
+    return scores_of(read_estimates(uri, run_id, step))
+
+
+def read_estimates(uri: str, run_id: str, step: int | None = None) -> Estimates:
+    """The same with their errors, where those are known."""
     name = BASELINE_SCORES if step is None else SCORES.format(step=step)
     with _downloaded(_connect_to_read(uri), run_id, name) as path:
-        return load_scores(path)
+        return load_estimates(path)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

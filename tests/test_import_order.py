@@ -13,6 +13,7 @@ ROOMS = [
     "cost",
     "graph",
     "attributions",
+    "progress",
     "prunable",
     "schedules",
     "plan",

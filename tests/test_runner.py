@@ -92,8 +92,8 @@ def test_mlflow_has_params_tags_and_files(finished):
     files = {file.path for file in done.client.list_artifacts(done.record.run.run_id)}
     assert {"config.yaml", "steps.csv", "figures", "scores", "pruned_model"} <= files
     figures = {file.path for file in done.client.list_artifacts(done.record.run.run_id, "figures")}
-    drawn = ["accuracy_vs_flops", "scores_baseline", "rank_correlation", "widths",
-             "scores_step_001", "scores_step_002"]  # fmt: skip
+    drawn = ["accuracy_vs_flops", "scores_baseline", "rank_correlation", "widths"]
+    drawn += [f"{kind}_step_00{step}" for kind in ("scores", "sorted") for step in (1, 2)]
     assert figures == {f"figures/{name}.png" for name in drawn}
 
 

@@ -72,7 +72,8 @@ def test_the_plan_gets_one_score_a_player(metric, aggregate, tmp_path, monkeypat
     monkeypatch.setattr("pruning_lab.runner.make_plan", spy)
     done = experiment(tmp_path, f"metric={metric}", "schedule.coupled=sum", base=BRANCHES)
     start = len(seen)
-    scores, _ = done._score(metric, tuple(done.layers))
+    found, _ = done._score(metric, tuple(done.layers))
+    scores = {layer: each.scores for layer, each in found.items()}
     done._plan(scores, done.steps[0])
     expected = scores["stem"] + scores["outer"] if aggregate == "sum" else scores["stem"]
     assert seen[start]["stem"].tolist() == expected.tolist()

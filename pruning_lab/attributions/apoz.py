@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from pruning_lab.attributions.evidence import ActivationMetric
+from pruning_lab.attributions.activations import ActivationMetric
 
 
 class APoZAttributionMetric(ActivationMetric):

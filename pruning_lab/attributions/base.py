@@ -4,18 +4,41 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.reduction import Reduction, check_reduction
+from pruning_lab.attributions.players import Players, units_of_module
+from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
+from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
 from pruning_lab.modes import evaluating
 
 Criterion = Callable[..., torch.Tensor]
+
+
+class Progress:
+    """Is told of the work of a criterion that takes its time; does nothing, for others to do."""
+
+    def planned(self, index: int, evaluations: int) -> None:
+        """So many more evaluations will score the players ``index``."""
+
+    def done(self, index: int, evaluations: int) -> None:
+        """So many evaluations were made."""
+
+    def error(self, index: int, relative: float) -> None:
+        """The relative error of the players' scores so far."""
+
+
+class Site(NamedTuple):
+    """A place where the activations of players' units are read."""
+
+    node: Any
+    axis: int
+    row: torch.Tensor | None
+    module: nn.Module
 
 
 class AttributionMetric(ABC):
@@ -64,26 +87,34 @@ class AttributionMetric(ABC):
         self,
         modules: Sequence[nn.Module],
         find_best_evaluation_module: bool = False,
-        on_progress: Callable[[int, int], None] = lambda index, samples: None,
         **options: Any,
     ) -> list[np.ndarray]:
-        """The scores of several modules.
+        """The scores of several modules."""
+        players = [units_of_module(module) for module in modules]
+        found = self.estimate(players, find_best_evaluation_module, **options)
+        return [each.scores for each in found]
 
-        A criterion that takes its time calls ``on_progress(index, samples)`` when so many more
-        samples of module ``index`` are scored.
+    def estimate(
+        self,
+        players: Sequence[Players],
+        find_best_evaluation_module: bool = False,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[Estimate]:
+        """The scores of several sets of players, with their errors.
+
+        ``units_of_module(module)`` are the players that ``run`` scores; those of
+        ``players_of_group(model, group)`` have all units that only go together, in several layers.
         """
         metric = self._with(options)
         with at_rest(self.model):
-            return metric._scores(modules, find_best_evaluation_module, on_progress)
+            return metric._estimate(players, find_best_evaluation_module, progress or Progress())
 
     @abstractmethod
-    def _scores(
-        self,
-        modules: Sequence[nn.Module],
-        behind: bool,
-        on_progress: Callable[[int, int], None],
-    ) -> list[np.ndarray]:
-        """The reduced scores of each module."""
+    def _estimate(
+        self, players: Sequence[Players], behind: bool, progress: "Progress"
+    ) -> list[Estimate]:
+        """The scores of each set of players."""
 
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
@@ -100,6 +131,34 @@ class AttributionMetric(ABC):
         vars(metric).update(options)
         metric._check_options()
         return metric
+
+    def _sites(self, graph: Any, players: Players, behind: bool) -> list[Site]:
+        """Where the players' activations are read."""
+        if not players.joint:
+            return [
+                Site(
+                    graph.site(players.first, behind), unit_axis(players.first), None, players.first
+                )
+            ]
+        found = [
+            Site(node, unit_axis(module), row, module)
+            for module, row in players.members.items()
+            for node in graph.sites(module, behind)
+        ]
+        if not found:
+            raise UserError(f"{players.first} and what goes with it never run: nothing to score.")
+        return found
+
+    def _counts(self, graph: Any, players: Sequence[Players], behind: bool) -> list[int]:
+        """How many players there are in each set; of a module's units its output tells."""
+        sites = [self._sites(graph, each, behind)[0] for each in players]
+        nodes = list(dict.fromkeys(site.node for site in sites))
+        x, _ = next(self._batches(limit=1))
+        with torch.no_grad():
+            _, activations = graph.record(x, nodes)
+        read = dict(zip(nodes, activations, strict=True))
+        widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
+        return [each.count or width for each, width in zip(players, widths, strict=True)]
 
     def _graph(self) -> Graph | HookedGraph:
         try:

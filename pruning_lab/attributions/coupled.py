@@ -16,6 +16,9 @@ AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {
 }
 """``first`` is the score of the first unit in order of execution."""
 
+TOGETHER = "together"
+"""Instead of an aggregate of their own scores: units that only go together are one player."""
+
 
 def group_scores(group: Group, scores: LayerScores, aggregate: str) -> np.ndarray:
     """The score of every player of ``group``, (players,).

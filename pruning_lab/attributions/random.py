@@ -1,15 +1,15 @@
 """Random scores: the baseline that every criterion must beat."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import AttributionMetric, Criterion, by_unit
-from pruning_lab.attributions.reduction import Reduction
-from pruning_lab.graph import unit_axis
+from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.reduction import Estimate, Reduction
 
 
 class RandomAttributionMetric(AttributionMetric):
@@ -36,21 +36,13 @@ class RandomAttributionMetric(AttributionMetric):
         super().__init__(model, data_generator, criterion, device, reduction)
         self.seed = seed
 
-    def _scores(
-        self,
-        modules: Sequence[nn.Module],
-        behind: bool,
-        on_progress: Callable[[int, int], None],
-    ) -> list[np.ndarray]:
-        graph = self._graph()
-        x, _ = next(self._batches(limit=1))
-        sites: list[Any] = [graph.site(module) for module in modules]
-        with torch.no_grad():
-            _, activations = graph.record(x, sites)
-        order = list(self.model.modules())
-        scores = []
-        for module, activation in zip(modules, activations, strict=True):
-            units = by_unit(activation, unit_axis(module), module).shape[1]
-            stream = np.random.default_rng([self.seed, order.index(module), units])
-            scores.append(stream.random(units))
-        return scores
+    def _estimate(
+        self, players: Sequence[Players], behind: bool, progress: Progress
+    ) -> list[Estimate]:
+        place = {module: number for number, module in enumerate(self.model.modules())}
+        found = []
+        counts = self._counts(self._graph(), players, behind=False)
+        for each, count in zip(players, counts, strict=True):
+            stream = np.random.default_rng([self.seed, place[each.first], count])
+            found.append(Estimate(stream.random(count)))
+        return found

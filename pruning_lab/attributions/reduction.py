@@ -1,6 +1,7 @@
-"""From per-sample scores to one score a unit, batch after batch: no sample is kept."""
+"""From per-sample scores to one score a unit and its error, batch after batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,32 +10,7 @@ from pruning_lab.errors import UserError
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
 
-
-class Moments:
-    """Count, mean and squared deviations of rows (samples, units), in float64.
-
-    Batches are joined as by Chan, Golub, LeVeque (1983), so that nothing cancels.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = self.deviations = torch.zeros((), dtype=torch.float64)
-
-    def add(self, rows: torch.Tensor) -> None:
-        rows = rows.double()
-        mean, more, total = rows.mean(0), len(rows), self.count + len(rows)
-        shift = mean - self.mean
-        between = shift.square() * (self.count * more / total)
-        self.deviations = self.deviations + (rows - mean).square().sum(0) + between
-        self.mean = self.mean + shift * (more / total)
-        self.count = total
-
-
-REDUCTIONS: dict[str, Callable[[Moments], torch.Tensor]] = {
-    "mean": lambda found: found.mean,
-    "sum": lambda found: found.mean * found.count,
-    "mean_plus_2_std": lambda found: found.mean + 2 * (found.deviations / found.count).sqrt(),
-}
+REDUCTIONS = ("mean", "sum", "mean_plus_2_std")
 """Without those that need every sample: ``"none"`` and callables."""
 
 
@@ -47,30 +23,130 @@ def check_reduction(reduction: Reduction) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """Scores, (units,) or (samples, units) with ``"none"``, and two standard errors, (units,).
+
+    ``sampling_error`` is that of the criterion's own draws (Shapley's orders) for these samples, 0
+    where nothing is drawn. ``error`` includes the choice of the samples: how far the scores may be
+    from those on all data of this kind. None where an error is not known.
+    """
+
+    scores: np.ndarray
+    sampling_error: np.ndarray | None = None
+    error: np.ndarray | None = None
+
+    @property
+    def relative_error(self) -> float:
+        """The sampling error as a share of the scores, l2 norms over the units; nan if unknown."""
+        if self.sampling_error is None:
+            return float("nan")
+        noise = np.square(self.sampling_error).sum()
+        return float(
+            np.sqrt(noise / max(np.square(self.scores).sum() - noise, np.finfo(float).tiny))
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is known of a layer's per-sample scores x = truth + noise of the draws, (units,) each.
+
+    ``mean`` and ``spread`` (the variance of the truth over the samples) with the variances that
+    their sum ``mean + factor * sqrt(spread)`` has: by the draws alone, and by the choice of data.
+    """
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+    by_draws: torch.Tensor
+    by_data: torch.Tensor
+
+
+class Sums:
+    """Sums over the samples of powers of their scores x and of the variances v of their draws.
+
+    In float64 about the first batch's mean, so that little cancels; no sample is kept.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pilot = torch.zeros((), dtype=torch.float64)
+        self._sums = [torch.zeros((), dtype=torch.float64)] * 7
+
+    def add(self, rows: torch.Tensor, variances: torch.Tensor) -> None:
+        rows, v = rows.double(), variances.double()
+        if not self.count:
+            self._pilot = rows.mean(0)
+        d = rows - self._pilot
+        dd = d * d
+        more = (d, dd, dd * d, dd * dd, v, d * v, dd * v)
+        self._sums = [old + new.sum(0) for old, new in zip(self._sums, more, strict=True)]
+        self.count += len(rows)
+
+    def moments(self, factor: float) -> Moments:
+        """Moments with the errors of mean + ``factor`` standard deviations, by the delta method."""
+        n = self.count
+        d, second, third, fourth, v, dv, ddv = (each / n for each in self._sums)
+        m2 = (second - d**2).clamp(min=0)  # central moments, the population's
+        m3 = third - 3 * d * second + 2 * d**3
+        m4 = fourth - 4 * d * third + 6 * d**2 * second - 3 * d**4
+        xv, xxv = dv - d * v, ddv - 2 * d * dv + d**2 * v
+        spread = (m2 - v * (1 - 1 / n)).clamp(min=0)
+        slope = torch.where(spread > 0, factor / (2 * spread.sqrt()), 0.0)  # of factor sqrt(spread)
+        by_draws = (v + 4 * slope * xv + 4 * slope**2 * xxv) / n
+        total = (m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)) / max(n - 1, 1)
+        return Moments(
+            self._pilot + d, spread, by_draws.clamp(min=0), (total - by_draws).clamp(min=0)
+        )
+
+
 class Reducer:
-    """Takes the per-sample scores of one layer and gives them back reduced.
+    """Takes the per-sample scores of one layer and gives them back reduced, with their errors.
 
     Memory does not depend on the number of samples, but for ``"none"`` and callables.
     """
 
     def __init__(self, reduction: Reduction) -> None:
-        self._reduction = reduction
-        self._moments = Moments()
-        self._rows: list[np.ndarray] = []
+        self.reduction = reduction
+        self.sums = Sums()
+        self.rows: list[torch.Tensor] = []
 
-    def add(self, scores: torch.Tensor) -> None:
-        """The scores of more samples, (samples, units)."""
-        if self._reduction in REDUCTIONS:
-            self._moments.add(scores)
+    def add(self, scores: torch.Tensor, variances: torch.Tensor | None = None) -> None:
+        """The scores of more samples, (samples, units), and the variances of their draws."""
+        if self.reduction in REDUCTIONS:
+            self.sums.add(scores, torch.zeros_like(scores) if variances is None else variances)
         else:
-            self._rows.append(scores.double().cpu().numpy())
+            self.rows.append(scores.double().cpu())
 
-    def result(self) -> np.ndarray:
-        """(units,), or (samples, units) with ``"none"``."""
-        if isinstance(self._reduction, str) and self._reduction in REDUCTIONS:
-            return REDUCTIONS[self._reduction](self._moments).cpu().numpy()
-        rows = np.concatenate(self._rows)
-        return _checked(rows, self._reduction(rows)) if callable(self._reduction) else rows
+
+def estimate(reducers: Sequence[Reducer], weights: Sequence[float], known: bool = True) -> Estimate:
+    """The scores of a layer out of one or more rounds of draws on the same samples.
+
+    A round's weight is its number of draws a sample; ``known`` says whether the variances of the
+    draws were.
+    """
+    reduction, shares = reducers[0].reduction, np.array(weights) / np.sum(weights)
+    if callable(reduction) or reduction == "none":
+        rows = sum(
+            share * torch.cat(each.rows).numpy()
+            for share, each in zip(shares, reducers, strict=True)
+        )
+        return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
+    factor = 2.0 if reduction == "mean_plus_2_std" else 0.0
+    rounds = [each.sums.moments(factor) for each in reducers]
+    scale = reducers[0].sums.count if reduction == "sum" else 1
+
+    def joined(name: str, power: int = 1) -> torch.Tensor:
+        parts = zip(shares.tolist(), rounds, strict=True)
+        return sum((share**power * getattr(each, name) for share, each in parts), torch.zeros(()))
+
+    by_draws = joined("by_draws", 2)
+    scores = joined("mean") + factor * joined("spread").sqrt()
+    error = (by_draws + joined("by_data")).sqrt() if reducers[0].sums.count > 1 else None
+    return Estimate(
+        (scale * scores).cpu().numpy(),
+        (scale * by_draws.sqrt()).cpu().numpy() if known else None,
+        None if error is None else (scale * error).cpu().numpy(),
+    )
 
 
 def _checked(rows: np.ndarray, reduced: np.ndarray) -> np.ndarray:

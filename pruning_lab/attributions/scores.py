@@ -5,30 +5,58 @@ from pathlib import Path
 
 import numpy as np
 
+from pruning_lab.attributions.reduction import Estimate
+
+LayerEstimates = dict[str, Estimate]
+"""layer, or group of layers -> scores (units,) and their errors"""
+
+Estimates = dict[str, LayerEstimates]
+"""criterion -> layer -> scores and errors"""
+
 LayerScores = dict[str, np.ndarray]
 """layer -> (units,)"""
 
 Scores = dict[str, LayerScores]
 """criterion -> layer -> (units,)"""
 
+ERRORS = ("sampling_error", "error")
 
-def save_scores(scores: Scores, path: Path) -> None:
-    """Scores to npz (arrays only, no objects), written whole or not at all."""
-    arrays = {
-        f"{criterion}|{layer}": values
-        for criterion, layers in scores.items()
-        for layer, values in layers.items()
+
+def scores_of(estimates: Estimates) -> Scores:
+    """The scores without their errors."""
+    return {
+        criterion: {layer: each.scores for layer, each in layers.items()}
+        for criterion, layers in estimates.items()
     }
+
+
+def save_estimates(estimates: Estimates, path: Path) -> None:
+    """Scores to npz (arrays only, no objects), written whole or not at all.
+
+    Keys are ``criterion|layer``, and ``criterion|layer|error`` for what is known of the errors.
+    """
+    arrays = {}
+    for criterion, layers in estimates.items():
+        for layer, each in layers.items():
+            arrays[f"{criterion}|{layer}"] = each.scores
+            for name in ERRORS:
+                if (error := getattr(each, name)) is not None:
+                    arrays[f"{criterion}|{layer}|{name}"] = error
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
 
 
-def load_scores(path: Path) -> Scores:
+def load_estimates(path: Path) -> Estimates:
     """Scores back from npz, in the order in which they were written."""
-    scores: Scores = {}
+    found: Estimates = {}
     with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            criterion, layer = key.split("|", 1)
-            scores.setdefault(criterion, {})[layer] = arrays[key]
-    return scores
+        keys = [key.split("|") for key in arrays.files if key.count("|") == 1]
+        for criterion, layer in keys:
+            errors = [
+                arrays[key] if (key := f"{criterion}|{layer}|{name}") in arrays else None
+                for name in ERRORS
+            ]
+            each = Estimate(arrays[f"{criterion}|{layer}"], *errors)
+            found.setdefault(criterion, {})[layer] = each
+    return found

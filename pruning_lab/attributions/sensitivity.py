@@ -2,7 +2,7 @@
 
 import torch
 
-from pruning_lab.attributions.evidence import ActivationMetric
+from pruning_lab.attributions.activations import ActivationMetric
 
 
 class SensitivityAttributionMetric(ActivationMetric):

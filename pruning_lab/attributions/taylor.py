@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from pruning_lab.attributions.activations import ActivationMetric
 from pruning_lab.attributions.base import Criterion
-from pruning_lab.attributions.evidence import ActivationMetric
 from pruning_lab.attributions.reduction import Reduction
 
 

@@ -5,6 +5,7 @@ from pruning_lab.compare.figures import (
     rank_correlation,
     rank_correlations,
     score_histograms,
+    sorted_scores,
     widths,
 )
 from pruning_lab.compare.runs import comparable, told_apart
@@ -20,6 +21,7 @@ __all__ = [
     "rank_correlation",
     "rank_correlations",
     "score_histograms",
+    "sorted_scores",
     "style_of",
     "told_apart",
     "widths",

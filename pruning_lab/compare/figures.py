@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.attributions.reduction import Estimate
+from pruning_lab.attributions.scores import LayerEstimates, LayerScores, Scores
 from pruning_lab.compare.runs import check_comparable
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import UserError
@@ -135,16 +136,66 @@ def score_histograms(scores: Scores, title: str = "Scores of the units") -> Figu
 
 
 def _wrapped_histograms(criterion: str, scores: LayerScores) -> Figure:
-    columns = min(5, len(scores))
-    rows = -(-len(scores) // columns)
-    figure = Figure(figsize=(max(2.1 * columns, 5), 1.25 * rows + 0.7), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, (layer, values) in zip(axes, scores.items(), strict=False):
+    figure, axes = _panels({layer: len(values) for layer, values in scores.items()}, 1.25)
+    for ax, (layer, values) in zip(axes, scores.items(), strict=True):
         _draw_histogram(ax, criterion, layer, values)
-        ax.set_title(f"{layer}  ({len(values)} units)", fontsize=8, pad=3)
-    for ax in axes[len(scores) :]:
-        ax.set_axis_off()
     return figure
+
+
+def _panels(units: Mapping[str, int], height: float) -> tuple[Figure, list[Axes]]:
+    """A compact grid with a panel for each layer."""
+    columns = min(5, len(units))
+    rows = -(-len(units) // columns)
+    figure = Figure(figsize=(max(2.1 * columns, 5), height * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (layer, count) in zip(axes, units.items(), strict=False):
+        ax.set_title(f"{layer}  ({count} units)", fontsize=8, pad=3)
+    for ax in axes[len(units) :]:
+        ax.set_axis_off()
+    return figure, list(axes[: len(units)])
+
+
+def sorted_scores(
+    criterion: str, estimates: LayerEstimates, title: str = "Scores of the units"
+) -> Figure:
+    """The scores of each layer in ascending order, with their 95 % intervals as bands.
+
+    The dark band is the error of the criterion's own draws for these samples, the light one that of
+    the choice of the samples as well. Intervals are those of single units.
+
+    Raises:
+        UserError: when there is nothing to draw.
+    """
+    if not estimates:
+        raise UserError("there are no scores to draw")
+    units = {layer: len(each.scores) for layer, each in estimates.items()}
+    figure, axes = _panels(units, 1.5)
+    for ax, each in zip(axes, estimates.values(), strict=True):
+        _draw_sorted(ax, style_of(criterion).color, each)
+    figure.suptitle(f"{title}: {style_of(criterion).label}", fontsize="large")
+    figure.supxlabel(
+        "Units in ascending order. Bands: 95 % intervals, dark for the draws of the criterion, "
+        "light\nfor the choice of the samples as well.",
+        fontsize="small",
+        color="0.35",
+    )
+    return figure
+
+
+def _draw_sorted(ax: Axes, color: str, estimate: Estimate) -> None:
+    order = np.argsort(estimate.scores, kind="stable")
+    scores, rank = estimate.scores[order], np.arange(len(order))
+    for error, alpha in ((estimate.error, 0.25), (estimate.sampling_error, 0.5)):
+        if error is not None:
+            half = 1.96 * error[order]
+            ax.fill_between(rank, scores - half, scores + half, color=color, alpha=alpha, lw=0)
+    ax.plot(rank, scores, color=color, lw=1)
+    if scores[0] < 0:
+        ax.axhline(0, color="0.2", lw=0.7)
+    ax.margins(x=0.01)
+    ax.set_xticks([])
+    ax.tick_params(labelsize=7, length=2, pad=1)
+    bare(ax)
 
 
 def _histogram_grid(scores: Scores, criteria: list[str], layers: list[str]) -> Figure:

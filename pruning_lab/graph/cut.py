@@ -1,5 +1,6 @@
-"""Running a traced model in two parts: up to a site, and again and again behind it."""
+"""Running a traced model in two parts: up to a layer's units, and again and again behind them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,113 +8,132 @@ import torch
 from torch import fx
 
 from pruning_lab.errors import UserError
+from pruning_lab.graph.entry import Entry, find_entry
+from pruning_lab.graph.folding import folded
+from pruning_lab.graph.parts import descendants, masked_units, part
 
 
 @dataclass(frozen=True)
 class State:
-    """What the first part leaves for the second: the site's activation, and what else crosses."""
+    """What the first part leaves for the second, sample by sample.
 
-    activation: torch.Tensor
-    live: dict[Any, Any]
+    ``activations`` are those at the sites; of a site behind another one it is None, since it
+    changes with the mask. ``live`` are other values that cross the cut (a residual branch, say).
+    """
+
+    activations: list[torch.Tensor | None]
+    live: list[Any]
+    batched: list[bool]
+    """Which of the live values depend on the model's input."""
+
+    def __len__(self) -> int:
+        return len(self.activation)
+
+    @property
+    def activation(self) -> torch.Tensor:
+        """The activation at the first site."""
+        return next(each for each in self.activations if each is not None)
+
+    @property
+    def stackable(self) -> bool:
+        """Whether rows may be chosen freely: not when a number read off the batch crosses."""
+        return all(
+            isinstance(value, torch.Tensor) and len(value) == len(self)
+            for value, batched in zip(self.live, self.batched, strict=True)
+            if batched
+        )
+
+    def rows(self, samples: torch.Tensor) -> list[Any]:
+        """The live values, a row for each of ``samples``; copies, safe from in-place operations."""
+        stackable = self.stackable
+        found = []
+        for value, batched in zip(self.live, self.batched, strict=True):
+            if isinstance(value, torch.Tensor):
+                value = value.index_select(0, samples) if batched and stackable else value.clone()
+            found.append(value)
+        return found
 
 
 class Cut:
-    """A model split behind one site.
+    """A model split behind one or more sites.
 
-    ``before(x)`` runs what the site needs, once; ``after(state, activation)`` runs only the
-    operations that depend on the site, with any activation in its place. Other values that cross
-    the cut (a residual branch, say) are kept in the state.
+    ``before(x)`` runs what the sites need, once; ``after(state, samples, keep)`` runs only the
+    operations that depend on a site. A site is a node and the dimension in which its units lie.
     """
 
-    def __init__(self, module: fx.GraphModule, site: fx.Node) -> None:
-        self._module = module
-        self._site = site
-        nodes = list(module.graph.nodes)
-        batched = _descendants([node for node in nodes if node.op == "placeholder"])
-        behind = _descendants([site])
-        self._behind = [node for node in nodes if node in behind and node is not site]
-        if not self._behind or self._behind[-1].op != "output":
-            raise UserError(f"The model's output does not depend on `{site}`: nothing to score.")
-        inputs = {source for node in self._behind for source in node.all_input_nodes}
-        self._live = [node for node in nodes if node in inputs and node not in behind]
-        self._batched = batched
-        needed = _ancestors([site, *self._live])
-        self._before = [node for node in nodes if node in needed]
+    def __init__(self, module: fx.GraphModule, sites: Sequence[tuple[fx.Node, int]]) -> None:
+        self._axes = [axis for _, axis in sites]
+        nodes = [node for node, _ in sites]
+        self._later = [
+            any(node in descendants([other]) for other in nodes if other is not node)
+            for node in nodes
+        ]
+        first = [node for node, later in zip(nodes, self._later, strict=True) if not later]
+        masked = {
+            node: axis for (node, axis), later in zip(sites, self._later, strict=True) if later
+        }
+        output = next(node for node in module.graph.nodes if node.op == "output")
+        behind = descendants(nodes)
+        if output not in behind:
+            raise UserError(
+                f"The model's output does not depend on `{nodes[0]}`: nothing to score."
+            )
+        inputs = dict.fromkeys(
+            source
+            for node in module.graph.nodes
+            if node in behind and node not in first
+            for source in node.all_input_nodes
+            if source not in behind and source.op != "get_attr"
+        )
+        given = descendants([node for node in module.graph.nodes if node.op == "placeholder"])
+        self._batched = [node in given for node in inputs]
+        self._before = part(module, [], [*first, *inputs])
+        self._after = folded(part(module, [*first, *inputs], output.args[0], masked))
+        self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
 
     def before(self, x: torch.Tensor) -> State:
-        """Run the part of the model that the site, and what lies behind it, needs from ``x``."""
-        env = _run(self._module, self._before, {}, x)
-        return State(env[self._site], {node: env[node] for node in self._live})
+        """Run the part of the model that the sites, and what lies behind them, need from ``x``."""
+        found = self._before(x)
+        first = len(self._later) - sum(self._later)
+        own = iter(found[:first])
+        activations = [None if later else next(own) for later in self._later]
+        return State(activations, found[first:], self._batched)
 
-    def stackable(self, state: State) -> bool:
-        """Whether several copies of the batch may go through ``after`` at once.
+    def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
+        """The model's output for rows of ``samples`` if their units were put to 0 but for ``keep``.
 
-        They may not when a number that was read off the batch's shape crosses the cut.
+        ``keep`` has one mask a site, (rows, units).
         """
-        return all(
-            isinstance(value, torch.Tensor) and len(value) == len(state.activation)
-            for node, value in state.live.items()
-            if node in self._batched
-        )
+        carried, masks = [], []
+        for activation, axis, mask in zip(state.activations, self._axes, keep, strict=True):
+            if activation is None:
+                masks.append(mask)
+            else:
+                carried.append(masked_units(activation.index_select(0, samples), mask, axis))
+        return self._after(*carried, *state.rows(samples), *masks)
 
-    def after(self, state: State, activation: torch.Tensor) -> Any:
-        """The model's output if the site carried ``activation``: one or more stacked batches."""
-        copies = len(activation) // len(state.activation)
-        env: dict[fx.Node, Any] = {self._site: activation}
-        for node, value in state.live.items():
-            if isinstance(value, torch.Tensor) and node in self._batched:
-                # repeat() copies: an in-place operation behind the cut must not reach the state
-                value = value.repeat(copies, *[1] * (value.ndim - 1))
-            env[node] = value
-        return _run(self._module, self._behind, env)[self._behind[-1]]
+    def resume(self, state: State, samples: torch.Tensor, entered: torch.Tensor) -> Any:
+        """The model's output if the layer of ``entry`` gave ``entered``, a row for each sample."""
+        assert self.entry is not None
+        return self.entry.rest(entered, *state.rows(samples))
 
 
 def record(
     module: fx.GraphModule, x: torch.Tensor, sites: list[fx.Node]
 ) -> tuple[Any, list[torch.Tensor]]:
     """The output for ``x`` and the activations at ``sites``, connected by autograd."""
-    nodes = list(module.graph.nodes)
-    env = _run(module, nodes, {}, x, recorded=(found := dict.fromkeys(sites)))
-    activations = [found[site] for site in sites]
-    return env[nodes[-1]], [value for value in activations if value is not None]
-
-
-def _run(
-    module: fx.GraphModule,
-    nodes: list[fx.Node],
-    env: dict[fx.Node, Any],
-    x: torch.Tensor | None = None,
-    recorded: dict[fx.Node, torch.Tensor | None] | None = None,
-) -> dict[fx.Node, Any]:
-    """Run ``nodes`` in order on the values in ``env``, which is filled and returned."""
+    found: dict[fx.Node, torch.Tensor | None] = dict.fromkeys(sites)
     interpreter = fx.Interpreter(module, garbage_collect_values=False)
-    interpreter.env = env
-    interpreter.args_iter = iter(() if x is None else (x,))
-    for node in nodes:
+    interpreter.env, interpreter.args_iter = {}, iter((x,))
+    value = None
+    for node in module.graph.nodes:
         value = interpreter.run_node(node)
-        if recorded is not None and node in recorded:
+        if node in found:
             if torch.is_grad_enabled() and not value.requires_grad:
                 value.requires_grad_()
-            recorded[node] = value
+            found[node] = value
             # a copy goes on, since an in-place ReLU behind the site would overwrite the record
             value = value.clone()
-        env[node] = value
-    return env
-
-
-def _descendants(nodes: list[fx.Node]) -> set[fx.Node]:
-    return _closure(nodes, lambda node: list(node.users))
-
-
-def _ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    return _closure(nodes, lambda node: node.all_input_nodes)
-
-
-def _closure(nodes: list[fx.Node], neighbours: Any) -> set[fx.Node]:
-    found, waiting = set(nodes), list(nodes)
-    while waiting:
-        for node in neighbours(waiting.pop()):
-            if node not in found:
-                found.add(node)
-                waiting.append(node)
-    return found
+        interpreter.env[node] = value
+    activations = [found[site] for site in sites]
+    return value, [each for each in activations if each is not None]

@@ -1,6 +1,6 @@
 """The same questions answered by forward hooks, for models that cannot be traced: slower."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import State
+from pruning_lab.graph.parts import masked_units
 
 
 class HookedGraph:
@@ -28,8 +29,12 @@ class HookedGraph:
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         return module
 
-    def cut(self, site: nn.Module) -> "HookedCut":
-        return HookedCut(self._model, site)
+    def sites(self, module: nn.Module, behind: bool = False) -> list[nn.Module]:
+        """The same as a list: its runs cannot be told apart."""
+        return [self.site(module, behind)]
+
+    def cut(self, sites: Sequence[tuple[nn.Module, int]]) -> "HookedCut":
+        return HookedCut(self._model, sites)
 
     def record(
         self, x: torch.Tensor, sites: list[nn.Module]
@@ -53,22 +58,24 @@ class HookedGraph:
 class HookedCut:
     """``before`` and ``after`` as of Cut, by whole passes of the model."""
 
-    def __init__(self, model: nn.Module, site: nn.Module) -> None:
+    entry = None
+
+    def __init__(self, model: nn.Module, sites: Sequence[tuple[nn.Module, int]]) -> None:
         self._model = model
-        self._site = site
+        self._axes = dict(sites)
 
     def before(self, x: torch.Tensor) -> State:
-        _, (activation,) = HookedGraph(self._model, UserError()).record(x, [self._site])
-        return State(activation, {"input": x})
+        sites = list(self._axes)
+        _, activations = HookedGraph(self._model, UserError()).record(x, sites)
+        return State(list(activations), [x], [True])
 
-    def stackable(self, state: State) -> bool:
-        return True
+    def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
+        masks = dict(zip(self._axes, keep, strict=True))
 
-    def after(self, state: State, activation: torch.Tensor) -> Any:
-        x = state.live["input"]
-        copies = len(activation) // len(state.activation)
-        stacked = x.repeat(copies, *[1] * (x.ndim - 1))
-        return _hooked(self._model, stacked, [self._site], lambda *_: activation)
+        def mask(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+            return masked_units(output, masks[module], self._axes[module])
+
+        return _hooked(self._model, state.rows(samples)[0], list(self._axes), mask)
 
 
 def _hooked(

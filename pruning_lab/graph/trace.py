@@ -1,6 +1,7 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -99,17 +100,24 @@ class Graph:
         Its own output, or with ``behind`` the output of the BatchNorm and non-linearity that
         follow it directly. Raises UserError for a module that does not run exactly once.
         """
-        if module not in self._names:
-            raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
-        runs = self._outputs.get(module, [])
+        runs = self.sites(module, behind)
         if len(runs) != 1:
             times = "never runs" if not runs else f"runs {len(runs)} times"
             raise UserError(
                 f"'{self._names[module]}' {times} in one forward pass: there is no single place "
                 "where its activation could be read."
             )
-        node = runs[0]
-        while behind and len(node.users) == 1:
+        return runs[0]
+
+    def sites(self, module: nn.Module, behind: bool = False) -> list[fx.Node]:
+        """The same for every run of the module."""
+        if module not in self._names:
+            raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
+        return [self._last(node) if behind else node for node in self._outputs.get(module, [])]
+
+    def _last(self, node: fx.Node) -> fx.Node:
+        """The last of the BatchNorms and non-linearities that directly follow ``node``."""
+        while len(node.users) == 1:
             user = next(iter(node.users))
             op = self._called(user) if user.op == "call_module" else user.target
             if not (isinstance(op, BatchNorm) or is_non_linearity(op)):
@@ -117,9 +125,9 @@ class Graph:
             node = user
         return node
 
-    def cut(self, site: fx.Node) -> Cut:
-        """The model split behind ``site``."""
-        return Cut(self.module, site)
+    def cut(self, sites: Sequence[tuple[fx.Node, int]]) -> Cut:
+        """The model split behind sites, each with the dimension in which its units lie."""
+        return Cut(self.module, sites)
 
     def record(
         self, x: torch.Tensor, sites: list[fx.Node]

@@ -12,7 +12,8 @@ from pruning_lab.attributions import (
     ShapleyAttributionMetric,
     TaylorAttributionMetric,
 )
-from pruning_lab.attributions.evidence import run_together
+from pruning_lab.attributions.activations import run_together
+from pruning_lab.attributions.players import units_of_module
 from pruning_lab.errors import UserError
 from tests.oracles import textbook
 
@@ -46,11 +47,16 @@ def built(model, data, reduction="none", names=tuple(CRITERIA), **more):
     return made
 
 
+def together(metrics, layers, behind=False):
+    found = run_together(metrics, [units_of_module(layer) for layer in layers], behind)
+    return [[each.scores for each in layers] for layers in found]
+
+
 def test_one_pass_gives_the_textbooks_numbers(network):
     model, data = network
     modules = textbook.chain(model)
     places = textbook.sites(modules)
-    found = run_together(built(model, data), list(places), True)
+    found = together(built(model, data), list(places), True)
     for name, layers in zip(CRITERIA, found, strict=True):
         for place, scores in zip(places.values(), layers, strict=True):
             expected = textbook.score(model, modules[place], data, name)
@@ -79,10 +85,10 @@ def test_the_data_are_read_once_in_parts_that_fit(network):
         seen.append(len(target))
         return F.cross_entropy(output, target, reduction=reduction)
 
-    whole = run_together(built(model, data, "mean", criterion=counted), layers)
+    whole = together(built(model, data, "mean", criterion=counted), layers)
     assert seen == [9, 4]
     seen.clear()
-    parts = run_together(built(model, data, "mean", criterion=counted, memory=1), layers)
+    parts = together(built(model, data, "mean", criterion=counted, memory=1), layers)
     assert seen == [1] * 13
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(np.hstack(one), np.hstack(other), rtol=1e-12)
@@ -92,4 +98,4 @@ def test_other_data_cannot_share_a_pass(network):
     model, data = network
     metrics = [*built(model, data, names=["apoz"]), *built(model, list(data), names=["taylor"])]
     with pytest.raises(UserError, match="must have the same data_generator"):
-        run_together(metrics, [model[0]])
+        together(metrics, [model[0]])

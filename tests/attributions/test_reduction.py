@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning_lab.attributions.reduction import Reducer
+from pruning_lab.attributions.reduction import Reducer, estimate
 from pruning_lab.errors import UserError
 
 AT_ONCE = {
@@ -22,7 +22,7 @@ def reduced(rows, reduction, sizes):
     for part in np.split(rows, np.cumsum(sizes)):
         if len(part):
             reducer.add(torch.from_numpy(part))
-    return reducer.result()
+    return estimate([reducer], [1]).scores
 
 
 @given(

@@ -1,6 +1,7 @@
 """Sampled Shapley values against enumeration, and the axioms."""
 
 import itertools
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -89,14 +90,27 @@ def test_units_that_do_the_same_are_worth_the_same():
     np.testing.assert_allclose(found[:, 0], found[:, 1], atol=1e-12)
 
 
-def test_every_sample_has_orders_of_its_own_in_antithetic_pairs():
-    orders = metric(network(), sv_samples=5)._orders(0, 3, 10)
-    assert orders.shape == (3, 5, 10)
-    assert torch.equal(orders.sort(2).values, torch.arange(10).expand(3, 5, 10))
-    assert torch.equal(orders[:, 1], orders[:, 0].flip(1))
-    assert torch.equal(orders[:, 3], orders[:, 2].flip(1))
+def test_every_sample_has_orders_of_its_own_whatever_the_batch():
+    played = Namespace(samples=3, players=10)
+    orders = metric(network())._orders(played, 0, pair=0)
+    assert torch.equal(orders.sort(1).values, torch.arange(10).expand(3, 10))
     assert not torch.equal(orders[0], orders[1])
-    assert torch.equal(metric(network(), sv_samples=5)._orders(2, 1, 10)[0], orders[2])
+    assert not torch.equal(orders, metric(network())._orders(played, 0, pair=1))
+    alone = metric(network())._orders(Namespace(samples=1, players=10), 2, pair=0)
+    assert torch.equal(alone[0], orders[2])
+
+
+def test_orders_come_in_antithetic_pairs():
+    model = network()
+    found = metric(model, sv_samples=3).run(model[0], True)
+    np.testing.assert_array_equal(metric(model, sv_samples=4).run(model[0], True), found)
+    played = Namespace(samples=7, players=4)
+    expected = np.zeros_like(found)
+    for pair in range(2):
+        for sample, order in enumerate(metric(model)._orders(played, 0, pair).numpy()):
+            both = metric(model).run(model[0], True, permutations=[order, order[::-1]])
+            expected[sample] += both[sample] / 2
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_samples_limits_what_is_read_to_the_first():

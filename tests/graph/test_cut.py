@@ -45,27 +45,47 @@ def graph_of(request):
     return lambda model: HookedGraph(model, ValueError("not traced"))
 
 
+def rows(*samples):
+    return torch.tensor(samples)
+
+
+def ones(*shape):
+    return torch.ones(*shape, dtype=torch.float64)
+
+
 @torch.no_grad()
-def test_the_models_own_activation_gives_the_models_own_output(graph_of):
+def test_with_all_units_kept_the_output_is_the_models_own(graph_of):
     model, x = Branches().double().eval(), torch.randn(5, 1, 6, 6).double()
     graph = graph_of(model)
-    cut = graph.cut(graph.site(model.inner))
+    cut = graph.cut([(graph.site(model.inner), 1)])
     state = cut.before(x)
     for _ in range(2):  # twice: nothing in the state may have been overwritten
-        torch.testing.assert_close(cut.after(state, state.activation.clone()), model(x))
+        torch.testing.assert_close(cut.after(state, torch.arange(5), [ones(5, 4)]), model(x))
 
 
 @torch.no_grad()
-def test_stacked_batches_give_each_batchs_own_output(graph_of):
+def test_rows_are_any_samples_under_any_mask(graph_of):
     model, x = Branches().double().eval(), torch.randn(5, 1, 6, 6).double()
     graph = graph_of(model)
-    cut = graph.cut(graph.site(model.inner))
-    state = cut.before(x)
-    silent = torch.zeros_like(state.activation)
-    stacked = cut.after(state, torch.cat([state.activation, silent]))
-    torch.testing.assert_close(stacked[:5], model(x))
-    torch.testing.assert_close(stacked[5:], cut.after(state, silent))
-    assert not torch.allclose(stacked[5:], stacked[:5])
+    cut = graph.cut([(graph.site(model.bn), 1)])
+    keep = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]).double()
+    found = cut.after(cut.before(x), rows(3, 3, 0), [keep])
+    stem = model.stem(x[[3, 3, 0]])
+    inner = F.relu(model.bn(model.inner(stem)) * keep[:, :, None, None])
+    torch.testing.assert_close(found, model.head((stem + inner).mean((2, 3))))
+
+
+@torch.no_grad()
+def test_units_of_several_layers_are_masked_at_once(graph_of):
+    model, x = Branches().double().eval(), torch.randn(5, 1, 6, 6).double()
+    graph = graph_of(model)
+    cut = graph.cut([(graph.site(model.bn), 1), (graph.site(model.stem), 1)])
+    keep = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1]]).double()
+    found = cut.after(cut.before(x), rows(4, 1), [keep, keep])
+    mask = keep[:, :, None, None]
+    stem = model.stem(x[[4, 1]]) * mask
+    inner = F.relu(model.bn(model.inner(stem)) * mask)
+    torch.testing.assert_close(found, model.head((stem + inner).mean((2, 3))))
 
 
 @torch.no_grad()
@@ -74,23 +94,45 @@ def test_only_what_lies_behind_the_site_runs_again():
     for name, module in model.named_children():
         module.register_forward_hook(lambda *_, name=name: calls.append(name))
     graph = trace(model)
-    cut = graph.cut(graph.site(model.bn))
+    cut = graph.cut([(graph.site(model.bn), 1)])
     state = cut.before(torch.randn(2, 1, 6, 6))
     assert calls == ["stem", "inner", "bn"]
     calls.clear()
-    cut.after(state, state.activation)
+    cut.after(state, torch.arange(2), [torch.ones(2, 4)])
     assert calls == ["head"]
 
 
 @torch.no_grad()
-def test_a_number_that_crosses_the_cut_forbids_stacking():
+def test_a_number_that_crosses_the_cut_forbids_choosing_rows():
     model, x = NumbersCross().double().eval(), torch.randn(3, 4).double()
     graph = trace(model)
-    cut = graph.cut(graph.site(model.fc1, behind=True))
+    cut = graph.cut([(graph.site(model.fc1, behind=True), -1)])
     state = cut.before(x)
     assert isinstance(cut, Cut)
-    assert not cut.stackable(state)
-    torch.testing.assert_close(cut.after(state, state.activation), model(x))
+    assert not state.stackable
+    torch.testing.assert_close(cut.after(state, torch.arange(3), [ones(3, 6)]), model(x))
+
+
+class ConstantCrosses(nn.Module):
+    """A constant of the batch's length that does not belong to its samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.scale = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        scale = self.scale * 2
+        return self.fc2(self.fc1(x)) * scale
+
+
+@torch.no_grad()
+def test_a_constant_that_crosses_is_the_same_for_every_row():
+    model, x = ConstantCrosses().double().eval(), torch.randn(3, 4).double()
+    graph = trace(model)
+    cut = graph.cut([(graph.site(model.fc1), -1)])
+    found = cut.after(cut.before(x), rows(2, 0), [ones(2, 3)])
+    torch.testing.assert_close(found, model(x)[[2, 0]])
 
 
 def test_recorded_activations_are_untouched_by_in_place_operations(graph_of):

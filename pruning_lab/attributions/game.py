@@ -1,0 +1,189 @@
+"""The cooperative game of a layer: its units are the players, a coalition pays the model's loss."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from pruning_lab.attributions.base import Site, by_unit
+from pruning_lab.attributions.players import keep_rows
+from pruning_lab.graph.cut import Cut
+from pruning_lab.graph.entry import Units
+from pruning_lab.graph.hooked import HookedCut
+
+Walked = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Samples and steps of rows, and the losses (ways, rows)."""
+
+
+class Game:
+    """The losses of the samples ``x`` when only some of the players are kept, the others at 0.
+
+    A row is one sample under one coalition. ``losses(output, samples)`` gives the loss of each row
+    of the model's output; at most ``rows`` go through the model at once.
+    """
+
+    def __init__(
+        self,
+        cut: Cut | HookedCut,
+        sites: Sequence[Site],
+        x: torch.Tensor,
+        losses: Callable[[Any, torch.Tensor], torch.Tensor],
+        rows: int,
+        precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._cut, self._sites, self._losses, self._precision = cut, sites, losses, precision
+        with torch.no_grad():
+            self._state = cut.before(x)
+        self._activation = by_unit(self._state.activation, sites[0].axis, sites[0].module)
+        self.samples, self.device = len(x), self._activation.device
+        self.rows = rows if self._state.stackable else self.samples
+        given = [site.row for site in sites if site.row is not None]
+        self.players = (
+            int(max(row.max() for row in given)) + 1 if given else self._activation.shape[1]
+        )
+
+    def losses(self, keep: torch.Tensor) -> torch.Tensor:
+        """The losses (coalitions, samples) of ``keep`` (coalitions, samples, players)."""
+        every = torch.arange(self.samples, device=self.device)
+        at_once = max(1, self.rows // self.samples)
+        found = [
+            self._masked(every.repeat(len(some)), some.flatten(0, 1)).view(len(some), -1)
+            for some in keep.split(at_once)
+        ]
+        return torch.cat(found)
+
+    @cached_property
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses with all players and with none, (samples,) each."""
+        keep = torch.ones(2, self.samples, self.players, device=self.device)
+        keep[1] = 0
+        full, none = self.losses(keep)
+        return full, none
+
+    @cached_property
+    def alive(self) -> torch.Tensor:
+        """Which players (samples, players) may matter: not those whose activation is 0 anyway."""
+        every = torch.ones(self.samples, self.players, dtype=torch.bool, device=self.device)
+        if len(self._sites) > 1 or not self._state.stackable:
+            return every
+        active, row = self._activation.ne(0).any(2), self._sites[0].row
+        if row is None:
+            return active
+        moving = row >= 0
+        index = row[moving].to(self.device).expand(self.samples, -1)
+        return (~every).scatter_add(1, index, active[:, moving.to(self.device)])
+
+    def walk(self, order: torch.Tensor, ways: int = 2) -> torch.Tensor:
+        """By what the loss rises at each player's turn when they go in ``order``, and in reverse.
+
+        ``order`` is (samples, players); the result (2, samples, players), by player. With one of
+        the two ``ways`` the reverse is left out.
+        """
+        full, none = self.ends
+        dead = ~self.alive.gather(1, order)  # their turn changes nothing: they go last
+        order = order.gather(1, dead.byte().argsort(dim=1, stable=True))
+        left = self.alive.sum(1)
+        none = torch.where(left > 0, none, full)
+        step = torch.arange(self.players + 1, device=self.device)
+        begun = (step > 0) & (step >= left[:, None])
+        ends = (full[:, None], none[:, None])
+        path = torch.stack(  # the losses when so many are gone, and when so many are left
+            [torch.where(begun, ends[1 - way], ends[way]) for way in range(ways)]
+        ).double()
+        for samples, steps, losses in self._coalitions(order, left.tolist(), ways):
+            path[:, samples, steps] = losses.double()
+        rises = path.diff()
+        rises[1:] *= -1
+        return torch.empty_like(rises).scatter_(2, order.expand_as(rises), rises)
+
+    def _coalitions(self, order: torch.Tensor, left: list[int], ways: int) -> Iterator[Walked]:
+        """The losses on the way, but for those of the first and the last coalition."""
+        most = max(2, *left) - 1
+        group = max(1, self.rows // (ways * most)) if self._state.stackable else self.samples
+        feed, run = (self._sums, self._resumed) if self._units else (self._masks, self._masked)
+        for samples in torch.arange(self.samples).split(group):
+            turns = torch.tensor([left[sample] for sample in samples])
+            if turns.max() < 2:  # between all and none there is nothing
+                continue
+            fed = feed(samples.to(self.device), order[samples.to(self.device)])
+            steps = torch.arange(1, int(turns.max()))
+            for some in steps.split(max(1, self.rows // (ways * len(samples)))):
+                rows = fed(some)[:ways]  # (ways, samples, steps, ...)
+                sample, step = (some < turns[:, None]).nonzero(as_tuple=True)
+                if len(sample) == len(samples) * len(some):
+                    rows = rows.flatten(1, 2)
+                else:
+                    rows = rows[:, sample.to(self.device), step.to(self.device)]
+                places = samples[sample].to(self.device)
+                losses = run(places.repeat(ways), rows.flatten(0, 1))
+                yield places, some[step].to(self.device), losses.view(ways, -1)
+
+    def _sums(self, samples: torch.Tensor, order: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """What the entry's layer gives, step by step: each player takes its contribution along."""
+        assert self._units is not None
+        assert self._cut.entry is not None
+        entry, own, none = self._cut.entry, self._units.own[samples], self._units.none
+        whole = self._units.whole[samples].unsqueeze(1)
+        total = torch.zeros_like(whole)
+
+        def fed(steps: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            turns = order[:, int(steps[0]) - 1 : int(steps[-1])]
+            contributed = entry.contributions(own, turns).view(*turns.shape, *whole.shape[2:])
+            sums = total + contributed.cumsum(1)
+            total = sums[:, -1:]
+            return torch.stack([whole - sums, none + sums])
+
+        return fed
+
+    def _masks(self, samples: torch.Tensor, order: torch.Tensor) -> Callable[..., torch.Tensor]:
+        """Which players are kept, step by step."""
+        turn = order.argsort(1).unsqueeze(1)
+
+        def fed(steps: torch.Tensor) -> torch.Tensor:
+            gone = turn < steps.to(self.device)[:, None]
+            return torch.stack([~gone, gone])
+
+        return fed
+
+    @cached_property
+    def _units(self) -> Units | None:
+        """What every player brings to the first layer behind, where that can be told apart."""
+        entry, (site, *others) = self._cut.entry, self._sites
+        if entry is None or others or site.row is not None or not self._state.stackable:
+            return None
+        return entry.units(self._state.activation)
+
+    def _masked(self, samples: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """The losses of rows: one sample each, and the players that are kept of it."""
+
+        def run(samples: torch.Tensor, keep: torch.Tensor) -> Any:
+            keep = keep.to(self._activation.dtype)
+            masks = [keep_rows(keep, site.row) for site in self._sites]
+            return self._cut.after(self._state, samples, masks)
+
+        return self._run(run, samples, keep)
+
+    def _resumed(self, samples: torch.Tensor, entered: torch.Tensor) -> torch.Tensor:
+        """The losses of rows: one sample each, and what the entry's layer gives for it."""
+        assert isinstance(self._cut, Cut)
+        return self._run(partial(self._cut.resume, self._state), samples, entered)
+
+    def _run(
+        self, run: Callable[..., Any], samples: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """The losses of rows; where a GPU's memory does not do for all, half of them at a time."""
+        at_once = len(rows) if self._state.stackable else self.samples
+        if len(rows) <= at_once:
+            try:
+                with self._precision():
+                    output = run(samples, rows)
+                return self._losses(output, samples)
+            except torch.cuda.OutOfMemoryError:
+                if len(rows) == 1 or not self._state.stackable:
+                    raise
+                at_once = -(-len(rows) // 2)
+        parts = zip(samples.split(at_once), rows.split(at_once), strict=True)
+        return torch.cat([self._run(run, *part) for part in parts])

@@ -1,0 +1,108 @@
+"""Criteria on the model's loss when units are put to 0: layer by layer, batch by batch."""
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
+from pruning_lab.attributions.game import Game
+from pruning_lab.attributions.memory import Made
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
+from pruning_lab.errors import check_choice, check_count
+
+PRECISIONS = ("fp32", "bf16")
+
+ROWS: dict[str, int] = defaultdict(lambda: 128, cuda=4096)
+"""How many masked samples go through the model at once, by device: enough to fill it."""
+
+
+class MaskMetric(AttributionMetric):
+    """A criterion on the losses of a layer's coalitions of units.
+
+    Only the part of the model behind the layer runs again for each. ``samples`` limits how many
+    samples are read; ``precision="bf16"`` runs that part in bfloat16 (where it can be exact,
+    float32 or what the model has is).
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("samples", "precision")
+
+    memory: int = 256 * 2**20
+    """About how many bytes the activations of a batch, and of masked rows of it, may take."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+        samples: int | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__(model, data_generator, criterion, device, reduction)
+        self.samples = samples
+        self.precision = precision
+
+    def _check_options(self) -> None:
+        if self.samples is not None:
+            check_count("samples", self.samples)
+        check_choice("precision", self.precision, PRECISIONS)
+
+    @abstractmethod
+    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scores of a batch, (samples, players), and the variances of their draws, if known.
+
+        ``first`` is the number of the batch's first sample in all the data.
+        """
+
+    def _estimate(
+        self, players: Sequence[Players], behind: bool, progress: Progress
+    ) -> list[Estimate]:
+        graph = self._graph()
+        found = []
+        for each in players:
+            reducer = Reducer(self.reduction)
+            for game, first in self._games(graph, each, behind):
+                reducer.add(*self._score(game, first))
+            found.append(estimate([reducer], [1]))
+        return found
+
+    def _games(self, graph: Any, players: Players, behind: bool) -> Iterator[tuple[Game, int]]:
+        """The game of each batch, and the number of its first sample."""
+        sites = self._sites(graph, players, behind)
+        cut = graph.cut([(site.node, site.axis) for site in sites])
+
+        def game(x: torch.Tensor, targets: torch.Tensor, rows: int) -> Game:
+            def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+                exact = output if self.precision == "fp32" else output.float()
+                return self._losses(exact, targets[samples])
+
+            return Game(cut, sites, x, losses, rows, self._autocast)
+
+        at_once, rows, seen = 0, 1, 0
+        for batch, targets in self._batches(self.samples):
+            if not at_once:
+                at_once, rows = self._room(lambda: game(batch[:1], targets[:1], 1))  # noqa: B023
+            for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
+                yield game(x, target, rows), seen
+                seen += len(x)
+
+    def _room(self, play: Callable[[], Game]) -> tuple[int, int]:
+        """How many samples fit into ``memory``, and how many masked rows, by what one takes."""
+        with Made(self.model) as before:
+            game = play()
+        with torch.no_grad(), Made(self.model) as after:
+            game.ends  # noqa: B018  (computed when it is asked for)
+        rows = min(ROWS[self.device.type], self.memory // (4 * max(1, after.largest)))
+        return max(1, self.memory // max(1, before.bytes)), max(2, rows)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
