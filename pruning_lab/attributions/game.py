@@ -16,6 +16,9 @@ from pruning_lab.graph.hooked import HookedCut
 Walked = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Samples and steps of rows, and the losses (ways, rows)."""
 
+Feed = Callable[[torch.Tensor], torch.Tensor]
+"""Steps -> what goes in at these steps, (ways, samples, steps, ...)."""
+
 
 class Game:
     """The losses of the samples ``x`` when only some of the players are kept, the others at 0.
@@ -107,10 +110,10 @@ class Game:
             turns = torch.tensor([left[sample] for sample in samples])
             if turns.max() < 2:  # between all and none there is nothing
                 continue
-            fed = feed(samples.to(self.device), order[samples.to(self.device)])
+            fed = feed(samples.to(self.device), order[samples.to(self.device)], ways)
             steps = torch.arange(1, int(turns.max()))
             for some in steps.split(max(1, self.rows // (ways * len(samples)))):
-                rows = fed(some)[:ways]  # (ways, samples, steps, ...)
+                rows = fed(some)  # (ways, samples, steps, ...)
                 sample, step = (some < turns[:, None]).nonzero(as_tuple=True)
                 if len(sample) == len(samples) * len(some):
                     rows = rows.flatten(1, 2)
@@ -120,7 +123,7 @@ class Game:
                 losses = run(places.repeat(ways), rows.flatten(0, 1))
                 yield places, some[step].to(self.device), losses.view(ways, -1)
 
-    def _sums(self, samples: torch.Tensor, order: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def _sums(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
         """What the entry's layer gives, step by step: each player takes its contribution along."""
         assert self._units is not None
         assert self._cut.entry is not None
@@ -132,19 +135,24 @@ class Game:
             nonlocal total
             turns = order[:, int(steps[0]) - 1 : int(steps[-1])]
             contributed = entry.contributions(own, turns).view(*turns.shape, *whole.shape[2:])
-            sums = total + contributed.cumsum(1)
-            total = sums[:, -1:]
-            return torch.stack([whole - sums, none + sums])
+            sums = torch.cumsum(contributed, 1, out=contributed).add_(total)
+            total = sums[:, -1:].clone()
+            if ways == 1:
+                return torch.sub(whole, sums, out=sums).unsqueeze(0)
+            rows = torch.stack([sums, sums])
+            torch.sub(whole, sums, out=rows[0])
+            rows[1] += none
+            return rows
 
         return fed
 
-    def _masks(self, samples: torch.Tensor, order: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def _masks(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
         """Which players are kept, step by step."""
         turn = order.argsort(1).unsqueeze(1)
 
         def fed(steps: torch.Tensor) -> torch.Tensor:
             gone = turn < steps.to(self.device)[:, None]
-            return torch.stack([~gone, gone])
+            return torch.stack([~gone, gone][:ways])
 
         return fed
 

@@ -18,8 +18,15 @@ from pruning_lab.errors import check_choice, check_count
 
 PRECISIONS = ("fp32", "bf16")
 
-ROWS: dict[str, int] = defaultdict(lambda: 128, cuda=4096)
-"""How many masked samples go through the model at once, by device: enough to fill it."""
+CACHED = defaultdict(lambda: 32 * 2**20, cuda=2**30)
+"""About how many bytes the largest activations of masked rows may take, by device: few enough to
+stay near the processor, many enough to fill it."""
+
+ROWS = defaultdict(lambda: (128, 2048), cuda=(1024, 16384))
+"""But at least and at most so many masked rows go through the model at once."""
+
+MANY = 32
+"""From so many on matrix products for small maps pay."""
 
 
 class MaskMetric(AttributionMetric):
@@ -89,6 +96,8 @@ class MaskMetric(AttributionMetric):
         for batch, targets in self._batches(self.samples):
             if not at_once:
                 at_once, rows = self._room(lambda: game(batch[:1], targets[:1], 1))  # noqa: B023
+                if rows >= MANY and self.precision == "fp32":
+                    cut.prepare(batch)
             for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
                 yield game(x, target, rows), seen
                 seen += len(x)
@@ -99,7 +108,9 @@ class MaskMetric(AttributionMetric):
             game = play()
         with torch.no_grad(), Made(self.model) as after:
             game.ends  # noqa: B018  (computed when it is asked for)
-        rows = min(ROWS[self.device.type], self.memory // (4 * max(1, after.largest)))
+        least, most = ROWS[self.device.type]
+        rows = min(most, max(least, CACHED[self.device.type] // max(1, after.largest)))
+        rows = min(rows, self.memory // (4 * max(1, after.largest)))
         return max(1, self.memory // max(1, before.bytes)), max(2, rows)
 
     def _autocast(self) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ from torch import fx
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.entry import Entry, find_entry
-from pruning_lab.graph.folding import folded
+from pruning_lab.graph.folding import Sizes, Substitutes, folded, for_small_maps
 from pruning_lab.graph.parts import descendants, masked_units, part
 
 
@@ -61,7 +61,10 @@ class Cut:
     operations that depend on a site. A site is a node and the dimension in which its units lie.
     """
 
-    def __init__(self, module: fx.GraphModule, sites: Sequence[tuple[fx.Node, int]]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, sites: Sequence[tuple[fx.Node, int]], made: Substitutes
+    ) -> None:
+        self._made = made
         self._axes = [axis for _, axis in sites]
         nodes = [node for node, _ in sites]
         self._later = [
@@ -88,8 +91,19 @@ class Cut:
         given = descendants([node for node in module.graph.nodes if node.op == "placeholder"])
         self._batched = [node in given for node in inputs]
         self._before = part(module, [], [*first, *inputs])
-        self._after = folded(part(module, [*first, *inputs], output.args[0], masked))
+        self._after = folded(part(module, [*first, *inputs], output.args[0], masked), made)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
+
+    def prepare(self, x: torch.Tensor) -> None:
+        """Put faster modules where the maps are small, as those of ``x`` tell; many rows pay."""
+        state = self.before(x[:1])
+        given = [each for each in state.activations if each is not None]
+        masks = [torch.ones(1, 1, device=x.device) for each in state.activations if each is None]
+        sizes = Sizes(self._after)
+        sizes.run(*given, *state.rows(torch.zeros(1, dtype=torch.long, device=x.device)), *masks)
+        parts = [self._after] if self.entry is None else [self._after, self.entry.rest]
+        for each in parts:
+            for_small_maps(each, sizes.seen, self._made)
 
     def before(self, x: torch.Tensor) -> State:
         """Run the part of the model that the sites, and what lies behind them, need from ``x``."""

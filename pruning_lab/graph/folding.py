@@ -1,4 +1,4 @@
-"""BatchNorms folded into the convolutions before them: in eval mode both are one product."""
+"""Modules of a part of a model put in the place of others that compute the same, slower."""
 
 from typing import Any
 
@@ -6,14 +6,20 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pruning_lab.graph.kinds import BatchNorm
+from pruning_lab.graph.small_maps import faster
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def folded(part: fx.GraphModule) -> fx.GraphModule:
-    """``part`` with every BatchNorm folded that directly follows a convolution, in place.
+Substitutes = dict[str, nn.Module | None]
+"""Modules by name that several parts of one model may use."""
 
-    The modules that it shares with a model stay as they are: folded ones are new. Left alone are
+
+def folded(part: fx.GraphModule, made: Substitutes) -> fx.GraphModule:
+    """``part`` with every BatchNorm folded into the convolution that it directly follows, in place.
+
+    In eval mode both are one product. The modules that the part shares with a model stay as they
+    are: folded ones are new, and taken from ``made`` where they are already there. Left alone are
     modules with hooks or computed weights, and statistics that come from the batch.
     """
     for node in list(part.graph.nodes):
@@ -23,11 +29,45 @@ def folded(part: fx.GraphModule) -> fx.GraphModule:
         convolution: Any = part.get_submodule(str(source.target))
         norm: Any = part.get_submodule(str(node.target))
         if can_be_replaced(convolution, CONVOLUTIONS) and _is_fixed(norm):
-            name = f"folded_{node.name}"
-            part.add_module(name, fuse_conv_bn_eval(convolution, norm))
+            name = f"{source.target}_{node.target}".replace(".", "__")
+            if name not in made:
+                made[name] = fuse_conv_bn_eval(convolution, norm)
+            part.add_module(name, made[name])
             source.target = name
             node.replace_all_uses_with(source)
             part.graph.erase_node(node)
+    part.recompile()
+    return part
+
+
+class Sizes(fx.Interpreter):
+    """Runs a part and remembers the sizes of the maps that each 2d convolution sees."""
+
+    def __init__(self, part: fx.GraphModule) -> None:
+        super().__init__(part)
+        self.seen: dict[str, set[tuple[int, int]]] = {}
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if args and isinstance(self.fetch_attr(str(target)), nn.Conv2d) and args[0].ndim == 4:
+            self.seen.setdefault(str(target), set()).add(tuple(args[0].shape[2:]))
+        return super().call_module(target, args, kwargs)
+
+
+def for_small_maps(
+    part: fx.GraphModule, seen: dict[str, set[tuple[int, int]]], made: Substitutes
+) -> fx.GraphModule:
+    """``part`` with convolutions that ``seen`` small maps alone as matrix products, in place."""
+    for node in part.graph.nodes:
+        sizes = seen.get(str(node.target), set()) if node.op == "call_module" else set()
+        if len(sizes) == 1:
+            (size,) = sizes
+            name = f"{node.target}_{size[0]}x{size[1]}".replace(".", "__")
+            if name not in made:
+                convolution: Any = part.get_submodule(str(node.target))
+                made[name] = faster(convolution, size)
+            if made[name] is not None:
+                part.add_module(name, made[name])
+                node.target = name
     part.recompile()
     return part
 

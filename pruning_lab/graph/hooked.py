@@ -64,6 +64,9 @@ class HookedCut:
         self._model = model
         self._axes = dict(sites)
 
+    def prepare(self, x: torch.Tensor) -> None:
+        """Nothing can be made faster: every evaluation is a pass of the model."""
+
     def before(self, x: torch.Tensor) -> State:
         sites = list(self._axes)
         _, activations = HookedGraph(self._model, UserError()).record(x, sites)

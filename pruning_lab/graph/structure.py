@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,8 @@ class Structure:
     Units that only go together have one class, a whole number; STAYS is the class of what cannot
     go. ``tensors`` has the classes along (parameter or buffer, dimension), ``units`` those of the
     units of every layer, ``dropouts`` those that a Dropout sees; ``frozen`` says why units of a
-    layer, some or all, cannot go. Nothing here refers to the model's own tensors: a structure fits
-    every copy of the model.
+    layer, some or all, cannot go. Equal rows are one tensor: what is worked out for one serves
+    all. Nothing here refers to the model's own tensors: a structure fits every copy of the model.
     """
 
     tensors: dict[tuple[str, int], torch.Tensor]
@@ -90,10 +90,7 @@ class Structure:
     def without(self, classes: torch.Tensor) -> "Structure":
         """The structure of the model when these classes are gone."""
         stays = ~self.marked(classes)
-
-        def left(row: torch.Tensor) -> torch.Tensor:
-            return row[stays[row]]
-
+        left = cache(lambda row: row[stays[row]])
         return replace(
             self,
             tensors={key: left(row) for key, row in self.tensors.items()},
@@ -227,14 +224,20 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
     stays[list(reasons)] = True
     left[stays[classes]] = STAYS
     ranges = findings.slots.ranges()
-    rows = {key: left[numbers] for key, numbers in ranges.items()}
-    units = {layer: left[numbers] for layer, numbers in findings.units.items()}
+    equal: dict[bytes, torch.Tensor] = {}
+
+    def row(numbers: torch.Tensor) -> torch.Tensor:
+        found = left[numbers]
+        return equal.setdefault(found.numpy().tobytes(), found)
+
+    rows = {key: row(numbers) for key, numbers in ranges.items()}
+    units = {layer: row(numbers) for layer, numbers in findings.units.items()}
     follows = [
-        Follows(each.module, each.name, each.index, left[each.numbers], each.per)
+        Follows(each.module, each.name, each.index, row(each.numbers), each.per)
         for each in findings.attributes.values()
         if each.numbers is not None
     ]
-    dropouts = {module: left[numbers] for module, numbers in findings.dropouts.items()}
+    dropouts = {module: row(numbers) for module, numbers in findings.dropouts.items()}
 
     def reason(numbers: torch.Tensor) -> str:
         return reasons[int(classes[numbers[left[numbers] == STAYS][0]])]

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import Cut, record
+from pruning_lab.graph.folding import Substitutes
 from pruning_lab.graph.kinds import BatchNorm, is_non_linearity
 
 
@@ -93,6 +94,7 @@ class Graph:
         self.module = fx.GraphModule(model, graph)
         self._names = {module: name for name, module in model.named_modules()}
         self._outputs = outputs
+        self._made: Substitutes = {}
 
     def site(self, module: nn.Module, behind: bool = False) -> fx.Node:
         """Where the activation of ``module``'s units is read.
@@ -127,7 +129,7 @@ class Graph:
 
     def cut(self, sites: Sequence[tuple[fx.Node, int]]) -> Cut:
         """The model split behind sites, each with the dimension in which its units lie."""
-        return Cut(self.module, sites)
+        return Cut(self.module, sites, self._made)
 
     def record(
         self, x: torch.Tensor, sites: list[fx.Node]

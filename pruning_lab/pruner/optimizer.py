@@ -1,6 +1,7 @@
 """Which optimizers survive a cut, and how their state follows it."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,16 +48,15 @@ def slice_state(
     optimizer: optim.Optimizer | None,
     parameter: torch.nn.Parameter,
     shape: torch.Size,
-    axis: int,
-    keep: torch.Tensor,
+    selected: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """Slice every state tensor of the ``shape`` that ``parameter`` had, along the same axis."""
+    """Of every state tensor of the ``shape`` that ``parameter`` had keep what is ``selected``."""
     if optimizer is None:
         return
     state = optimizer.state.get(parameter, {})
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.shape == shape:
-            state[key] = value.index_select(axis, keep.to(value.device))
+            state[key] = selected(value)
 
 
 def _obstacle(optimizer: optim.Optimizer) -> str | None:

@@ -21,7 +21,9 @@ from pruning_lab.pruner.slicing import (
     chosen,
     kept,
     rescaled_dropout,
+    selection,
     slices_of,
+    together,
 )
 
 
@@ -80,19 +82,20 @@ class Pruner:
             self._prune_by_hand(module, indices, cascading_modules)
             return
         name = self._name(module)
-        check_units(name, module, self.structure)
-        units = chosen(f"layer '{name}'", indices, len(self.structure.units[name]))
-        self._remove(classes_of(self.structure, name, units))
+        structure = self.structure
+        check_units(name, module, structure)
+        units = chosen(f"layer '{name}'", indices, len(structure.units[name]))
+        self._remove(structure, classes_of(structure, name, units))
 
     def prune_groups(self, plan: Mapping[str, Any]) -> None:
         """Remove players of several groups at once: group -> numbers of players.
 
         The groups are those of ``structure.groups``, as they stand before the call.
         """
-        self._remove(classes_of_plan(self.structure, plan))
-
-    def _remove(self, classes: torch.Tensor) -> None:
         structure = self.structure
+        self._remove(structure, classes_of_plan(structure, plan))
+
+    def _remove(self, structure: Structure, classes: torch.Tensor) -> None:
         slices, changes = removal(self.model, structure, classes)
         self._carry_out(slices, changes)
         stays = ~structure.marked(classes)
@@ -243,15 +246,16 @@ class Pruner:
         if slices:
             check_optimizer(self.optimizer)
         with torch.no_grad():
-            for part in slices:
-                self._slice(part)
+            for (module, name), keep in together(slices).items():
+                self._slice(getattr(module, name), keep)
         for change in changes:
             setattr(change.module, change.name, change.value)
 
-    def _slice(self, part: Slice) -> None:
-        tensor = getattr(part.module, part.name)
-        keep, shape = part.keep.to(tensor.device), tensor.shape
-        smaller = tensor.detach().index_select(part.axis, keep)
+    def _slice(self, tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> None:
+        shape = tensor.shape
+        keep = {axis: entries.to(tensor.device) for axis, entries in keep.items()}
+        selected = selection(shape, keep)
+        smaller = selected(tensor.detach())
         if not isinstance(tensor, nn.Parameter):
             tensor.data = smaller
             return
@@ -262,5 +266,5 @@ class Pruner:
         tensor.data = torch.empty(0, dtype=other, device=tensor.device)
         tensor.data = smaller
         if gradient is not None:
-            tensor.grad = gradient.index_select(part.axis, keep)
-        slice_state(self.optimizer, tensor, shape, part.axis, keep)
+            tensor.grad = selected(gradient)
+        slice_state(self.optimizer, tensor, shape, selected)

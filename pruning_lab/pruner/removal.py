@@ -1,6 +1,7 @@
 """From units that go to the slices of tensors and the attributes that must follow."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,27 +50,35 @@ def removal(
 ) -> tuple[list[Slice], list[Change]]:
     """What to slice and to change so that these classes are gone; UserError if nothing stays."""
     marked = structure.marked(classes)
+    modules = dict(model.named_modules(remove_duplicate=False))
+
+    @cache
+    def left(row: torch.Tensor) -> torch.Tensor | None:
+        """The places in a row that are kept, None if that is all of them."""
+        gone = marked[row]
+        return (~gone).nonzero().flatten() if gone.any() else None
+
     for layer, row in structure.units.items():
-        if marked[row].all():
+        if (keep := left(row)) is not None and not len(keep):
             raise UserError(
                 f"All {len(row)} units of layer '{layer}' would go; at least one must stay."
             )
     slices = [
-        Slice(*_owner(model, tensor), dim, (~gone).nonzero().flatten())
+        Slice(*_owner(modules, tensor), dim, keep)
         for (tensor, dim), row in structure.tensors.items()
-        if (gone := marked[row]).any()
+        if (keep := left(row)) is not None
     ]
     for part in slices:
         if not len(part.keep):
             raise UserError(f"Nothing would be left of the {part.name} of {part.module}.")
     changes = [
-        _change(model, each, int((~marked[each.classes]).sum()))
+        _change(modules[each.module], each, len(keep))
         for each in structure.follows
-        if marked[each.classes].any()
+        if (keep := left(each.classes)) is not None
     ]
     for name, row in structure.dropouts.items():
-        if (gone := marked[row]).any():
-            changes.append(rescaled_dropout(model.get_submodule(name), int(gone.sum()), len(row)))
+        if (keep := left(row)) is not None:
+            changes.append(rescaled_dropout(modules[name], len(row) - len(keep), len(row)))
     return slices, changes
 
 
@@ -77,13 +86,13 @@ def _refused(name: str, reason: str) -> UserError:
     return UserError(f"The units of layer '{name}' cannot be removed: {reason}.")
 
 
-def _owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
+def _owner(modules: Mapping[str, nn.Module], tensor: str) -> tuple[nn.Module, str]:
     path, _, name = tensor.rpartition(".")
-    return model.get_submodule(path), name
+    return modules[path], name
 
 
-def _change(model: nn.Module, follows: Follows, left: int) -> Change:
-    module, value = model.get_submodule(follows.module), left // follows.per
+def _change(module: nn.Module, follows: Follows, left: int) -> Change:
+    value = left // follows.per
     if follows.index is None:
         return Change(module, follows.name, value)
     shape = list(getattr(module, follows.name))

@@ -1,5 +1,6 @@
 """Tensors and attributes of one module when some of its inputs or outputs go."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,35 @@ class Follower:
     module: nn.Module
     name: str
     positions: int
+
+
+def together(slices: list[Slice]) -> dict[tuple[nn.Module, str], dict[int, torch.Tensor]]:
+    """(module, name) -> axis -> what to keep: all that happens to one parameter or buffer."""
+    found: dict[tuple[nn.Module, str], dict[int, torch.Tensor]] = {}
+    for part in slices:
+        found.setdefault((part.module, part.name), {})[part.axis] = part.keep
+    return found
+
+
+def selection(
+    shape: torch.Size, keep: Mapping[int, torch.Tensor]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that copies what is left of a tensor of this ``shape``, for axis -> kept entries.
+
+    Of a convolution that loses outputs and inputs whole kernels are copied, in one go.
+    """
+    if set(keep) != {0, 1} or shape[2:].numel() == 1:  # else places would take as much memory
+        return lambda tensor: _one_by_one(tensor, keep)
+    rows, columns = keep[0], keep[1]
+    places = (rows[:, None] * shape[1] + columns).flatten()
+    left = (len(rows), len(columns), *shape[2:])
+    return lambda tensor: tensor.flatten(0, 1).index_select(0, places.to(tensor.device)).view(left)
+
+
+def _one_by_one(tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    for axis, entries in sorted(keep.items()):
+        tensor = tensor.index_select(axis, entries.to(tensor.device))
+    return tensor
 
 
 def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Slice]:

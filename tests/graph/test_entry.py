@@ -186,7 +186,7 @@ def test_folded_batchnorms_give_the_same(eps, bias, affine, groups):
     x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
     model(x)
     model.eval().requires_grad_(False)
-    part = folded(trace(model).module)
+    part = folded(trace(model).module, {})
     assert not any(isinstance(part.get_submodule(n.target), nn.BatchNorm2d)
                    for n in part.graph.nodes if n.op == "call_module")  # fmt: skip
     torch.testing.assert_close(part(x), model(x), rtol=1e-12, atol=1e-12)
@@ -202,4 +202,4 @@ def test_what_cannot_be_folded_stays(change):
     else:
         model[1] = nn.BatchNorm2d(4, track_running_stats=False).eval()
     before = [node.target for node in trace(model).module.graph.nodes]
-    assert [node.target for node in folded(trace(model).module).graph.nodes] == before
+    assert [node.target for node in folded(trace(model).module, {}).graph.nodes] == before

@@ -59,6 +59,16 @@ def test_units_that_are_added_go_together():
     }
 
 
+def test_equal_rows_are_one_tensor_also_after_a_cut():
+    model = nn.Sequential(conv(2, 3), nn.BatchNorm2d(3), conv(3, 1))
+    pruner = Pruner(model, IMAGE, "cpu")
+    for _ in range(2):
+        rows = pruner.structure.tensors
+        assert rows["0.weight", 0] is rows["1.running_mean", 0] is rows["2.weight", 1]
+        assert rows["0.weight", 0] is pruner.structure.units["0"]
+        pruner.prune_model(model[0], [1])
+
+
 def test_a_squeeze_excite_gate_goes_with_what_it_gates():
     model = Code(
         lambda m, x: m.head((y := m.stem(x)) * torch.sigmoid(m.up(m.down(y.mean((2, 3), True))))),

@@ -207,20 +207,21 @@ def test_groups_a_scheduler_and_parameters_without_an_optimizer(kind):
     assert optimizer.param_groups[0]["params"][0] is model[0].weight
 
 
-def forgotten(optimizer, parameter, shape, axis, keep):
+def forgotten(optimizer, parameter, shape, selected):
     """The next cut already refuses such a state."""
 
 
-def restarted(optimizer, parameter, shape, axis, keep):
+def restarted(optimizer, parameter, shape, selected):
     for key, value in optimizer.state.get(parameter, {}).items():
         if value is not None and value.shape == shape:
             optimizer.state[parameter][key] = torch.zeros_like(parameter)
 
 
-def other_units(optimizer, parameter, shape, axis, keep):
+def other_units(optimizer, parameter, shape, selected):
     for key, value in optimizer.state.get(parameter, {}).items():
         if value is not None and value.shape == shape:
-            optimizer.state[parameter][key] = value.narrow(axis, 0, len(keep)).clone()
+            first = tuple(slice(length) for length in selected(value).shape)
+            optimizer.state[parameter][key] = value[first].clone()
 
 
 @pytest.mark.parametrize("mistake", [forgotten, restarted, other_units])
