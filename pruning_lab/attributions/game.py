@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pruning_lab.attributions.base import Site, by_unit
+from pruning_lab.attributions.memory import Room
 from pruning_lab.attributions.players import keep_rows
 from pruning_lab.graph.cut import Cut
 from pruning_lab.graph.entry import Units
@@ -24,7 +25,7 @@ class Game:
     """The losses of the samples ``x`` when only some of the players are kept, the others at 0.
 
     A row is one sample under one coalition. ``losses(output, samples)`` gives the loss of each row
-    of the model's output; at most ``rows`` go through the model at once.
+    of the model's output; ``room`` says how many rows go through the model at once.
     """
 
     def __init__(
@@ -33,15 +34,16 @@ class Game:
         sites: Sequence[Site],
         x: torch.Tensor,
         losses: Callable[[Any, torch.Tensor], torch.Tensor],
-        rows: int,
+        room: Room,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._cut, self._sites, self._losses, self._precision = cut, sites, losses, precision
         with torch.no_grad():
             self._state = cut.before(x)
         self._activation = by_unit(self._state.activation, sites[0].axis, sites[0].module)
-        self.samples, self.device = len(x), self._activation.device
-        self.rows = rows if self._state.stackable else self.samples
+        self.samples, self.device, self.dtype = len(x), x.device, self._activation.dtype
+        self.rows = room.rows if self._state.stackable else self.samples
+        self._taped = room.taped if self._state.stackable else self.samples
         given = [site.row for site in sites if site.row is not None]
         self.players = (
             int(max(row.max() for row in given)) + 1 if given else self._activation.shape[1]
@@ -56,6 +58,20 @@ class Game:
             for some in keep.split(at_once)
         ]
         return torch.cat(found)
+
+    def gradients(self, keep: torch.Tensor) -> torch.Tensor:
+        """The gradients of ``losses(keep)`` with respect to ``keep``, of its shape."""
+        samples = torch.arange(self.samples, device=self.device).repeat(len(keep))
+        masks = keep.flatten(0, 1).split(self._taped)
+        rows = zip(samples.split(self._taped), masks, strict=True)
+        found = [self._gradient(*some) for some in rows]
+        return torch.cat(found).view_as(keep)
+
+    @torch.enable_grad()
+    def _gradient(self, samples: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        keep = keep.detach().requires_grad_()
+        (found,) = torch.autograd.grad(self._masked(samples, keep).sum(), keep)
+        return found
 
     @cached_property
     def ends(self) -> tuple[torch.Tensor, torch.Tensor]:

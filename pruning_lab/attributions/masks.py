@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
 from pruning_lab.attributions.game import Game
-from pruning_lab.attributions.memory import Made
+from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
 from pruning_lab.errors import check_choice, check_count
@@ -61,59 +62,87 @@ class MaskMetric(AttributionMetric):
             check_count("samples", self.samples)
         check_choice("precision", self.precision, PRECISIONS)
 
-    @abstractmethod
-    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores of a batch, (samples, players), and the variances of their draws, if known.
+    def _available(self) -> int:
+        """How many samples will be read; 0 if that cannot be told beforehand."""
+        data = getattr(self.data_generator, "dataset", None)
+        length = len(data) if isinstance(data, Sized) else 0
+        return min(length, self.samples or length)
 
-        ``first`` is the number of the batch's first sample in all the data.
-        """
-
-    def _estimate(
-        self, players: Sequence[Players], behind: bool, progress: Progress
-    ) -> list[Estimate]:
-        graph = self._graph()
-        found = []
-        for each in players:
-            reducer = Reducer(self.reduction)
-            for game, first in self._games(graph, each, behind):
-                reducer.add(*self._score(game, first))
-            found.append(estimate([reducer], [1]))
-        return found
-
-    def _games(self, graph: Any, players: Players, behind: bool) -> Iterator[tuple[Game, int]]:
-        """The game of each batch, and the number of its first sample."""
+    def _games(
+        self, graph: Any, players: Players, behind: bool, at_most: int | None = None
+    ) -> Iterator[tuple[Game, int]]:
+        """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
         sites = self._sites(graph, players, behind)
         cut = graph.cut([(site.node, site.axis) for site in sites])
 
-        def game(x: torch.Tensor, targets: torch.Tensor, rows: int) -> Game:
+        def game(x: torch.Tensor, targets: torch.Tensor, room: Room) -> Game:
             def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
                 exact = output if self.precision == "fp32" else output.float()
                 return self._losses(exact, targets[samples])
 
-            return Game(cut, sites, x, losses, rows, self._autocast)
+            return Game(cut, sites, x, losses, room, self._autocast)
 
-        at_once, rows, seen = 0, 1, 0
+        room, seen = None, 0
         for batch, targets in self._batches(self.samples):
-            if not at_once:
-                at_once, rows = self._room(lambda: game(batch[:1], targets[:1], 1))  # noqa: B023
-                if rows >= MANY and self.precision == "fp32":
+            if room is None:
+                room = self._room(partial(game, batch[:1], targets[:1], Room(1, 1, 1)))
+                if room.rows >= MANY and self.precision == "fp32":
                     cut.prepare(batch)
+            at_once = min(room.samples, at_most or room.samples)
             for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                yield game(x, target, rows), seen
+                yield game(x, target, room), seen
                 seen += len(x)
 
-    def _room(self, play: Callable[[], Game]) -> tuple[int, int]:
-        """How many samples fit into ``memory``, and how many masked rows, by what one takes."""
+    def _room(self, play: Callable[[], Game]) -> Room:
+        """How much fits into ``memory``, by what one sample takes."""
         with Made(self.model) as before:
             game = play()
         with torch.no_grad(), Made(self.model) as after:
             game.ends  # noqa: B018  (computed when it is asked for)
         least, most = ROWS[self.device.type]
-        rows = min(most, max(least, CACHED[self.device.type] // max(1, after.largest)))
-        rows = min(rows, self.memory // (4 * max(1, after.largest)))
-        return max(1, self.memory // max(1, before.bytes)), max(2, rows)
+        largest = max(1, after.largest)
+        rows = min(most, max(least, CACHED[self.device.type] // largest))
+        return Room(
+            max(1, self.memory // max(1, before.bytes)),
+            max(2, min(rows, self.memory // (4 * largest))),
+            max(1, self.memory // max(1, after.bytes)),  # of two rows: there, and as much back
+        )
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+
+class OneRoundMetric(MaskMetric):
+    """A criterion that knows beforehand which coalitions it asks."""
+
+    @abstractmethod
+    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of a batch, (samples, players), and the variances of their draws.
+
+        ``first`` is the number of the batch's first sample in all the data.
+        """
+
+    @abstractmethod
+    def _evaluations(self, players: int) -> int:
+        """How many a sample takes."""
+
+    def _at_most(self, players: int) -> int | None:
+        """How many samples at once; UserError for too many players."""
+
+    def _estimate(
+        self, players: Sequence[Players], behind: bool, progress: Progress
+    ) -> list[Estimate]:
+        graph, found = self._graph(), []
+        counts = self._counts(graph, players, behind)
+        limits = [self._at_most(count) for count in counts]
+        for index, count in enumerate(counts):
+            progress.planned(index, self._available() * self._evaluations(count))
+        for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
+            reducer = Reducer(self.reduction)
+            for game, first in self._games(graph, each, behind, limit):
+                reducer.add(*self._score(game, first))
+                progress.done(index, game.samples * self._evaluations(count))
+            found.append(estimate([reducer], [1]))
+        return found

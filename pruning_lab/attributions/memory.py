@@ -1,11 +1,21 @@
 """How much memory an operation takes, measured on one sample."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many samples of a batch, masked rows, and rows with a way back go at once."""
+
+    samples: int
+    rows: int
+    taped: int
 
 
 class Made(TorchDispatchMode):

@@ -1,17 +1,27 @@
 """What a unit is worth on average over all orders in which the layer can lose its units."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from time import perf_counter as clock
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import Criterion
+from pruning_lab.attributions.base import Criterion, Progress
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric
-from pruning_lab.attributions.reduction import Reduction
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
+from pruning_lab.attributions.stopping import LEAST, Sampled, Stopping, more_pairs
 from pruning_lab.errors import UserError, check_count
+
+log = logging.getLogger(__name__)
+
+RULES = tuple(field.name for field in fields(Stopping))
 
 
 class ShapleyAttributionMetric(MaskMetric):
@@ -29,7 +39,9 @@ class ShapleyAttributionMetric(MaskMetric):
     Cost: ``sv_samples`` x units evaluations a sample of the part of the model behind the site.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("sv_samples", "permutations", *MaskMetric.options)
+    options: ClassVar[tuple[str, ...]] = (
+        "sv_samples", "permutations", *RULES, *MaskMetric.options,
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -43,27 +55,65 @@ class ShapleyAttributionMetric(MaskMetric):
         seed: int = 0,
         permutations: Any = None,
         precision: str = "fp32",
+        relative_error: float | None = None,
+        separated: float | None = None,
+        evaluations: int | None = None,
+        seconds: float | None = None,
     ) -> None:
         super().__init__(model, data_generator, criterion, device, reduction, samples, precision)
         self.sv_samples = sv_samples
         self.seed = seed
         self.permutations = permutations
+        self.relative_error, self.separated = relative_error, separated
+        self.evaluations, self.seconds = evaluations, seconds
         self._check_options()
 
     def _check_options(self) -> None:
         super()._check_options()
         check_count("sv_samples", self.sv_samples)
+        if self._rules.any and self.permutations is not None:
+            raise UserError(f"permutations leave nothing to draw: leave out {', '.join(RULES)}.")
+        if self._rules.any and self.reduction not in REDUCTIONS:
+            raise UserError(
+                f"With reduction={self.reduction} nothing is known of the scores' errors: "
+                f"{', '.join(RULES)} need one of {', '.join(REDUCTIONS)}."
+            )
+
+    @property
+    def _rules(self) -> Stopping:
+        return Stopping(**{rule: getattr(self, rule) for rule in RULES})
+
+    def _estimate(
+        self, players: Sequence[Players], behind: bool, progress: Progress
+    ) -> list[Estimate]:
+        graph, rules, pairs = self._graph(), self._rules, (self.sv_samples + 1) // 2
+        counts = self._counts(graph, players, behind)
+        layers = [_Layer(self, graph, each, behind) for each in players]
+        rounds = [max(LEAST, pairs) if rules.any else pairs] * len(layers)
+        if rules.seconds is not None:
+            log.warning("Sampling ends after %s s: it cannot be repeated exactly.", rules.seconds)
+        while any(rounds):
+            for index, more in enumerate(rounds):
+                progress.planned(index, 2 * more * counts[index] * self._available())
+            for index, (layer, more) in enumerate(zip(layers, rounds, strict=True)):
+                if more:
+                    layer.draw(more, partial(progress.done, index))
+                    progress.error(index, layer.estimate().relative_error)
+            rounds = more_pairs([layer.sampled() for layer in layers], rules) if rules.any else []
+        return [layer.estimate() for layer in layers]
 
     @torch.no_grad()
-    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def draw(self, game: Game, first: int, pairs: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values of a batch, (samples, players), by these pairs of orders, and their variances."""
         if self.permutations is not None:
             orders = self._given(game)
-            walks = [game.walk(order.expand(game.samples, -1), ways=1)[0] for order in orders]
-            return torch.stack(walks).mean(0), None
-        pairs = range((self.sv_samples + 1) // 2)
-        drawn = [game.walk(self._orders(game, first, pair)).mean(0) for pair in pairs]
-        each = torch.stack(drawn)
-        return each.mean(0), each.var(0) / len(each) if len(each) > 1 else None
+            each = torch.stack(
+                [game.walk(order.expand(game.samples, -1), 1)[0] for order in orders]
+            )
+            return each.mean(0), torch.zeros_like(each[0])
+        each = torch.stack([game.walk(self._orders(game, first, p)).mean(0) for p in pairs])
+        known = len(each) >= LEAST
+        return each.mean(0), each.var(0) / len(each) if known else torch.zeros_like(each[0])
 
     def _orders(self, game: Game, first: int, pair: int) -> torch.Tensor:
         """One order for each sample of a batch, (samples, players)."""
@@ -84,3 +134,38 @@ class ShapleyAttributionMetric(MaskMetric):
                 f"these have shape {tuple(given.shape)} or repeat a unit."
             )
         return given
+
+
+class _Layer:
+    """The draws of one layer, in rounds."""
+
+    def __init__(
+        self, metric: ShapleyAttributionMetric, graph: Any, players: Players, behind: bool
+    ) -> None:
+        self._metric = metric
+        self._games = partial(metric._games, graph, players, behind)
+        self._rounds: list[Reducer] = []
+        self._weights: list[int] = []
+        self._evaluations = self._seconds = 0.0
+
+    def draw(self, more: int, done: Callable[[int], None]) -> None:
+        """Another round: so many more pairs of orders for each sample."""
+        reducer, before, started = Reducer(self._metric.reduction), sum(self._weights), clock()
+        for game, first in self._games():
+            reducer.add(*self._metric.draw(game, first, range(before, before + more)))
+            evaluations = 2 * more * game.players * game.samples
+            self._evaluations += evaluations
+            done(evaluations)
+        self._rounds.append(reducer)
+        self._weights.append(more)
+        self._seconds += clock() - started
+
+    def estimate(self) -> Estimate:
+        """The values so far; with a single pair of orders nothing is known of their error."""
+        known = self._metric.permutations is None and self._weights[0] >= LEAST
+        return estimate(self._rounds, self._weights, known)
+
+    def sampled(self) -> Sampled:
+        """The values so far, and what a pair of orders costs."""
+        pairs = sum(self._weights)
+        return Sampled(self.estimate(), pairs, self._evaluations / pairs, self._seconds / pairs)

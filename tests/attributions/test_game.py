@@ -10,6 +10,7 @@ from torch import nn
 
 from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.game import Game
+from pruning_lab.attributions.memory import Room
 from pruning_lab.graph import HookedGraph, find_structure, trace
 from pruning_lab.graph.small_maps import Products
 from pruning_lab.models.resnet_cifar import ResNet
@@ -39,7 +40,7 @@ def game(model, layer=0, rows=128, graph=None, prepared=False):
     cut = graph.cut([(site.node, site.axis)])
     if prepared:
         cut.prepare(X)
-    return Game(cut, [site], X, losses, rows), cut
+    return Game(cut, [site], X, losses, Room(5, rows, rows)), cut
 
 
 def orders(samples, players):
@@ -163,7 +164,7 @@ def test_a_coalition_without_a_player_is_the_network_without_its_units(make):
             for node in graph.sites(module, behind=True)
         ]
         cut = graph.cut([(site.node, site.axis) for site in sites])
-        played = Game(cut, sites, X, losses, 128)
+        played = Game(cut, sites, X, losses, Room(5, 128, 128))
         assert played.players == len(group)
         for player in (0, len(group) - 1):
             keep = torch.ones(1, len(X), len(group), dtype=torch.float64)
