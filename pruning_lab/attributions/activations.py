@@ -95,7 +95,7 @@ def _one_pass(
             for place, gathering in enumerate(gatherings):
                 for metric, own in zip(metrics, reducers, strict=True):
                     own[place].add(gathering.scores(evidence, metric.formula))
-    return [[estimate([reducer], [1]) for reducer in own] for own in reducers]
+    return [[estimate([reducer]) for reducer in own] for own in reducers]
 
 
 class _Gathering:

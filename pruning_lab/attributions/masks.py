@@ -124,6 +124,10 @@ class OneRoundMetric(MaskMetric):
         ``first`` is the number of the batch's first sample in all the data.
         """
 
+    def _draws(self) -> int:
+        """How many independent draws a sample the variances are of."""
+        return 1
+
     @abstractmethod
     def _evaluations(self, players: int) -> int:
         """How many a sample takes."""
@@ -140,9 +144,9 @@ class OneRoundMetric(MaskMetric):
         for index, count in enumerate(counts):
             progress.planned(index, self._available() * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
-            reducer = Reducer(self.reduction)
+            reducer = Reducer(self.reduction, self._draws())
             for game, first in self._games(graph, each, behind, limit):
                 reducer.add(*self._score(game, first))
                 progress.done(index, game.samples * self._evaluations(count))
-            found.append(estimate([reducer], [1]))
+            found.append(estimate([reducer]))
         return found

@@ -52,9 +52,12 @@ class OwenGradientAttributionMetric(OneRoundMetric):
     def _evaluations(self, players: int) -> int:
         return 3 * self.masks  # a pass back takes about as long as two forward
 
+    def _draws(self) -> int:
+        return self.masks // 2
+
     def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         each = torch.stack(
-            [self._falls(game, first, pair) for pair in range(self.masks // 2)]
+            [self._falls(game, first, pair) for pair in range(self._draws())]
         ).double()
         return each.mean(0), each.var(0) / len(each)
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from pruning_lab.errors import UserError
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
 
+tiny = float(np.finfo(float).tiny)
 REDUCTIONS = ("mean", "sum", "mean_plus_2_std")
 """Without those that need every sample: ``"none"`` and callables."""
 
@@ -29,12 +31,24 @@ class Estimate:
 
     ``sampling_error`` is that of the criterion's own draws (Shapley's orders) for these samples, 0
     where nothing is drawn. ``error`` includes the choice of the samples: how far the scores may be
-    from those on all data of this kind. None where an error is not known.
+    from those on all data of this kind. None where an error is not known. The errors are estimates
+    themselves: ``sampling_degrees`` (units,) and ``degrees`` are their degrees of freedom.
     """
 
     scores: np.ndarray
     sampling_error: np.ndarray | None = None
     error: np.ndarray | None = None
+    sampling_degrees: np.ndarray | None = None
+    degrees: np.ndarray | None = None
+
+    def half_widths(self, of: str = "error", level: float = 0.95) -> np.ndarray:
+        """How far the intervals of single units reach to either side, (units,), by Student's t.
+
+        ``of`` is ``"error"`` or ``"sampling_error"``, which must be known.
+        """
+        error = getattr(self, of)
+        degrees = self.degrees if of == "error" else self.sampling_degrees
+        return error * student.ppf((1 + level) / 2, np.maximum(degrees, 1))
 
     @property
     def relative_error(self) -> float:
@@ -42,9 +56,7 @@ class Estimate:
         if self.sampling_error is None:
             return float("nan")
         noise = np.square(self.sampling_error).sum()
-        return float(
-            np.sqrt(noise / max(np.square(self.scores).sum() - noise, np.finfo(float).tiny))
-        )
+        return float(np.sqrt(noise / max(np.square(self.scores).sum() - noise, tiny)))
 
 
 @dataclass(frozen=True)
@@ -52,12 +64,14 @@ class Moments:
     """What is known of a layer's per-sample scores x = truth + noise of the draws, (units,) each.
 
     ``mean`` and ``spread`` (the variance of the truth over the samples) with the variances that
-    their sum ``mean + factor * sqrt(spread)`` has: by the draws alone, and by the choice of data.
+    their sum ``mean + factor * sqrt(spread)`` has: by the draws alone, of which ``effective`` many
+    samples tell, and by the choice of data.
     """
 
     mean: torch.Tensor
     spread: torch.Tensor
     by_draws: torch.Tensor
+    effective: torch.Tensor
     by_data: torch.Tensor
 
 
@@ -70,7 +84,7 @@ class Sums:
     def __init__(self) -> None:
         self.count = 0
         self._pilot = torch.zeros((), dtype=torch.float64)
-        self._sums = [torch.zeros((), dtype=torch.float64)] * 7
+        self._sums = [torch.zeros((), dtype=torch.float64)] * 8
 
     def add(self, rows: torch.Tensor, variances: torch.Tensor) -> None:
         rows, v = rows.double(), variances.double()
@@ -78,14 +92,14 @@ class Sums:
             self._pilot = rows.mean(0)
         d = rows - self._pilot
         dd = d * d
-        more = (d, dd, dd * d, dd * dd, v, d * v, dd * v)
+        more = (d, dd, dd * d, dd * dd, v, v * v, d * v, dd * v)
         self._sums = [old + new.sum(0) for old, new in zip(self._sums, more, strict=True)]
         self.count += len(rows)
 
     def moments(self, factor: float) -> Moments:
         """Moments with the errors of mean + ``factor`` standard deviations, by the delta method."""
         n = self.count
-        d, second, third, fourth, v, dv, ddv = (each / n for each in self._sums)
+        d, second, third, fourth, v, vv, dv, ddv = (each / n for each in self._sums)
         m2 = (second - d**2).clamp(min=0)  # central moments, the population's
         m3 = third - 3 * d * second + 2 * d**3
         m4 = fourth - 4 * d * third + 6 * d**2 * second - 3 * d**4
@@ -94,19 +108,21 @@ class Sums:
         slope = torch.where(spread > 0, factor / (2 * spread.sqrt()), 0.0)  # of factor sqrt(spread)
         by_draws = (v + 4 * slope * xv + 4 * slope**2 * xxv) / n
         total = (m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)) / max(n - 1, 1)
-        return Moments(
-            self._pilot + d, spread, by_draws.clamp(min=0), (total - by_draws).clamp(min=0)
-        )
+        effective = n * v**2 / vv.clamp(min=tiny)
+        by_draws = by_draws.clamp(min=0)
+        by_data = (total - by_draws).clamp(min=0)
+        return Moments(self._pilot + d, spread, by_draws, effective, by_data)
 
 
 class Reducer:
     """Takes the per-sample scores of one layer and gives them back reduced, with their errors.
 
-    Memory does not depend on the number of samples, but for ``"none"`` and callables.
+    ``draws`` a sample were made for each score. Memory does not depend on the number of samples,
+    but for ``"none"`` and callables.
     """
 
-    def __init__(self, reduction: Reduction) -> None:
-        self.reduction = reduction
+    def __init__(self, reduction: Reduction, draws: int = 1) -> None:
+        self.reduction, self.draws = reduction, draws
         self.sums = Sums()
         self.rows: list[torch.Tensor] = []
 
@@ -118,34 +134,44 @@ class Reducer:
             self.rows.append(scores.double().cpu())
 
 
-def estimate(reducers: Sequence[Reducer], weights: Sequence[float], known: bool = True) -> Estimate:
+def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     """The scores of a layer out of one or more rounds of draws on the same samples.
 
-    A round's weight is its number of draws a sample; ``known`` says whether the variances of the
-    draws were.
+    ``known`` says whether the variances of the draws were. Rounds weigh by their draws; the degrees
+    of freedom are Satterthwaite's (1946).
     """
-    reduction, shares = reducers[0].reduction, np.array(weights) / np.sum(weights)
+    reduction, count = rounds[0].reduction, rounds[0].sums.count
+    shares = [each.draws / sum(each.draws for each in rounds) for each in rounds]
     if callable(reduction) or reduction == "none":
-        rows = sum(
-            share * torch.cat(each.rows).numpy()
-            for share, each in zip(shares, reducers, strict=True)
-        )
+        parts = [s * torch.cat(each.rows) for s, each in zip(shares, rounds, strict=True)]
+        rows = torch.stack(parts).sum(0).numpy()
         return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
     factor = 2.0 if reduction == "mean_plus_2_std" else 0.0
-    rounds = [each.sums.moments(factor) for each in reducers]
-    scale = reducers[0].sums.count if reduction == "sum" else 1
+    scale = count if reduction == "sum" else 1
+    found = [each.sums.moments(factor) for each in rounds]
+    share = torch.tensor(shares, dtype=torch.float64, device=found[0].mean.device)[:, None]
+    mean, spread, by_data = (
+        (share * torch.stack([getattr(each, name) for each in found])).sum(0)
+        for name in ("mean", "spread", "by_data")
+    )
+    by_draws = share**2 * torch.stack([each.by_draws for each in found])
+    freedom = [
+        max(each.draws - 1, 1) * own.effective for each, own in zip(rounds, found, strict=True)
+    ]
+    variance = by_draws.sum(0)
+    degrees = variance**2 / (by_draws**2 / torch.stack(freedom).clamp(min=tiny)).sum(0).clamp(
+        min=tiny
+    )
 
-    def joined(name: str, power: int = 1) -> torch.Tensor:
-        parts = zip(shares.tolist(), rounds, strict=True)
-        return sum((share**power * getattr(each, name) for share, each in parts), torch.zeros(()))
+    def numbers(values: torch.Tensor) -> np.ndarray:
+        return values.cpu().numpy()
 
-    by_draws = joined("by_draws", 2)
-    scores = joined("mean") + factor * joined("spread").sqrt()
-    error = (by_draws + joined("by_data")).sqrt() if reducers[0].sums.count > 1 else None
     return Estimate(
-        (scale * scores).cpu().numpy(),
-        (scale * by_draws.sqrt()).cpu().numpy() if known else None,
-        None if error is None else (scale * error).cpu().numpy(),
+        numbers(scale * (mean + factor * spread.sqrt())),
+        numbers(scale * variance.sqrt()) if known else None,
+        numbers(scale * (variance + by_data).sqrt()) if count > 1 else None,
+        numbers(degrees) if known else None,
+        np.array(count - 1.0) if count > 1 else None,
     )
 
 

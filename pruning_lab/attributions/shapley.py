@@ -145,27 +145,29 @@ class _Layer:
         self._metric = metric
         self._games = partial(metric._games, graph, players, behind)
         self._rounds: list[Reducer] = []
-        self._weights: list[int] = []
         self._evaluations = self._seconds = 0.0
 
     def draw(self, more: int, done: Callable[[int], None]) -> None:
         """Another round: so many more pairs of orders for each sample."""
-        reducer, before, started = Reducer(self._metric.reduction), sum(self._weights), clock()
+        reducer, started = Reducer(self._metric.reduction, more), clock()
+        before = self._pairs()
         for game, first in self._games():
             reducer.add(*self._metric.draw(game, first, range(before, before + more)))
             evaluations = 2 * more * game.players * game.samples
             self._evaluations += evaluations
             done(evaluations)
         self._rounds.append(reducer)
-        self._weights.append(more)
         self._seconds += clock() - started
 
     def estimate(self) -> Estimate:
         """The values so far; with a single pair of orders nothing is known of their error."""
-        known = self._metric.permutations is None and self._weights[0] >= LEAST
-        return estimate(self._rounds, self._weights, known)
+        known = self._metric.permutations is None and self._rounds[0].draws >= LEAST
+        return estimate(self._rounds, known)
+
+    def _pairs(self) -> int:
+        return sum(each.draws for each in self._rounds)
 
     def sampled(self) -> Sampled:
         """The values so far, and what a pair of orders costs."""
-        pairs = sum(self._weights)
+        pairs = self._pairs()
         return Sampled(self.estimate(), pairs, self._evaluations / pairs, self._seconds / pairs)

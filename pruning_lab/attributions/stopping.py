@@ -88,10 +88,9 @@ def _wanted(layer: Sampled, rules: Stopping) -> int:
 
 def is_separated(estimate: Estimate, share: float) -> bool:
     """Whether the ``share`` of lowest scores is known to be lower than all others."""
-    assert estimate.sampling_error is not None
     order = np.argsort(estimate.scores, kind="stable")
     lowest = round(share * len(order))
-    half = 1.96 * estimate.sampling_error[order]
+    half = estimate.half_widths("sampling_error")[order]
     low, high = (estimate.scores[order] + half)[:lowest], (estimate.scores[order] - half)[lowest:]
     return not (len(low) and len(high)) or bool(low.max() <= high.min())
 

@@ -185,9 +185,9 @@ def sorted_scores(
 def _draw_sorted(ax: Axes, color: str, estimate: Estimate) -> None:
     order = np.argsort(estimate.scores, kind="stable")
     scores, rank = estimate.scores[order], np.arange(len(order))
-    for error, alpha in ((estimate.error, 0.25), (estimate.sampling_error, 0.5)):
-        if error is not None:
-            half = 1.96 * error[order]
+    for of, alpha in (("error", 0.25), ("sampling_error", 0.5)):
+        if getattr(estimate, of) is not None:
+            half = estimate.half_widths(of)[order]
             ax.fill_between(rank, scores - half, scores + half, color=color, alpha=alpha, lw=0)
     ax.plot(rank, scores, color=color, lw=1)
     if scores[0] < 0:

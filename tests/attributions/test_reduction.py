@@ -22,7 +22,7 @@ def reduced(rows, reduction, sizes):
     for part in np.split(rows, np.cumsum(sizes)):
         if len(part):
             reducer.add(torch.from_numpy(part))
-    return estimate([reducer], [1]).scores
+    return estimate([reducer]).scores
 
 
 @given(
