@@ -46,8 +46,10 @@ class Estimate:
 
         ``of`` is ``"error"`` or ``"sampling_error"``, which must be known.
         """
-        error = getattr(self, of)
-        degrees = self.degrees if of == "error" else self.sampling_degrees
+        both = (self.error, self.degrees)
+        error, degrees = (self.sampling_error, self.sampling_degrees) if of != "error" else both
+        if error is None or degrees is None:
+            raise ValueError(f"nothing is known of the scores' {of}")
         return error * student.ppf((1 + level) / 2, np.maximum(degrees, 1))
 
     @property
@@ -155,13 +157,11 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
         for name in ("mean", "spread", "by_data")
     )
     by_draws = share**2 * torch.stack([each.by_draws for each in found])
-    freedom = [
-        max(each.draws - 1, 1) * own.effective for each, own in zip(rounds, found, strict=True)
-    ]
+    effective = torch.stack([each.effective for each in found]).clamp(min=tiny)
+    per_sample = [[max(each.draws - 1, 1)] for each in rounds]
+    freedom = effective * torch.tensor(per_sample).to(share)
     variance = by_draws.sum(0)
-    degrees = variance**2 / (by_draws**2 / torch.stack(freedom).clamp(min=tiny)).sum(0).clamp(
-        min=tiny
-    )
+    degrees = variance**2 / (by_draws**2 / freedom).sum(0).clamp(min=tiny)
 
     def numbers(values: torch.Tensor) -> np.ndarray:
         return values.cpu().numpy()
