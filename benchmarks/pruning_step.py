@@ -6,10 +6,9 @@ model runs once, with NaNs in place of the units that go.
 
 import copy
 import statistics
-import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch_pruning as tp
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.timing import cpu_seconds
 from pruning_lab.graph import Structure, find_structure, units_of
 from pruning_lab.models.vgg import VGG
 from pruning_lab.pruner import Pruner
@@ -72,12 +72,6 @@ def random_plan(structure: Structure) -> Plan:
         order = torch.randperm(len(group), generator=stream)
         plan[name] = order[: len(group) - int(len(group) * (1 - SHARE))].sort().values
     return plan
-
-
-def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.process_time()
-    result = work()
-    return time.process_time() - started, result
 
 
 def by_textbook(copied: Fresh, plan: Plan) -> tuple[Seconds, Tensors]:

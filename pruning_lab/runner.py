@@ -288,7 +288,8 @@ class Experiment:
         return [behind.get(name, 1) for name in players]
 
     def _settings(self, name: str) -> str:
-        shown = {k: v for k, v in plain(self.criteria[name]).items() if not k.startswith("_")}
+        settings = plain(self.criteria[name]).items()
+        shown = {k: v for k, v in settings if not (k.startswith("_") or v is None)}
         return ", ".join(f"{key}={value}" for key, value in shown.items())
 
     # -- what is built ------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def fit(
                 if lr_schedule is not None:
                     lr_schedule.step()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+    optimizer.zero_grad()  # a cut would slice the gradients, and nobody needs them
     model.eval()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.baseline import Baseline, identity
 from pruning_lab.errors import UserError
 
@@ -66,11 +67,11 @@ def test_scores_are_computed_once_for_each_setting(tmp_path):
 
     def score():
         calls.append(1)
-        return {"features.0": np.array([1.0, len(calls)])}, 2.5
+        return {"features.0": Estimate(np.array([1.0, len(calls)]))}, 2.5
 
     for settings, last in (({"n": 1}, 1), ({"n": 1}, 1), ({"n": 2}, 2)):
         scores, seconds = baseline.scores("taylor", settings, score)
-        assert scores["features.0"].tolist() == [1.0, last]
+        assert scores["features.0"].scores.tolist() == [1.0, last]
         assert seconds == 2.5
     assert len(calls) == 2
 
@@ -82,7 +83,7 @@ def test_a_damaged_file_says_what_to_delete(what, tmp_path):
 
     def use():
         baseline.obtain(nn.Linear(2, 2), trained)
-        baseline.scores("taylor", {}, lambda: ({"0": np.ones(2)}, 1.0))
+        baseline.scores("taylor", {}, lambda: ({"0": Estimate(np.ones(2))}, 1.0))
 
     use()
     (path,) = baseline.folder.glob(what)

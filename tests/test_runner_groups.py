@@ -9,6 +9,7 @@ from pruning_lab.checkpoint import load_pruned
 from pruning_lab.errors import UserError
 from pruning_lab.graph import units_of
 from pruning_lab.plan import make_plan
+from pruning_lab.tracking import read_estimates
 from tests.experiment import TWO_STEPS, experiment
 
 BRANCHES = [
@@ -78,6 +79,41 @@ def test_the_plan_gets_one_score_a_player(metric, aggregate, tmp_path, monkeypat
     expected = scores["stem"] + scores["outer"] if aggregate == "sum" else scores["stem"]
     assert seen[start]["stem"].tolist() == expected.tolist()
     assert seen[start]["inner"].tolist() == scores["inner"].tolist()
+
+
+def test_units_that_only_go_together_are_scored_as_one_player(tmp_path):
+    done = experiment(
+        tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
+    )
+    assert done.schedule.coupled == "together"
+    done.run()
+    uri, run_id = done.config.tracking.uri, done.record.run.run_id
+    for number in (1, 2):
+        (found,) = read_estimates(uri, run_id, number).values()
+        before = done.record.rows[number - 1]
+        assert {group: len(each.scores) for group, each in found.items()} == {
+            group: before[f"width/{group}"] for group in ("stem", "inner", "fc")
+        }
+        assert all(each.sampling_error.shape == each.scores.shape for each in found.values())
+    kept = done.pruner.kept
+    assert kept["stem"] == kept["outer"] == kept["twice"]
+    first = read_estimates(uri, run_id, 1)["shapley"]["stem"].scores
+    width = done.record.rows[1]["width/stem"]
+    assert set(kept["stem"]) <= set(first.argsort()[-width:].tolist())  # the best of all players
+
+
+def test_the_score_of_a_player_is_that_of_a_network_without_all_its_units(tmp_path):
+    done = experiment(
+        tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
+    )
+    found, _ = done._score("shapley", tuple(done.layers))
+    x, y = next(iter(done.scored))
+    with torch.no_grad():
+        whole = F.cross_entropy(done.model.eval()(x[:6]), y[:6])
+        for layer in ("stem", "outer", "twice"):
+            getattr(done.model, layer).register_forward_hook(lambda *a: 0 * a[-1])
+        none = F.cross_entropy(done.model(x[:6]), y[:6])
+    assert found["stem"].scores.sum() == pytest.approx(float(none - whole), abs=1e-5)
 
 
 def test_widths_are_multiples_where_they_are_wanted(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pruning_lab import tracking
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
@@ -26,7 +27,8 @@ def steps(removed):
 
 def test_everything_written_comes_back(uri, tmp_path):
     client = tracking.connect(uri)
-    scores = {"taylor": {"features.0": np.array([1.5, -2.0]), "fc|odd": np.array([3.0])}}
+    known = Estimate(np.array([3.0]), *(np.array([each]) for each in (0.1, 0.2, 5.0)), np.array(7.0))
+    scores = {"taylor": {"features.0": Estimate(np.array([1.5, -2.0])), "fc|odd": known}}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "recipe.json").write_text("{}")
     with tracking.run(client, "mine", "name", TAGS, {"a.b": 0.1}, "#123456") as run:
@@ -51,10 +53,15 @@ def test_everything_written_comes_back(uri, tmp_path):
     (metric,) = client.get_metric_history(run.run_id, "cost/flops")
     assert metric.step == 281
     for step in (None, 2):
-        loaded = tracking.read_scores(uri, run.run_id, step)
-        assert loaded.keys() == scores.keys()
-        for layer, values in scores["taylor"].items():
-            np.testing.assert_array_equal(loaded["taylor"][layer], values)
+        loaded = tracking.read_estimates(uri, run.run_id, step)
+        assert {name: list(layers) for name, layers in loaded.items()} == {
+            "taylor": ["features.0", "fc|odd"]
+        }
+        for layer, each in scores["taylor"].items():
+            for key, value in vars(each).items():
+                np.testing.assert_array_equal(getattr(loaded["taylor"][layer], key), value)
+        alone = tracking.read_scores(uri, run.run_id, step)
+        assert alone["taylor"]["features.0"].tolist() == [1.5, -2.0]
     frame = tracking.read_runs(uri, "mine")
     assert frame.to_dict("list") == {
         "run_id": [run.run_id] * 2, **{key: [value] * 2 for key, value in TAGS.items()},

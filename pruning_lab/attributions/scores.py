@@ -33,7 +33,7 @@ def scores_of(estimates: Estimates) -> Scores:
 def save_estimates(estimates: Estimates, path: Path) -> None:
     """Scores to npz (arrays only, no objects), written whole or not at all.
 
-    Keys are ``criterion|layer``, and ``criterion|layer|error`` for what is known of the errors.
+    Keys are ``criterion|layer``, and ``|error|criterion|layer`` for what is known of the errors.
     """
     arrays = {}
     for criterion, layers in estimates.items():
@@ -41,7 +41,7 @@ def save_estimates(estimates: Estimates, path: Path) -> None:
             arrays[f"{criterion}|{layer}"] = each.scores
             for name in ERRORS:
                 if (error := getattr(each, name)) is not None:
-                    arrays[f"{criterion}|{layer}|{name}"] = error
+                    arrays[f"|{name}|{criterion}|{layer}"] = error
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
@@ -51,12 +51,8 @@ def load_estimates(path: Path) -> Estimates:
     """Scores back from npz, in the order in which they were written."""
     found: Estimates = {}
     with np.load(path, allow_pickle=False) as arrays:
-        keys = [key.split("|") for key in arrays.files if key.count("|") == 1]
-        for criterion, layer in keys:
-            errors = [
-                arrays[key] if (key := f"{criterion}|{layer}|{name}") in arrays else None
-                for name in ERRORS
-            ]
-            each = Estimate(arrays[f"{criterion}|{layer}"], *errors)
-            found.setdefault(criterion, {})[layer] = each
+        for which in (key for key in arrays.files if not key.startswith("|")):
+            criterion, layer = which.split("|", 1)
+            errors = {name: arrays.get(f"|{name}|{which}") for name in ERRORS}
+            found.setdefault(criterion, {})[layer] = Estimate(arrays[which], **errors)
     return found

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare import (
     accuracy_curves,
     rank_correlation,
@@ -18,6 +19,7 @@ from pruning_lab.compare import (
     style_of,
     widths,
 )
+from pruning_lab.compare.figures import sorted_scores
 from pruning_lab.errors import UserError
 
 SIX = ["random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley"]
@@ -223,6 +225,69 @@ def test_scores_that_cannot_be_drawn_are_refused() -> None:
         score_histograms({"taylor": {"fc": np.array([1.0, np.nan])}})
     with pytest.raises(UserError, match="no scores"):
         score_histograms({"taylor": {}})
+
+
+KNOWN = Estimate(
+    np.array([3.0, -1.0, 2.0]), sampling_error=np.array([0.1, 0.2, 0.0]),
+    error=np.array([0.5, 1.0, 0.25]), sampling_degrees=np.array([1.0, 30.0, 5.0]),
+    degrees=np.array(9.0),
+)  # fmt: skip
+
+
+def bands_of(ax) -> list[dict[float, tuple[float, float]]]:
+    """From where to where each band reaches, rank by rank."""
+    bands = []
+    for band in ax.collections:
+        vertices = band.get_paths()[0].vertices
+        bands.append(
+            {
+                x: (each.min(), each.max())
+                for x in range(3)
+                for each in [vertices[vertices[:, 0] == x, 1]]
+            }
+        )
+    return bands
+
+
+def test_sorted_scores_are_a_line_from_the_lowest_to_the_highest() -> None:
+    figure = sorted_scores("shapley", {"fc": KNOWN, "conv": Estimate(np.array([5.0, 4.0]))})
+    line, other = (ax.lines[0] for ax in figure.axes[:2])
+    assert line.get_xydata().tolist() == [[0, -1], [1, 2], [2, 3]]
+    assert other.get_xydata().tolist() == [[0, 4], [1, 5]]
+    assert to_hex(line.get_color()) == to_hex(style_of("shapley").color)
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["fc  (3 units)", "conv  (2 units)"]
+    assert figure.get_suptitle() == "Scores of the units: Shapley"
+
+
+def test_the_bands_of_sorted_scores_are_95_percent_intervals() -> None:
+    ax = sorted_scores("shapley", {"fc": KNOWN}).axes[0]
+    light, dark = bands_of(ax)
+    # t at 97.5 % with 9, 30, 5 and 1 degrees, from a table
+    for band, half in ((light, [2.2622, 0.5655, 1.1311]), (dark, [0.2 * 2.0423, 0, 0.1 * 12.706])):
+        for rank, score in enumerate([-1, 2, 3]):
+            expected = (score - half[rank], score + half[rank])
+            assert band[rank] == pytest.approx(expected, abs=1e-3)
+    assert [band.get_alpha() for band in ax.collections] == [0.25, 0.5]
+
+
+def test_a_band_is_left_out_where_its_error_is_not_known() -> None:
+    scores = np.array([1.0, 2.0, 3.0])
+    plain = Estimate(scores)
+    only = Estimate(scores, error=np.full(3, 0.1), degrees=np.array(4.0))
+    bare, one = sorted_scores("taylor", {"a": plain, "b": only}).axes[:2]
+    assert not bare.collections
+    assert [band.get_alpha() for band in one.collections] == [0.25]
+
+
+def test_sorted_scores_mark_zero_where_some_are_below() -> None:
+    below, above = sorted_scores("shapley", {"a": KNOWN, "b": Estimate(np.ones(2))}).axes[:2]
+    assert [len(ax.lines) for ax in (below, above)] == [2, 1]
+    assert list(below.lines[1].get_ydata()) == [0, 0]
+
+
+def test_without_scores_there_is_nothing_to_sort() -> None:
+    with pytest.raises(UserError, match="no scores to draw"):
+        sorted_scores("shapley", {})
 
 
 def test_the_rank_correlation_of_one_layer_is_spearmans() -> None:

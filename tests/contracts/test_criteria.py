@@ -81,6 +81,10 @@ def test_one_finite_score_a_unit(name, reduction):
     assert all(scores.dtype == np.float64 for scores in found.values())
 
 
+DRAWN = {"shapley", "owen_gradient"}
+"""Criteria that draw more than once for each sample."""
+
+
 def spread(scores):
     return scores.mean(0) + 2 * scores.std(0, ddof=0)
 
@@ -91,7 +95,7 @@ def test_reductions_are_taken_over_the_per_sample_scores(name):
         "mean": lambda s: s.mean(0),
         "sum": lambda s: s.sum(0),
         # what the draws add to the spread is taken off (tests/attributions/test_reduction.py)
-        **({} if name == "owen_gradient" else {"mean_plus_2_std": spread}),
+        **({} if name in DRAWN else {"mean_plus_2_std": spread}),
     }.items():
         found = scored(name, network(), reduction=reduction)
         own = scored(name, network(), reduction=reduce)  # a callable of the user's

@@ -47,7 +47,7 @@ def score(model, site, batches, criterion):
         activation, gradient = (
             each.detach().reshape(*seen[0].shape[:2], -1) for each in (seen[0], seen[0].grad)
         )
-        found.append(FORMULAS[criterion](activation, gradient).numpy())
+        found.append(FORMULAS[criterion](activation, gradient).cpu().numpy())
         model.zero_grad()
     handle.remove()
     return np.concatenate(found)
@@ -60,7 +60,7 @@ def shapley(modules, place, batches, orders):
     found = []
     for x, target in batches:
         activation = prefix(x)
-        rises = torch.zeros(activation.shape[:2], dtype=torch.float64)
+        rises = torch.zeros(activation.shape[:2], dtype=torch.float64, device=x.device)
         for order in orders:
             masked = activation.clone()
             before = F.cross_entropy(suffix(masked), target, reduction="none")
@@ -69,5 +69,5 @@ def shapley(modules, place, batches, orders):
                 after = F.cross_entropy(suffix(masked), target, reduction="none")
                 rises[:, unit] += (after - before).double()
                 before = after
-        found.append((rises / len(orders)).numpy())
+        found.append((rises / len(orders)).cpu().numpy())
     return np.concatenate(found)

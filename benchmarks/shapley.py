@@ -1,0 +1,259 @@
+"""What Shapley values cost, beside the textbook's way of them, and how sure they are."""
+
+import statistics
+from collections.abc import Sequence
+from functools import cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.network import Network
+from benchmarks.timing import seconds_on
+from pruning_lab.attributions import ShapleyAttributionMetric
+from pruning_lab.attributions.players import units_of_module
+from pruning_lab.graph import units_of
+from tests.oracles import textbook
+
+ORDERS = 3
+"""How often each side is timed: one order that all samples share."""
+
+SHARED = 5
+"""The original's budget: so many orders that all samples share."""
+
+DEPTHS = ("conv1_2", "conv5_1", "fc1")
+"""Layers of different depth whose errors are measured."""
+
+REFERENCE, SETS, RUNS = 6, 4, 8
+"""Pairs of orders a sample in the reference, sets of shared orders, and runs of ours."""
+
+LADDER = (2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 100)
+"""How many of the samples are used."""
+
+REDUCTIONS = ("mean", "mean_plus_2_std")
+
+
+def metric(network: Network, reduction: str = "none", **options: object) -> ShapleyAttributionMetric:
+    return ShapleyAttributionMetric(
+        network.model, network.data, F.cross_entropy, network.device, reduction, **options
+    )
+
+
+def shared_orders(layer: nn.Module, count: int, seed: int = 0) -> np.ndarray:
+    stream = np.random.default_rng(seed)
+    return np.stack([stream.permutation(units_of(layer)) for _ in range(count)])
+
+
+# -- the same permutations --------------------------------------------------------------------
+
+
+def same_permutations(network: Network) -> list[str]:
+    """Both sides on the same orders, layer by layer and order by order, in turn."""
+    precisions = ("fp32", "bf16") if _has_bf16(network.device) else ("fp32",)
+    sides = ("textbook", *precisions)
+    rows, total, apart, ranks = [], dict.fromkeys(sides, 0.0), [], []
+    for layer, name in tqdm(network.names.items(), desc="Shapley, the same permutations"):
+        seconds, scores = _both_sides(network, layer, sides)
+        medians = {side: statistics.median(seconds[side]) for side in sides}
+        apart.append(_distance(scores["fp32"], scores["textbook"]))
+        cells = [f"{medians[side]:.2f}" for side in sides]
+        cells += [f"{medians['textbook'] / medians[side]:.2f}" for side in precisions]
+        cells.append(f"{apart[-1]:.0e}")
+        if "bf16" in scores:
+            ranks.append(spearmanr(scores["bf16"], scores["fp32"])[0])
+            cells.append(f"{ranks[-1]:.4f}")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+        total = {side: total[side] + medians[side] for side in sides}
+    cells = [f"{each:.1f}" for each in total.values()]
+    cells += [f"**{total['textbook'] / total[side]:.2f}**" for side in precisions]
+    cells += [f"{max(apart):.0e}", *([f"{min(ranks):.4f}"] if ranks else [])]
+    head = [*sides, *(f"ratio, {side}" for side in precisions), "apart"]
+    head += ["Spearman"] if ranks else []
+    return [
+        f"Seconds for one order that all {network.samples} samples share, medians of {ORDERS} "
+        "orders, the sides in turn. *Apart*: l2 distance of the mean scores by these orders, "
+        "relative to the textbook's."
+        + (" *Spearman*: of bf16's scores with fp32's." if ranks else "")
+        + ("" if len(precisions) > 1 else " This processor has no arithmetic in bfloat16."),
+        "",
+        f"| layer | {' | '.join(head)} |",
+        f"| --- |{' ---: |' * len(head)}",
+        *rows,
+        f"| all | {' | '.join(cells)} |",
+    ]
+
+
+def _both_sides(
+    network: Network, layer: nn.Module, sides: Sequence[str]
+) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    """Seconds of each order, and mean scores by all of them, side by side."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    values: dict[str, list[np.ndarray]] = {side: [] for side in sides}
+    for order in shared_orders(layer, ORDERS):
+        for side in sides:
+            if side == "textbook":
+                work = _by_textbook(network, layer, order)
+            else:
+                each = metric(network, permutations=[order], precision=side)
+                work = partial(each.run, layer, True)
+            spent, found = seconds_on(network.device, work)
+            seconds[side].append(spent)
+            values[side].append(found)
+    return seconds, {side: np.mean(found, axis=(0, 1)) for side, found in values.items()}
+
+
+def _by_textbook(network: Network, layer: nn.Module, order: np.ndarray) -> partial[np.ndarray]:
+    place = network.places[layer]
+    return partial(textbook.shapley, network.modules, place, network.data, [order])
+
+
+def _distance(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether the device computes in bfloat16, or only stores it."""
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+# -- the same error ---------------------------------------------------------------------------
+
+
+def same_error(network: Network) -> list[str]:
+    """How many seconds each side takes to the error that the original's budget leaves."""
+    rows = []
+    by_name = {name: layer for layer, name in network.names.items()}
+    for name in tqdm(DEPTHS, desc="Shapley, the same error"):
+        layer = by_name[name]
+        textbook_seconds, _ = seconds_on(
+            network.device, _by_textbook(network, layer, shared_orders(layer, 1)[0])
+        )
+        reference = _reference(network, layer)
+        shared = _shared_values(network, layer)
+        for reduction in REDUCTIONS:
+            expected, uncertain = reference[reduction]
+            theirs = _rms([_reduced(each, reduction) for each in shared], expected, uncertain)
+            for samples in LADDER:
+                runs = [_ours(network, layer, reduction, samples, seed) for seed in range(RUNS)]
+                ours = _rms([scores for _, scores in runs], expected, uncertain)
+                if ours <= theirs or samples == LADDER[-1]:
+                    break
+            old = SHARED * textbook_seconds
+            new = statistics.median(spent for spent, _ in runs)
+            rows.append(
+                f"| {name} | `{reduction}` | {theirs:.0%} | {old:.1f} | {samples} | {ours:.0%} | "
+                f"{new:.2f} | **{old / new:.0f}** |"
+            )
+    return [
+        f"Error: root of the mean squared l2 distance to the scores over all {network.samples} "
+        f"samples by {REFERENCE} pairs of orders for each, relative to these; what these are "
+        f"uncertain by themselves is taken off. Textbook: {SHARED} orders that all samples share, "
+        f"{SETS} sets of them; its seconds are {SHARED} times those of one order, timed in this "
+        f"run. pruning_lab: the smallest number of samples whose scores, by 4 orders of their own, "
+        f"have at most that error in {RUNS} runs with other samples and orders; what the choice of "
+        "the samples adds is in the error.",
+        "",
+        "| layer | scores | textbook's error | seconds | samples | error | seconds | ratio |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
+    ]
+
+
+def _reference(network: Network, layer: nn.Module) -> dict[str, tuple[np.ndarray, float]]:
+    """Scores by many pairs of orders, and their squared l2 error by their spread over pairs."""
+    pairs = np.stack(
+        [
+            metric(network, sv_samples=2, seed=1000 + pair).run(layer, True)
+            for pair in range(REFERENCE)
+        ]
+    )
+
+    def reduced(pairs: np.ndarray, reduction: str) -> np.ndarray:
+        rows, noise = pairs.mean(0), pairs.var(0, ddof=1).mean(0) / len(pairs)
+        if reduction == "mean":
+            return rows.mean(0)
+        return rows.mean(0) + 2 * np.sqrt(np.clip(rows.var(0) - noise, 0, None))
+
+    found = {}
+    for reduction in REDUCTIONS:
+        halves = reduced(pairs[::2], reduction) - reduced(pairs[1::2], reduction)
+        found[reduction] = (reduced(pairs, reduction), float(np.square(halves).sum() / 4))
+    return found
+
+
+@cache
+def _shared_values(network: Network, layer: nn.Module) -> list[np.ndarray]:
+    """Per-sample values by sets of orders that all samples share, as the original has them."""
+    return [
+        metric(network, permutations=shared_orders(layer, SHARED, 100 + number)).run(layer, True)
+        for number in range(SETS)
+    ]
+
+
+def _reduced(rows: np.ndarray, reduction: str) -> np.ndarray:
+    return rows.mean(0) + (2 * rows.std(0) if reduction == "mean_plus_2_std" else 0)
+
+
+def _ours(
+    network: Network, layer: nn.Module, reduction: str, samples: int, seed: int
+) -> tuple[float, np.ndarray]:
+    """Seconds and scores by some of the samples."""
+    ((x, target),) = network.data
+    some = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))[:samples]).to(x.device)
+    each = ShapleyAttributionMetric(
+        network.model, [(x[some], target[some])], F.cross_entropy, network.device, reduction,
+        sv_samples=4, seed=seed,
+    )  # fmt: skip
+    return seconds_on(network.device, partial(each.run, layer, True))
+
+
+def _rms(found: Sequence[np.ndarray], expected: np.ndarray, uncertain: float) -> float:
+    squares = np.mean([np.square(each - expected).sum() for each in found]) - uncertain
+    return float(np.sqrt(max(squares, 0) / (np.square(expected).sum() - uncertain)))
+
+
+# -- the same order again ---------------------------------------------------------------------
+
+
+def repeated_order(network: Network) -> list[str]:
+    """Rank correlation of two runs with other seeds on the same samples."""
+    ours, seconds = _two_runs(network, sv_samples=2)
+    theirs = {
+        name: float(spearmanr(*(each.mean(0) for each in _shared_values(network, layer)[:2]))[0])
+        for layer, name in network.names.items()
+        if name in DEPTHS
+    }
+    rows = [
+        f"| {name} | {f'{theirs[name]:.3f}' if name in theirs else ''} | {ours[name]:.3f} |"
+        for name in network.names.values()
+    ]
+    ranks = list(ours.values())
+    return [
+        "Spearman's correlation of the scores of two runs that differ in the seed of the orders "
+        f"alone, on the same {network.samples} samples. The textbook's: by {SHARED} orders that "
+        "all samples share; pruning_lab's by one order and its reverse for each sample.",
+        "",
+        "| layer | textbook | pruning_lab |",
+        "| --- | ---: | ---: |",
+        *rows,
+        f"| median | | **{np.median(ranks):.3f}** |",
+        f"| smallest | | **{min(ranks):.3f}** |",
+        "",
+        f"A run of pruning_lab takes {seconds:.0f} seconds for all layers.",
+    ]
+
+
+def _two_runs(network: Network, **options: object) -> tuple[dict[str, float], float]:
+    players, found, seconds = [units_of_module(layer) for layer in network.names], [], []
+    for seed in tqdm(range(2), desc="Shapley, the same order again"):
+        each = metric(network, "mean", seed=seed, **options)
+        spent, estimates = seconds_on(network.device, partial(each.estimate, players, True))
+        seconds.append(spent)
+        found.append([each.scores for each in estimates])
+    ranks = [float(spearmanr(*pair)[0]) for pair in zip(*found, strict=True)]
+    return dict(zip(network.names.values(), ranks, strict=True)), statistics.mean(seconds)
