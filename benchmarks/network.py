@@ -47,7 +47,9 @@ class Network:
         return dict(zip(self.places, [*names, "fc1", "fc2"], strict=True))
 
 
-def trained_network(device: str = "cpu", samples: int = SAMPLES, cache: Path | None = None) -> Network:
+def trained_network(
+    device: str = "cpu", samples: int = SAMPLES, cache: Path | None = None
+) -> Network:
     """VGG16 after five epochs on the digits, as the main job's baseline is trained."""
     torch.manual_seed(0)
     splits = digits()

@@ -51,8 +51,7 @@ def in_one_pass(network: Network) -> Scores:
         metrics(network.model, network.data, network.device, "none"), players, True
     )
     return {
-        name: [each.scores for each in layers]
-        for name, layers in zip(CRITERIA, found, strict=True)
+        name: [each.scores for each in layers] for name, layers in zip(CRITERIA, found, strict=True)
     }
 
 

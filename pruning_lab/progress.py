@@ -1,5 +1,6 @@
 """What is seen of long work while it runs."""
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -29,6 +30,8 @@ class ScoringBar(Progress):
         self._bar.update(self._work[index] * evaluations)
 
     def error(self, index: int, relative: float) -> None:
+        if math.isnan(relative):
+            return
         self._errors[index] = relative
         largest = max(self._errors.values())
         self._bar.set_postfix_str(f"error up to {100 * largest:.1f} % of a layer's scores")

@@ -17,21 +17,13 @@ from pruning_lab import cost, tracking
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import ActivationMetric, run_together
 from pruning_lab.attributions.coupled import TOGETHER, group_scores
-from pruning_lab.attributions.game import Game
-from pruning_lab.attributions.masks import MaskMetric
-from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players, players_of_group, units_of_module
-from pruning_lab.attributions.reduction import Reducer
 from pruning_lab.attributions.scores import Estimates, LayerEstimates, LayerScores
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Group, HookedGraph, trace, units_of
-from pruning_lab.graph.cut import Cut
-from pruning_lab.graph.entry import Entry
-from pruning_lab.graph.folding import folded
-from pruning_lab.graph.parts import part
+from pruning_lab.graph import Group, units_of
 from pruning_lab.plan import Plan, make_plan
 from pruning_lab.progress import ScoringBar
 from pruning_lab.prunable import choose_layers
@@ -44,20 +36,13 @@ from pruning_lab.setup import (
     build,
     build_model,
     check_numbers,
-    digest_of_code,
+    digest_of_program,
     find_device,
     plain,
 )
-from pruning_lab.training import Training, evaluate, fit
-from pruning_lab.training import part as part_of
+from pruning_lab.training import Training, evaluate, fit, part
 
 log = logging.getLogger(__name__)
-
-SCORING = (
-    AttributionMetric, MaskMetric, Game, Reducer, Players, run_together, Made,
-    Cut, Entry, HookedGraph, folded, part, trace, units_of,
-)  # fmt: skip
-"""What lies in the files that scores depend on, besides the criterion's own."""
 
 THREADS = torch.get_num_threads()
 """As many as torch chooses; a job of a sweep must not inherit another job's."""
@@ -166,7 +151,7 @@ class Experiment:
         """One optimizer for the whole experiment: its momentum is cut with the weights."""
         self.optimizer = self.finetune.optimizer(self.model)
         self.pruner.optimizer = self.optimizer
-        self.tuned_on = part_of(self.splits.train, self.finetune.share, self._seeded(0))
+        self.tuned_on = part(self.splits.train, self.finetune.share, self._seeded(0))
 
     def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerEstimates, float]:
         """Scores behind BatchNorm and non-linearity, and the seconds they took."""
@@ -305,7 +290,7 @@ class Experiment:
 
     def _code(self, name: str) -> str:
         """A hash of the code that the scores of a criterion depend on."""
-        return digest_of_code(type(self.metrics[name]), *SCORING)
+        return digest_of_program(type(self.metrics[name]))
 
     def _seeded(self, stage: int) -> torch.Generator:
         """Random streams for one stage of training: they do not depend on what ran before."""

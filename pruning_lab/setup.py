@@ -1,7 +1,10 @@
 """From a configuration to the objects of an experiment; what is impossible is refused here."""
 
+import ast
 import hashlib
 import inspect
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +142,37 @@ def digest_of_code(*objects: Any) -> str:
     files = {inspect.getsourcefile(each) for each in objects}
     sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+def digest_of_program(kind: type) -> str:
+    """A hash of the sources of a class, its ancestors, and all that they import of their packages.
+
+    Packages are those of the class and its ancestors, this one among them for a criterion.
+    """
+    waiting = {each.__module__ for each in kind.__mro__ if each.__module__ not in _NOT_OURS}
+    roots = {name.partition(".")[0] for name in waiting}
+    sources: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        sources[name] = inspect.getsource(sys.modules[name])
+        found = {each for each in _imports(sources[name]) if each.partition(".")[0] in roots}
+        waiting |= {each for each in found if each in sys.modules} - sources.keys()
+    return hashlib.sha256("".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[
+        :12
+    ]
+
+
+_NOT_OURS = ("builtins", "abc", "typing")
+
+
+def _imports(source: str) -> Iterator[str]:
+    """The names of modules that a source imports, and of what might be one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{each.name}" for each in node.names)
 
 
 def _digest(path: Path) -> str:

@@ -81,7 +81,6 @@ def test_scoring_in_rounds_fills_the_bar(shown):
         assert bar._bar.n == bar._bar.total > 2 * 3 * 7 * (3 * 4 + 6)  # more than the first round
 
 
-@pytest.mark.xfail(strict=True, reason="a nan among the errors is the largest: 'up to nan %'")
 def test_an_error_that_is_not_known_is_not_shown(shown):
     with ScoringBar("shapley", [1.0, 1.0]) as bar:
         bar.error(0, float("nan"))

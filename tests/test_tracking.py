@@ -27,7 +27,9 @@ def steps(removed):
 
 def test_everything_written_comes_back(uri, tmp_path):
     client = tracking.connect(uri)
-    known = Estimate(np.array([3.0]), *(np.array([each]) for each in (0.1, 0.2, 5.0)), np.array(7.0))
+    known = Estimate(
+        np.array([3.0]), *(np.array([each]) for each in (0.1, 0.2, 5.0)), np.array(7.0)
+    )
     scores = {"taylor": {"features.0": Estimate(np.array([1.5, -2.0])), "fc|odd": known}}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "recipe.json").write_text("{}")

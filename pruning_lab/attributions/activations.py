@@ -11,6 +11,7 @@ from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players, alike
 from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
 from pruning_lab.errors import UserError
+from pruning_lab.graph.cut import check_rows, two_and_three
 
 Evidence = dict[Any, tuple[torch.Tensor, torch.Tensor]]
 """At every node the activation and the gradient of each sample's own loss."""
@@ -40,12 +41,15 @@ class ActivationMetric(AttributionMetric):
     ) -> list[Estimate]:
         return _one_pass([self], players, behind)[0]
 
-    def _at_once(self, graph: Any, nodes: list[Any], x: torch.Tensor) -> int:
-        """How many samples fit into ``memory``, by what the first of them takes."""
+    def _at_once(self, graph: Any, nodes: list[Any]) -> int:
+        """How many samples fit into ``memory``, by what one of them takes."""
+        x, more = two_and_three(self._example())
         with torch.set_grad_enabled(self.needs_gradient), Made(self.model) as made:
-            graph.record(x[:1], nodes)
+            _, activations = graph.record(x, nodes)
+        with torch.no_grad():
+            check_rows(activations, graph.record(more, nodes)[1])
         both_ways = 2 if self.needs_gradient else 1
-        return max(1, self.memory // (both_ways * max(1, made.bytes)))
+        return max(1, len(x) * self.memory // (both_ways * max(1, made.bytes)))
 
     def _evidence(self, graph: Any, nodes: list[Any], x: torch.Tensor, target: Any) -> Evidence:
         """Activation and gradient at every node."""
@@ -83,13 +87,13 @@ def _one_pass(
 ) -> list[list[Estimate]]:
     """Metric by metric the scores of each set of players."""
     leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
+    leading._check_samples_apart()
     graph = leading._graph()
     gatherings = [_Gathering(leading._sites(graph, each, behind), each.count) for each in players]
     nodes = list(dict.fromkeys(site.node for each in gatherings for site in each.sites))
     reducers = [[Reducer(metric.reduction) for _ in players] for metric in metrics]
-    at_once = 0
+    at_once = leading._at_once(graph, nodes)
     for batch, targets in leading._batches():
-        at_once = at_once or leading._at_once(graph, nodes, batch)
         for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
             evidence = leading._evidence(graph, nodes, x, target)
             for place, gathering in enumerate(gatherings):

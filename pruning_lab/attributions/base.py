@@ -9,11 +9,15 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
+from pruning_lab.graph.cut import two_and_three
+from pruning_lab.graph.kinds import BatchNorm
+from pruning_lab.graph.trace import untraceable
 from pruning_lab.modes import evaluating
 
 Criterion = Callable[..., torch.Tensor]
@@ -107,6 +111,10 @@ class AttributionMetric(ABC):
         ``players_of_group(model, group)`` have all units that only go together, in several layers.
         """
         metric = self._with(options)
+        known = set(self.model.modules())
+        for module in (module for each in players for module in each.members):
+            if module not in known:
+                raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         with at_rest(self.model):
             return metric._estimate(players, find_best_evaluation_module, progress or Progress())
 
@@ -115,6 +123,15 @@ class AttributionMetric(ABC):
         self, players: Sequence[Players], behind: bool, progress: "Progress"
     ) -> list[Estimate]:
         """The scores of each set of players."""
+
+    def _check_samples_apart(self) -> None:
+        """UserError for a model in which a sample's loss depends on the others of its batch."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, BatchNorm) and module.running_mean is None:
+                raise UserError(
+                    f"'{name}' takes its statistics from the batch (track_running_stats=False): a "
+                    "sample's loss depends on the others, so there are no scores by sample."
+                )
 
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
@@ -153,40 +170,104 @@ class AttributionMetric(ABC):
         """How many players there are in each set; of a module's units its output tells."""
         sites = [self._sites(graph, each, behind)[0] for each in players]
         nodes = list(dict.fromkeys(site.node for site in sites))
-        x, _ = next(self._batches(limit=1))
         with torch.no_grad():
-            _, activations = graph.record(x, nodes)
+            _, activations = graph.record(self._example(), nodes)
         read = dict(zip(nodes, activations, strict=True))
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
         return [each.count or width for each, width in zip(players, widths, strict=True)]
 
     def _graph(self) -> Graph | HookedGraph:
+        """The model's operations, where the trace computes what the model does; else its hooks."""
         try:
-            return trace(self.model)
+            graph = trace(self.model)
+            self._check(graph)
         except UntraceableError as error:
             return HookedGraph(self.model, error)
+        return graph
+
+    @torch.no_grad()
+    def _check(self, graph: Graph) -> None:
+        """UntraceableError unless the operations give the model's output."""
+        outputs = []
+        for run in (self.model, graph.module):
+            torch.manual_seed(0)  # some models draw even in eval mode
+            try:
+                outputs.append(tree_leaves(run(self._example())))
+            except Exception as error:  # the user's code: anything may be raised
+                if run is self.model:
+                    raise
+                raise untraceable(self.model, error) from error
+        own, traced = outputs
+        if len(own) != len(traced) or not all(map(same, own, traced)):
+            raise untraceable(
+                self.model,
+                "its operations, traced, give another output: a tensor is changed in place under "
+                "two names, perhaps, or the code depends on the data",
+            )
+
+    def _example(self) -> torch.Tensor:
+        """The first sample, twice: of a single one, code may drop the dimension."""
+        x, _ = next(self._batches(limit=1))
+        return two_and_three(x)[0]
 
     def _batches(self, limit: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches on the device, the first ``limit`` samples of them."""
-        seen = 0
-        for x, target in self.data_generator:
+        """The batches on the device, the first ``limit`` samples of them, as copies.
+
+        A loader that shuffles gives the same order whenever they are read.
+        """
+        torch.manual_seed(0)
+        batches, seen = iter(self.data_generator), 0
+        if batches is self.data_generator:
+            raise UserError(
+                "The data_generator can be read only once, but it is read several times. Give a "
+                "list of batches or a DataLoader."
+            )
+        for batch in batches:
+            x, target = checked_batch(batch)
             left = len(x) if limit is None else limit - seen
             if left <= 0:
                 return
             seen += len(x)
-            yield x[:left].to(self.device), target[:left].to(self.device)
+            yield x[:left].to(self.device, copy=True), target[:left].to(self.device)
         if seen == 0:
             raise UserError("The data_generator yielded no batch: nothing to score on.")
 
-    def _losses(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
         """One loss a sample: (N,)."""
-        losses = self.criterion(output, target, reduction="none")
-        if losses.ndim == 0 or len(losses) != len(output):
+        try:
+            losses = self.criterion(output, target, reduction="none")
+        except TypeError as error:
+            if not isinstance(self.criterion, nn.Module):
+                raise
+            raise UserError(
+                f"The criterion {self.criterion} takes no reduction; it is called as criterion("
+                "output, target, reduction='none'). Give the function, F.cross_entropy for example."
+            ) from error
+        if losses.ndim == 0 or len(losses) != len(target):
             raise UserError(
                 "criterion(output, target, reduction='none') must give one loss a sample, "
-                f"({len(output)}, ...); it gave shape {tuple(losses.shape)}."
+                f"({len(target)}, ...); it gave shape {tuple(losses.shape)}."
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two outputs are the same up to rounding."""
+    if not isinstance(one, torch.Tensor) or not one.is_floating_point():
+        return True
+    scale = one.abs().max().item() if one.numel() else 0.0
+    precise = one.dtype == torch.float64
+    bound = (1e-9 if precise else 1e-3) * scale
+    return torch.allclose(one, other, rtol=0, atol=bound, equal_nan=True)
+
+
+def checked_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples and targets of a batch; UserError for one of another kind."""
+    pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if not pair or not all(isinstance(each, torch.Tensor) for each in batch):
+        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
+        raise UserError(f"Batches must be pairs of tensors (x, target); there is a {kind}.")
+    return batch[0], batch[1]
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

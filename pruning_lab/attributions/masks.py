@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
+from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, same
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
-from pruning_lab.errors import check_choice, check_count
+from pruning_lab.errors import UserError, check_choice, check_count
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -64,14 +64,19 @@ class MaskMetric(AttributionMetric):
 
     def _available(self) -> int:
         """How many samples will be read; 0 if that cannot be told beforehand."""
-        data = getattr(self.data_generator, "dataset", None)
-        length = len(data) if isinstance(data, Sized) else 0
+        data = self.data_generator
+        if isinstance(data, Sequence):
+            length = sum(len(x) for x, _ in data)
+        else:
+            whole = getattr(data, "dataset", None)
+            length = len(whole) if isinstance(whole, Sized) else 0
         return min(length, self.samples or length)
 
     def _games(
         self, graph: Any, players: Players, behind: bool, at_most: int | None = None
     ) -> Iterator[tuple[Game, int]]:
         """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
+        self._check_samples_apart()
         sites = self._sites(graph, players, behind)
         cut = graph.cut([(site.node, site.axis) for site in sites])
 
@@ -85,7 +90,8 @@ class MaskMetric(AttributionMetric):
         room, seen = None, 0
         for batch, targets in self._batches(self.samples):
             if room is None:
-                room = self._room(partial(game, batch[:1], targets[:1], Room(1, 1, 1)))
+                x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
+                room = self._room(partial(game, x, target, Room(2, 2, 2)))
                 if room.rows >= MANY and self.precision == "fp32":
                     cut.prepare(batch)
             at_once = min(room.samples, at_most or room.samples)
@@ -94,19 +100,33 @@ class MaskMetric(AttributionMetric):
                 seen += len(x)
 
     def _room(self, play: Callable[[], Game]) -> Room:
-        """How much fits into ``memory``, by what one sample takes."""
+        """How much fits into ``memory``, by what two samples take."""
         with Made(self.model) as before:
             game = play()
         with torch.no_grad(), Made(self.model) as after:
-            game.ends  # noqa: B018  (computed when it is asked for)
+            full, _ = game.ends
+        self._check_losses(full)
         least, most = ROWS[self.device.type]
-        largest = max(1, after.largest)
+        largest = max(1, after.largest // 2)
         rows = min(most, max(least, CACHED[self.device.type] // largest))
         return Room(
-            max(1, self.memory // max(1, before.bytes)),
+            max(1, 2 * self.memory // max(1, before.bytes)),
             max(2, min(rows, self.memory // (4 * largest))),
-            max(1, self.memory // max(1, after.bytes)),  # of two rows: there, and as much back
+            max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
+
+    @torch.no_grad()
+    def _check_losses(self, found: torch.Tensor) -> None:
+        """UserError unless the parts of the model give the first sample the model's own loss."""
+        x, target = next(self._batches(1))
+        x, target = (each.repeat_interleave(2, 0) for each in (x, target))
+        expected = self._losses(self.model(x), target)
+        if self.precision == "fp32" and not same(expected, found):
+            raise UserError(
+                f"{type(self.model).__name__}, run in two parts, gives the loss {found[0]:.6g} "
+                f"instead of {expected[0]:.6g}: a tensor is changed in place under two names, "
+                "perhaps, or the code draws at random."
+            )
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision == "bf16":

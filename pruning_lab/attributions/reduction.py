@@ -54,27 +54,34 @@ class Estimate:
 
     @property
     def relative_error(self) -> float:
-        """The sampling error as a share of the scores, l2 norms over the units; nan if unknown."""
+        """The sampling error as a share of the scores, l2 norms over the units.
+
+        Infinite where the scores are no larger than their error; nan if that is unknown.
+        """
         if self.sampling_error is None:
             return float("nan")
         noise = np.square(self.sampling_error).sum()
-        return float(np.sqrt(noise / max(np.square(self.scores).sum() - noise, tiny)))
+        truth = np.square(self.scores).sum() - noise
+        if noise == 0:
+            return 0.0
+        return float(np.sqrt(noise / truth)) if truth > 0 else float("inf")
 
 
 @dataclass(frozen=True)
 class Moments:
     """What is known of a layer's per-sample scores x = truth + noise of the draws, (units,) each.
 
-    ``mean`` and ``spread`` (the variance of the truth over the samples) with the variances that
-    their sum ``mean + factor * sqrt(spread)`` has: by the draws alone, of which ``effective`` many
-    samples tell, and by the choice of data.
+    ``mean``, and ``spread``: the variance of the truth over the samples (an estimate, which may be
+    below 0). Their variances and twice their covariance, by the draws alone and by the choice of
+    samples as well: (of the mean, both, of the spread). ``effective`` many samples tell of the
+    draws.
     """
 
     mean: torch.Tensor
     spread: torch.Tensor
     by_draws: torch.Tensor
+    in_all: torch.Tensor
     effective: torch.Tensor
-    by_data: torch.Tensor
 
 
 class Sums:
@@ -98,22 +105,20 @@ class Sums:
         self._sums = [old + new.sum(0) for old, new in zip(self._sums, more, strict=True)]
         self.count += len(rows)
 
-    def moments(self, factor: float) -> Moments:
-        """Moments with the errors of mean + ``factor`` standard deviations, by the delta method."""
+    def moments(self) -> Moments:
         n = self.count
         d, second, third, fourth, v, vv, dv, ddv = (each / n for each in self._sums)
         m2 = (second - d**2).clamp(min=0)  # central moments, the population's
         m3 = third - 3 * d * second + 2 * d**3
         m4 = fourth - 4 * d * third + 6 * d**2 * second - 3 * d**4
         xv, xxv = dv - d * v, ddv - 2 * d * dv + d**2 * v
-        spread = (m2 - v * (1 - 1 / n)).clamp(min=0)
-        slope = torch.where(spread > 0, factor / (2 * spread.sqrt()), 0.0)  # of factor sqrt(spread)
-        by_draws = (v + 4 * slope * xv + 4 * slope**2 * xxv) / n
-        total = (m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)) / max(n - 1, 1)
-        effective = n * v**2 / vv.clamp(min=tiny)
-        by_draws = by_draws.clamp(min=0)
-        by_data = (total - by_draws).clamp(min=0)
-        return Moments(self._pilot + d, spread, by_draws, effective, by_data)
+        return Moments(
+            self._pilot + d,
+            m2 - v * (1 - 1 / n),
+            torch.stack([v, 4 * xv, 4 * xxv]) / n,
+            torch.stack([m2, 2 * m3, m4 - m2**2]) / max(n - 1, 1),
+            n * v**2 / vv.clamp(min=tiny),
+        )
 
 
 class Reducer:
@@ -146,17 +151,25 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     shares = [each.draws / sum(each.draws for each in rounds) for each in rounds]
     if callable(reduction) or reduction == "none":
         parts = [s * torch.cat(each.rows) for s, each in zip(shares, rounds, strict=True)]
-        rows = torch.stack(parts).sum(0).numpy()
+        rows = _finite(torch.stack(parts).sum(0).numpy())
         return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
     factor = 2.0 if reduction == "mean_plus_2_std" else 0.0
     scale = count if reduction == "sum" else 1
-    found = [each.sums.moments(factor) for each in rounds]
+    found = [each.sums.moments() for each in rounds]
     share = torch.tensor(shares, dtype=torch.float64, device=found[0].mean.device)[:, None]
-    mean, spread, by_data = (
-        (share * torch.stack([getattr(each, name) for each in found])).sum(0)
-        for name in ("mean", "spread", "by_data")
-    )
-    by_draws = share**2 * torch.stack([each.by_draws for each in found])
+
+    def pooled(values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return (share.view(-1, *[1] * values[0].ndim) * torch.stack(list(values))).sum(0)
+
+    mean, spread = pooled([each.mean for each in found]), pooled([each.spread for each in found])
+    # the slope of factor * sqrt(spread), where the spread is not known to be 0
+    unsure = pooled([each.in_all for each in found])[2].clamp(min=0).sqrt()
+    slope = factor / (2 * torch.maximum(spread, unsure).clamp(min=tiny).sqrt())
+    slopes = torch.stack([torch.ones_like(slope), slope, slope**2])
+    own = torch.stack([(slopes * each.by_draws).sum(0).clamp(min=0) for each in found])
+    in_all = torch.stack([(slopes * each.in_all).sum(0) for each in found])
+    by_data = pooled(list((in_all - own).clamp(min=0)))
+    by_draws = share**2 * own
     effective = torch.stack([each.effective for each in found]).clamp(min=tiny)
     per_sample = [[max(each.draws - 1, 1)] for each in rounds]
     freedom = effective * torch.tensor(per_sample).to(share)
@@ -167,12 +180,23 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
         return values.cpu().numpy()
 
     return Estimate(
-        numbers(scale * (mean + factor * spread.sqrt())),
+        _finite(numbers(scale * (mean + factor * spread.clamp(min=0).sqrt()))),
         numbers(scale * variance.sqrt()) if known else None,
         numbers(scale * (variance + by_data).sqrt()) if count > 1 else None,
         numbers(degrees) if known else None,
         np.array(count - 1.0) if count > 1 else None,
     )
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    """The scores; UserError where some are not finite."""
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {scores.size} scores are not finite: for some sample the loss, or an "
+            "activation, is inf or nan. Look at model(x) and the criterion's losses."
+        )
+    return scores
 
 
 def _checked(rows: np.ndarray, reduced: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
-from pruning_lab.attributions.stopping import LEAST, Sampled, Stopping, more_pairs
+from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs
 from pruning_lab.errors import UserError, check_count
 
 log = logging.getLogger(__name__)
@@ -86,10 +86,10 @@ class ShapleyAttributionMetric(MaskMetric):
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:
-        graph, rules, pairs = self._graph(), self._rules, (self.sv_samples + 1) // 2
+        graph, rules = self._graph(), self._rules
         counts = self._counts(graph, players, behind)
         layers = [_Layer(self, graph, each, behind) for each in players]
-        rounds = [max(LEAST, pairs) if rules.any else pairs] * len(layers)
+        rounds = [self._opening(counts)] * len(layers)
         if rules.seconds is not None:
             log.warning("Sampling ends after %s s: it cannot be repeated exactly.", rules.seconds)
         while any(rounds):
@@ -100,7 +100,31 @@ class ShapleyAttributionMetric(MaskMetric):
                     layer.draw(more, partial(progress.done, index))
                     progress.error(index, layer.estimate().relative_error)
             rounds = more_pairs([layer.sampled() for layer in layers], rules) if rules.any else []
+        exhausted = [
+            each.first for each, layer in zip(players, layers, strict=True) if layer.pairs >= MOST
+        ]
+        if exhausted:
+            log.warning(
+                "Of %d layers the rules are not met by %d pairs of orders a sample; no more are "
+                "drawn. The first: %s", len(exhausted), MOST, exhausted[0],
+            )  # fmt: skip
         return [layer.estimate() for layer in layers]
+
+    def _opening(self, counts: Sequence[int]) -> int:
+        """Pairs of orders in the first round, which a budget must do for."""
+        rules, pairs = self._rules, (self.sv_samples + 1) // 2
+        if not rules.any:
+            return pairs
+        pairs, price = max(LEAST, pairs), 2 * sum(counts) * self._available()
+        if rules.evaluations is not None and price:
+            pairs = min(pairs, rules.evaluations // price)
+            if pairs < LEAST:
+                raise UserError(
+                    f"evaluations={rules.evaluations} do not do for {LEAST} pairs of orders a "
+                    f"sample, which tell of the error; these take {LEAST * price}. Give more, or "
+                    "use fewer samples."
+                )
+        return pairs
 
     @torch.no_grad()
     def draw(self, game: Game, first: int, pairs: range) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,7 +174,7 @@ class _Layer:
     def draw(self, more: int, done: Callable[[int], None]) -> None:
         """Another round: so many more pairs of orders for each sample."""
         reducer, started = Reducer(self._metric.reduction, more), clock()
-        before = self._pairs()
+        before = self.pairs
         for game, first in self._games():
             reducer.add(*self._metric.draw(game, first, range(before, before + more)))
             evaluations = 2 * more * game.players * game.samples
@@ -164,10 +188,12 @@ class _Layer:
         known = self._metric.permutations is None and self._rounds[0].draws >= LEAST
         return estimate(self._rounds, known)
 
-    def _pairs(self) -> int:
+    @property
+    def pairs(self) -> int:
+        """Pairs of orders that every sample had so far."""
         return sum(each.draws for each in self._rounds)
 
     def sampled(self) -> Sampled:
         """The values so far, and what a pair of orders costs."""
-        pairs = self._pairs()
+        pairs = self.pairs
         return Sampled(self.estimate(), pairs, self._evaluations / pairs, self._seconds / pairs)

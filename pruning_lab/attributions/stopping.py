@@ -16,6 +16,13 @@ GROWTH = 8
 """A round at most multiplies the draws so far by this: what the first tells is uncertain."""
 
 
+MOST = 1024
+"""Pairs a sample at which sampling ends whatever the rules: scores may be tied, or all 0."""
+
+DROWNED = 10.0
+"""A larger relative error says no more than that nothing is known."""
+
+
 @dataclass(frozen=True)
 class Stopping:
     """Rules for ending the sampling of layers; what is None does not rule.
@@ -24,7 +31,8 @@ class Stopping:
     reached, or when the share ``separated`` of its players, those with the lowest scores, is
     separated from the rest: no 95 % interval of theirs reaches into one of the others. All end when
     ``evaluations`` (of masked samples, in all layers) or ``seconds`` are spent; before that they go
-    where they lower the error most. With ``seconds`` results depend on the machine.
+    where they lower the error most. With ``seconds`` results depend on the machine. No sample gets
+    more than 1024 pairs of draws.
     """
 
     relative_error: float | None = None
@@ -77,13 +85,15 @@ def _wanted(layer: Sampled, rules: Stopping) -> int:
     relative = layer.estimate.relative_error
     if rules.relative_error is not None:  # the error falls with the root of the number of draws
         short = relative > rules.relative_error
-        needs.append(layer.pairs * (relative / rules.relative_error) ** 2 if short else 0)
+        ratio = min(relative, DROWNED) / rules.relative_error
+        needs.append(layer.pairs * ratio**2 if short else 0)
     if rules.separated is not None:
         needs.append(0 if is_separated(layer.estimate, rules.separated) else 2 * layer.pairs)
     enough = min(needs, default=math.inf)
-    if enough <= layer.pairs:
+    if enough <= layer.pairs or layer.pairs + LEAST > MOST:
         return layer.pairs
-    return max(layer.pairs + LEAST, math.ceil(min(enough, GROWTH * layer.pairs)))
+    most = min(enough, GROWTH * layer.pairs, MOST)
+    return max(layer.pairs + LEAST, math.ceil(most))
 
 
 def is_separated(estimate: Estimate, share: float) -> bool:
@@ -104,7 +114,7 @@ def _affordable(
     sqrt(a_k / p_k) (Neyman, 1934), between what the layer has and what it wants.
     """
     weights = [
-        math.sqrt(layer.pairs / price) * layer.estimate.relative_error
+        math.sqrt(layer.pairs / price) * min(layer.estimate.relative_error, DROWNED)
         for layer, price in zip(layers, prices, strict=True)
     ]
 

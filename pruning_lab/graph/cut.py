@@ -23,8 +23,10 @@ class State:
 
     activations: list[torch.Tensor | None]
     live: list[Any]
-    batched: list[bool]
-    """Which of the live values depend on the model's input."""
+    by_sample: list[bool]
+    """Which of the live values have a row for each sample."""
+    stackable: bool
+    """Whether rows may be chosen freely: not when anything else read off the batch crosses."""
 
     def __len__(self) -> int:
         return len(self.activation)
@@ -34,22 +36,13 @@ class State:
         """The activation at the first site."""
         return next(each for each in self.activations if each is not None)
 
-    @property
-    def stackable(self) -> bool:
-        """Whether rows may be chosen freely: not when a number read off the batch crosses."""
-        return all(
-            isinstance(value, torch.Tensor) and len(value) == len(self)
-            for value, batched in zip(self.live, self.batched, strict=True)
-            if batched
-        )
-
     def rows(self, samples: torch.Tensor) -> list[Any]:
         """The live values, a row for each of ``samples``; copies, safe from in-place operations."""
-        stackable = self.stackable
         found = []
-        for value, batched in zip(self.live, self.batched, strict=True):
+        for value, by_sample in zip(self.live, self.by_sample, strict=True):
             if isinstance(value, torch.Tensor):
-                value = value.index_select(0, samples) if batched and stackable else value.clone()
+                chosen = by_sample and self.stackable
+                value = value.index_select(0, samples) if chosen else value.clone()
             found.append(value)
         return found
 
@@ -89,14 +82,16 @@ class Cut:
             if source not in behind and source.op != "get_attr"
         )
         given = descendants([node for node in module.graph.nodes if node.op == "placeholder"])
-        self._batched = [node in given for node in inputs]
+        self._from_x = [node in given for node in inputs]
+        self._by_sample: list[bool] = []
+        self._stackable: bool | None = None
         self._before = part(module, [], [*first, *inputs])
         self._after = folded(part(module, [*first, *inputs], output.args[0], masked), made)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
 
     def prepare(self, x: torch.Tensor) -> None:
         """Put faster modules where the maps are small, as those of ``x`` tell; many rows pay."""
-        state = self.before(x[:1])
+        state = self.before(x[:1].clone())
         given = [each for each in state.activations if each is not None]
         masks = [torch.ones(1, 1, device=x.device) for each in state.activations if each is None]
         sizes = Sizes(self._after)
@@ -107,11 +102,26 @@ class Cut:
 
     def before(self, x: torch.Tensor) -> State:
         """Run the part of the model that the sites, and what lies behind them, need from ``x``."""
-        found = self._before(x)
-        first = len(self._later) - sum(self._later)
-        own = iter(found[:first])
-        activations = [None if later else next(own) for later in self._later]
-        return State(activations, found[first:], self._batched)
+        if self._stackable is None:
+            self._stackable = self._look(x)
+        activations, live = self._run_before(x)
+        own = iter(activations)
+        every = [None if later else next(own) for later in self._later]
+        return State(every, live, self._by_sample, self._stackable)
+
+    def _run_before(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[Any]]:
+        found, first = self._before(x), len(self._later) - sum(self._later)
+        return found[:first], found[first:]
+
+    def _look(self, x: torch.Tensor) -> bool:
+        """Find out which live values have a row for each sample; whether all from ``x`` have."""
+        few, more = (self._run_before(each) for each in two_and_three(x))
+        check_rows(few[0], more[0])
+        pairs = list(zip(few[1], more[1], strict=True))
+        self._by_sample = [
+            from_x and _has_rows(*pair) for from_x, pair in zip(self._from_x, pairs, strict=True)
+        ]
+        return self._by_sample == self._from_x
 
     def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
         """The model's output for rows of ``samples`` if their units were put to 0 but for ``keep``.
@@ -132,6 +142,41 @@ class Cut:
         return self.entry.rest(entered, *state.rows(samples))
 
 
+def two_and_three(x: torch.Tensor) -> list[torch.Tensor]:
+    """The first sample two and three times: what has as many rows lies by samples.
+
+    Not once, for code may drop a dimension then.
+    """
+    return [x[:1].repeat_interleave(size, 0) for size in (2, 3)]
+
+
+def check_rows(few: Sequence[torch.Tensor], more: Sequence[torch.Tensor]) -> None:
+    """UserError unless activations of two and of three samples have a row for each."""
+    for pair in zip(few, more, strict=True):
+        if not _has_rows(*pair):
+            raise samples_elsewhere(pair[0])
+
+
+def _has_rows(few: Any, more: Any) -> bool:
+    """Whether values of two and of three samples have a row for each."""
+    return all(
+        isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == size
+        for value, size in ((few, 2), (more, 3))
+    )
+
+
+def samples_elsewhere(activation: object) -> UserError:
+    """The error for activations that do not have a row for each sample."""
+    if isinstance(activation, torch.Tensor):
+        found = f"of shape {tuple(activation.shape)}"
+    else:
+        found = f"a {type(activation).__name__}"
+    return UserError(
+        "The activation to be scored must be a tensor with the samples in its first dimension; "
+        f"of two samples it is {found}. Score a layer whose output is."
+    )
+
+
 def record(
     module: fx.GraphModule, x: torch.Tensor, sites: list[fx.Node]
 ) -> tuple[Any, list[torch.Tensor]]:
@@ -143,6 +188,8 @@ def record(
     for node in module.graph.nodes:
         value = interpreter.run_node(node)
         if node in found:
+            if not isinstance(value, torch.Tensor):
+                raise samples_elsewhere(value)
             if torch.is_grad_enabled() and not value.requires_grad:
                 value.requires_grad_()
             found[node] = value

@@ -25,6 +25,10 @@ POOLS: dict[Any, int] = {
 """Pooling, and over how many dimensions: every unit stays by itself."""
 
 
+WEIGHTS = 64 * 2**20
+"""How many bytes the copies of weights may take that contributions need."""
+
+
 @dataclass(frozen=True)
 class Units:
     """What every unit brings to the layer, and what that gives with all of them and with none.
@@ -75,9 +79,19 @@ class Entry(ABC):
     def _by_unit(self, brought: torch.Tensor, units: int) -> torch.Tensor:
         """What is brought as (samples, units, ...)."""
 
-    @abstractmethod
     def contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         """Of B samples the contributions of the units ``order`` (B, T), (B, T, what it gives)."""
+        copied = order.numel() * self._weight.nbytes // own.shape[1]
+        if copied <= WEIGHTS or order.numel() == 1:
+            return self._contributions(own, order)
+        dim = 0 if len(order) > 1 else 1
+        samples = own.chunk(2) if dim == 0 else (own, own)
+        halves = zip(samples, order.chunk(2, dim), strict=True)
+        return torch.cat([self.contributions(*half) for half in halves], dim)
+
+    @abstractmethod
+    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """The same with a copy of the weights that each entry of ``order`` meets."""
 
 
 class ConvolutionEntry(Entry):
@@ -90,7 +104,7 @@ class ConvolutionEntry(Entry):
     def _by_unit(self, brought: torch.Tensor, units: int) -> torch.Tensor:
         return brought
 
-    def contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         channels = own.gather(1, _like(order, own)).flatten(0, 1).unsqueeze(0)
         kernels = self._weight[order.flatten()].flatten(0, 1).unsqueeze(1)
         how = (self._layer.stride, self._layer.padding, self._layer.dilation, order.numel())
@@ -111,7 +125,7 @@ class LinearEntry(Entry):
             return brought.unflatten(1, (units, 1, -1))
         return brought.movedim(-1, 1).reshape(len(brought), units, -1, 1)
 
-    def contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
         features = own.gather(1, _like(order, own))  # (B, T, tokens, positions)
         weights = self._weight.unflatten(0, (-1, own.shape[3]))[order]  # (B, T, positions, outputs)
         return features @ weights

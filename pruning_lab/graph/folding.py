@@ -1,7 +1,10 @@
 """Modules of a part of a model put in the place of others that compute the same, slower."""
 
+from collections.abc import Hashable
+from itertools import count
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -11,8 +14,8 @@ from pruning_lab.graph.small_maps import faster
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-Substitutes = dict[str, nn.Module | None]
-"""Modules by name that several parts of one model may use."""
+Substitutes = dict[Hashable, nn.Module | None]
+"""Modules that several parts of one model may use, by what they stand for."""
 
 
 def folded(part: fx.GraphModule, made: Substitutes) -> fx.GraphModule:
@@ -29,15 +32,22 @@ def folded(part: fx.GraphModule, made: Substitutes) -> fx.GraphModule:
         convolution: Any = part.get_submodule(str(source.target))
         norm: Any = part.get_submodule(str(node.target))
         if can_be_replaced(convolution, CONVOLUTIONS) and _is_fixed(norm):
-            name = f"{source.target}_{node.target}".replace(".", "__")
-            if name not in made:
-                made[name] = fuse_conv_bn_eval(convolution, norm)
-            part.add_module(name, made[name])
-            source.target = name
+            which = (source.target, node.target)
+            if which not in made:
+                made[which] = fuse_conv_bn_eval(convolution, norm)
+            source.target = _added(part, made[which])
             node.replace_all_uses_with(source)
             part.graph.erase_node(node)
     part.recompile()
     return part
+
+
+def _added(part: fx.GraphModule, module: nn.Module | None) -> str:
+    """The name, new in ``part``, under which it has ``module`` now."""
+    names = (f"substitute_{number}" for number in count())
+    name = next(name for name in names if not hasattr(part, name))
+    part.add_module(name, module)
+    return name
 
 
 class Sizes(fx.Interpreter):
@@ -53,6 +63,17 @@ class Sizes(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
+class ForSize(nn.Module):
+    """``fast`` on maps of one size, on others the convolution that it stands for."""
+
+    def __init__(self, fast: nn.Module, convolution: nn.Conv2d, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.fast, self.convolution, self.size = fast, convolution, size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fast(x) if x.shape[2:] == self.size else self.convolution(x)
+
+
 def for_small_maps(
     part: fx.GraphModule, seen: dict[str, set[tuple[int, int]]], made: Substitutes
 ) -> fx.GraphModule:
@@ -61,13 +82,13 @@ def for_small_maps(
         sizes = seen.get(str(node.target), set()) if node.op == "call_module" else set()
         if len(sizes) == 1:
             (size,) = sizes
-            name = f"{node.target}_{size[0]}x{size[1]}".replace(".", "__")
-            if name not in made:
-                convolution: Any = part.get_submodule(str(node.target))
-                made[name] = faster(convolution, size)
-            if made[name] is not None:
-                part.add_module(name, made[name])
-                node.target = name
+            convolution: Any = part.get_submodule(str(node.target))
+            which = (convolution, size)
+            if which not in made:
+                fast = faster(convolution, size)
+                made[which] = None if fast is None else ForSize(fast, convolution, size)
+            if made[which] is not None:
+                node.target = _added(part, made[which])
     part.recompile()
     return part
 

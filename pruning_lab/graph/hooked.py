@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.cut import State
+from pruning_lab.graph.cut import State, samples_elsewhere
 from pruning_lab.graph.parts import masked_units
 
 
@@ -43,8 +43,12 @@ class HookedGraph:
         found: dict[nn.Module, torch.Tensor] = {}
 
         def keep(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+            if not isinstance(output, torch.Tensor):
+                raise samples_elsewhere(output)
             if torch.is_grad_enabled() and not output.requires_grad:
                 output.requires_grad_()
+            if module in found:
+                raise UserError(f"{module} runs more than once: its activation is not one.")
             found[module] = output
             return output.clone()  # an in-place operation behind must not overwrite the record
 
@@ -70,7 +74,7 @@ class HookedCut:
     def before(self, x: torch.Tensor) -> State:
         sites = list(self._axes)
         _, activations = HookedGraph(self._model, UserError()).record(x, sites)
-        return State(list(activations), [x], [True])
+        return State(list(activations), [x], [True], True)
 
     def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
         masks = dict(zip(self._axes, keep, strict=True))

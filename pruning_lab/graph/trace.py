@@ -1,7 +1,10 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
+import copy
+import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,13 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
 
+    def _proxy_placeholder(self, name: str, concrete: Any, signature: Any, function: Any) -> Any:
+        """Only the model's input is given: other arguments keep their defaults."""
+        parameter = signature.parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+        return super()._proxy_placeholder(name, concrete, signature, function)
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         last, stack = next(reversed(self.graph.nodes)), self.module_stack.copy()
         try:
@@ -48,30 +58,92 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
-    before = set(vars(model))
-    graph, outputs = _traced(model)
-    found = Graph(model, graph, outputs)
-    for name in set(vars(model)) - before:  # constants of the code, which tracing leaves behind
-        delattr(model, name)
-    return found
+    with _random_states(), _attributes(model):
+        graph, outputs = _traced(model)
+        return Graph(model, graph, outputs)
 
 
 def operations(model: nn.Module) -> fx.Graph:
-    """The operations alone; raises UntraceableError like ``trace``."""
-    return _traced(model)[0]
+    """The operations alone, of a copy of a model; raises UntraceableError like ``trace``.
+
+    Constants of the code stay with the copy.
+    """
+    with _random_states():
+        return _traced(model)[0]
 
 
 def _traced(model: nn.Module) -> tuple[fx.Graph, dict[nn.Module, list[fx.Node]]]:
     tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # tracing runs the user's code: anything may be raised
+        raise untraceable(model, error) from error
+    _use_results(graph, model)
+    return graph, tracer.outputs
+
+
+@contextmanager
+def _random_states() -> Iterator[None]:
+    """Tracing runs the user's code: all random states are put back."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):
-            return tracer.trace(model), tracer.outputs
-    except Exception as error:  # tracing runs the user's code: anything may be raised
-        raise untraceable(model, error) from error
+            yield
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
+
+
+@contextmanager
+def _attributes(model: nn.Module) -> Iterator[None]:
+    """What the code writes to its modules while it is traced is put back."""
+    before = {
+        module: {
+            key: copy.copy(value) if type(value) in (dict, list, set) else value
+            for key, value in vars(module).items()
+        }
+        for module in model.modules()
+    }
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _use_results(graph: fx.Graph, model: nn.Module) -> None:
+    """Let what follows an in-place operation read its result, not the value that it changed."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        changed = _changed(node, model)
+        if changed is not None:
+            for user in list(changed.users):
+                if place[user] > place[node]:
+                    user.replace_input_with(changed, node)
+
+
+def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
+    """The value that the operation changes in place."""
+    if node.op == "call_module":
+        in_place = getattr(model.get_submodule(str(node.target)), "inplace", False)
+    elif node.op in ("call_method", "call_function"):
+        name = getattr(node.target, "__name__", str(node.target))
+        in_place = (name.endswith("_") and not name.endswith("__")) or _argument(node, "inplace")
+    else:
+        return None
+    first = next(iter([*node.args, *node.kwargs.values()]), None)
+    return first if in_place is True and isinstance(first, fx.Node) else None
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """An argument of a function by name, however it is given; None when it has none."""
+    if name in node.kwargs or not callable(node.target):
+        return node.kwargs.get(name)
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get(name)
+    except (TypeError, ValueError):  # torch's own functions tell nothing of their arguments
+        return None
 
 
 def untraceable(model: nn.Module, reason: object) -> UntraceableError:

@@ -96,7 +96,7 @@ def test_only_what_lies_behind_the_site_runs_again():
     graph = trace(model)
     cut = graph.cut([(graph.site(model.bn), 1)])
     state = cut.before(torch.randn(2, 1, 6, 6))
-    assert calls == ["stem", "inner", "bn"]
+    assert set(calls) == {"stem", "inner", "bn"}
     calls.clear()
     cut.after(state, torch.arange(2), [torch.ones(2, 4)])
     assert calls == ["head"]
