@@ -10,9 +10,11 @@ from torch import nn
 from tqdm import tqdm
 
 from pruning_lab.attributions import ShapleyAttributionMetric
+from pruning_lab.attributions.players import units_of_module
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.attributions.shapley_exact import ExactShapleyAttributionMetric
 
-SEEDS = 400
+SEEDS = 150
 CASES: dict[str, dict[str, object]] = {
     "2 pairs": {"sv_samples": 4},
     "8 pairs": {"sv_samples": 16},
@@ -62,9 +64,7 @@ def _estimates(
     reduction: str,
     options: dict[str, object],
     seeds: range,
-) -> Iterator[list]:
-    from pruning_lab.attributions.players import units_of_module
-
+) -> Iterator[list[Estimate]]:
     players = [units_of_module(layer) for layer in layers]
     for seed in seeds:
         metric = ShapleyAttributionMetric(

@@ -1,0 +1,59 @@
+"""Where the time of the Shapley loop goes: in torch's own work, or around it."""
+
+import time
+from functools import partial
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.network import Network
+from benchmarks.shapley import metric
+
+LAYERS = ("conv3_1", "conv5_1", "fc1")
+HEAVY = ("convolution", "mm", "conv2d", "linear", "gemm")
+"""Parts of the names of operations that multiply."""
+
+
+def section(network: Network) -> list[str]:
+    """Shares of the wall time, layer by layer."""
+    rows = [
+        f"| {name} | {' | '.join(_shares(network, layer))} |"
+        for layer, name in network.names.items()
+        if name in LAYERS
+    ]
+    on_gpu = network.device != "cpu"
+    head = (
+        ["seconds", "in kernels"] if on_gpu else ["seconds", "multiplications", "other operations"]
+    )
+    return [
+        "Shapley values by two orders a sample, "
+        f"{network.samples} samples, under torch's profiler: shares of the time.",
+        "",
+        f"| layer | {' | '.join(head)} |",
+        f"| --- |{' ---: |' * len(head)}",
+        *rows,
+    ]
+
+
+def _shares(network: Network, layer: torch.nn.Module) -> list[str]:
+    on_gpu = network.device != "cpu"
+    run = partial(metric(network, "mean", sv_samples=2).run, layer, True)
+    run()  # what is made once is there
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as found:
+        started = time.perf_counter()
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - started
+    events = found.key_averages()
+    if on_gpu:
+        kernels = sum(
+            each.self_device_time_total for each in events if each.device_type == DeviceType.CUDA
+        )
+        return [f"{spent:.2f}", f"{kernels / 1e6 / spent:.0%}"]
+    times = {each.key: each.self_cpu_time_total / 1e6 for each in events}
+    heavy = sum(own for key, own in times.items() if any(part in key for part in HEAVY))
+    other = sum(times.values()) - heavy
+    return [f"{spent:.2f}", f"{heavy / spent:.0%}", f"{other / spent:.0%}"]

@@ -1,5 +1,6 @@
 """From a configuration to objects: what they are told, and what is refused."""
 
+import inspect
 from itertools import product
 
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 from torch import nn
 
 from pruning_lab import setup
+from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.datasets.image_folder import image_folder
 from pruning_lab.datasets.splits import Images, Splits
 from pruning_lab.errors import UserError
+from pruning_lab.setup import digest_of_program
 
 SPLITS = Splits(None, None, None, None, num_classes=5, input_size=(2, 8, 8))
 
@@ -127,3 +130,39 @@ def test_other_pictures_in_a_folder_are_other_samples(tmp_path):
 def test_a_missing_checkpoint_is_said_before_the_work(tmp_path):
     with pytest.raises(UserError, match=r"baseline.checkpoint=.*no.pt is not a file"):
         determinants(checkpoint=str(tmp_path / "no.pt"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "matters"),
+    [
+        ("pruning_lab.attributions.shapley", True),
+        ("pruning_lab.attributions.stopping", True),
+        ("pruning_lab.graph.small_maps", True),
+        ("pruning_lab.graph.rules.moves", True),
+        ("pruning_lab.attributions.taylor", False),
+        ("pruning_lab.tracking", False),
+    ],
+)
+def test_scores_are_named_by_all_the_code_that_they_depend_on(changed, matters, monkeypatch):
+    before, own = digest_of_program(ShapleyAttributionMetric), inspect.getsource
+
+    def edited(module):
+        return own(module) + ("# edited" if module.__name__ == changed else "")
+
+    monkeypatch.setattr("inspect.getsource", edited)
+    assert (digest_of_program(ShapleyAttributionMetric) != before) == matters
+
+
+class Derived(ShapleyAttributionMetric):
+    """A user's criterion."""
+
+
+def test_a_users_criterion_is_named_by_its_own_file_and_those_it_derives_from(monkeypatch):
+    before, own = digest_of_program(Derived), inspect.getsource
+    for changed in (__name__, "pruning_lab.attributions.shapley"):
+
+        def edited(module, changed=changed):
+            return own(module) + ("# edited" if module.__name__ == changed else "")
+
+        monkeypatch.setattr("inspect.getsource", edited)
+        assert digest_of_program(Derived) != before
