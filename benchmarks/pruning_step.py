@@ -193,10 +193,9 @@ def section() -> list[str]:
         for state, rows in runs.items()
     }
     return [
-        f"## The pruning step: {SHARE:.0%} of {len(plan)} layers",
-        "",
-        f"CPU milliseconds on one thread, medians of {REPEATS}, the sides in turn, each on a fresh "
-        "copy of VGG16 after one step of SGD with momentum. What is left is the same, bit for bit, "
+        f"{SHARE:.0%} of the units of {len(plan)} layers. CPU milliseconds on one thread, medians "
+        f"of {REPEATS}, the sides in turn, each on a fresh copy of VGG16 "
+        "after one step of SGD with momentum. What is left is the same, bit for bit, "
         "on all sides. Sliced are parameters and buffers; in the second column momentum, too (the "
         "optimizer after `zero_grad()`); in the third also the gradients. Making the copies and "
         "choosing the units are not included. An experiment finds the structure once, before its "
@@ -210,7 +209,6 @@ def section() -> list[str]:
         ratios("textbook / the pruning step", medians, ("step",)),
         ratios("textbook / finding the structure and the step", medians, ("find", "step")),
         ratios("textbook / `index_select`", medians, ("floor",)),
-        "",
     ]
 
 

@@ -81,8 +81,8 @@ def same_permutations(network: Network) -> list[str]:
     head = [*sides, *(f"ratio, {side}" for side in precisions), "apart"]
     head += ["Spearman"] if ranks else []
     return [
-        f"Seconds for one order that all {network.samples} samples share, medians of {ORDERS} "
-        "orders, the sides in turn. *Apart*: l2 distance of the mean scores by these orders, "
+        f"Seconds for one order that all {network.samples} samples share (of {ORDERS} timed, the "
+        "sides in turn, the median). *Apart*: l2 distance of the mean scores by these orders, "
         "relative to the textbook's."
         + (" *Spearman*: of bf16's scores with fp32's." if ranks else "")
         + ("" if len(precisions) > 1 else " This processor has no arithmetic in bfloat16."),

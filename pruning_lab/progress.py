@@ -30,7 +30,7 @@ class ScoringBar(Progress):
         self._bar.update(self._work[index] * evaluations)
 
     def error(self, index: int, relative: float) -> None:
-        if math.isnan(relative):
+        if not math.isfinite(relative):
             return
         self._errors[index] = relative
         largest = max(self._errors.values())

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterator
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -145,34 +146,39 @@ def digest_of_code(*objects: Any) -> str:
 
 
 def digest_of_program(kind: type) -> str:
-    """A hash of the sources of a class, its ancestors, and all that they import of their packages.
+    """A hash of the sources of a criterion's class, its ancestors, and all that these import.
 
-    Packages are those of the class and its ancestors, this one among them for a criterion.
+    Imports are followed within this package and that of the class.
     """
-    waiting = {each.__module__ for each in kind.__mro__ if each.__module__ not in _NOT_OURS}
-    roots = {name.partition(".")[0] for name in waiting}
+    roots = {__name__.partition(".")[0], kind.__module__.partition(".")[0]}
+    waiting = {each.__module__ for each in kind.__mro__}
     sources: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        sources[name] = inspect.getsource(sys.modules[name])
-        found = {each for each in _imports(sources[name]) if each.partition(".")[0] in roots}
-        waiting |= {each for each in found if each in sys.modules} - sources.keys()
-    return hashlib.sha256("".join(sources[name] for name in sorted(sources)).encode()).hexdigest()[
-        :12
-    ]
+        if name.partition(".")[0] in roots and (source := _source(name)) is not None:
+            sources[name] = source
+            waiting |= set(_imports(name, source)) - sources.keys()
+    whole = "".join(sources[name] for name in sorted(sources))
+    return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
 
-_NOT_OURS = ("builtins", "abc", "typing")
+def _source(name: str) -> str | None:
+    """The source of a module that has one."""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return Path(file).read_text() if file.endswith(".py") else None
 
 
-def _imports(source: str) -> Iterator[str]:
-    """The names of modules that a source imports, and of what might be one."""
+def _imports(name: str, source: str) -> Iterator[str]:
+    """The names of modules that a module imports, and of what might be one."""
+    own = sys.modules[name].__package__ or ""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            written = "." * node.level + (node.module or "")
+            origin = resolve_name(written, own) if node.level else written
+            yield origin
+            yield from (f"{origin}.{each.name}" for each in node.names)
 
 
 def _digest(path: Path) -> str:

@@ -1,6 +1,5 @@
 """From a configuration to objects: what they are told, and what is refused."""
 
-import inspect
 from itertools import product
 
 import pytest
@@ -144,12 +143,12 @@ def test_a_missing_checkpoint_is_said_before_the_work(tmp_path):
     ],
 )
 def test_scores_are_named_by_all_the_code_that_they_depend_on(changed, matters, monkeypatch):
-    before, own = digest_of_program(ShapleyAttributionMetric), inspect.getsource
+    before, own = digest_of_program(ShapleyAttributionMetric), setup._source
 
-    def edited(module):
-        return own(module) + ("# edited" if module.__name__ == changed else "")
+    def edited(name):
+        return own(name) + "# edited" if name == changed else own(name)
 
-    monkeypatch.setattr("inspect.getsource", edited)
+    monkeypatch.setattr(setup, "_source", edited)
     assert (digest_of_program(ShapleyAttributionMetric) != before) == matters
 
 
@@ -158,11 +157,11 @@ class Derived(ShapleyAttributionMetric):
 
 
 def test_a_users_criterion_is_named_by_its_own_file_and_those_it_derives_from(monkeypatch):
-    before, own = digest_of_program(Derived), inspect.getsource
+    before, own = digest_of_program(Derived), setup._source
     for changed in (__name__, "pruning_lab.attributions.shapley"):
 
-        def edited(module, changed=changed):
-            return own(module) + ("# edited" if module.__name__ == changed else "")
+        def edited(name, changed=changed):
+            return own(name) + "# edited" if name == changed else own(name)
 
-        monkeypatch.setattr("inspect.getsource", edited)
+        monkeypatch.setattr(setup, "_source", edited)
         assert digest_of_program(Derived) != before

@@ -61,6 +61,9 @@ class AttributionMetric(ABC):
     independent: ClassVar[bool] = False
     """Scores are draws of their own: of units that only go together one stands for all."""
 
+    _stream: torch.Tensor | None = None
+    """The state of the loader's own generator when the batches were first read."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -188,11 +191,12 @@ class AttributionMetric(ABC):
     @torch.no_grad()
     def _check(self, graph: Graph) -> None:
         """UntraceableError unless the operations give the model's output."""
-        outputs = []
+        x, _ = next(self._batches(limit=8))
+        x, outputs = x if len(x) > 1 else two_and_three(x)[0], []
         for run in (self.model, graph.module):
             torch.manual_seed(0)  # some models draw even in eval mode
             try:
-                outputs.append(tree_leaves(run(self._example())))
+                outputs.append(tree_leaves(run(x.clone())))
             except Exception as error:  # the user's code: anything may be raised
                 if run is self.model:
                     raise
@@ -213,9 +217,14 @@ class AttributionMetric(ABC):
     def _batches(self, limit: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches on the device, the first ``limit`` samples of them, as copies.
 
-        A loader that shuffles gives the same order whenever they are read.
+        A DataLoader that shuffles gives the same order whenever they are read.
         """
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
+        own = getattr(self.data_generator, "generator", None)
+        if isinstance(own, torch.Generator):
+            if self._stream is None:
+                self._stream = own.get_state()
+            own.set_state(self._stream)
         batches, seen = iter(self.data_generator), 0
         if batches is self.data_generator:
             raise UserError(
@@ -251,13 +260,18 @@ class AttributionMetric(ABC):
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two outputs are the same up to rounding."""
-    if not isinstance(one, torch.Tensor) or not one.is_floating_point():
-        return True
-    scale = one.abs().max().item() if one.numel() else 0.0
-    precise = one.dtype == torch.float64
-    bound = (1e-9 if precise else 1e-3) * scale
+def same(one: Any, other: Any, scale: float | None = None) -> bool:
+    """Whether two tensors are the same up to rounding, which goes with the largest entry."""
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return type(one) is type(other)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    finite = one[one.isfinite()].abs()
+    largest = scale or (finite.max().item() if len(finite) else 0.0)
+    eps = torch.finfo(one.dtype).eps
+    bound = largest * (1e-9 if one.dtype == torch.float64 else max(1e-3, 16 * eps))
     return torch.allclose(one, other, rtol=0, atol=bound, equal_nan=True)
 
 

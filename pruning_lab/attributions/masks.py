@@ -4,13 +4,21 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, same
+from pruning_lab.attributions.base import (
+    AttributionMetric,
+    Criterion,
+    Progress,
+    Site,
+    checked_batch,
+    same,
+)
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
@@ -65,65 +73,71 @@ class MaskMetric(AttributionMetric):
     def _available(self) -> int:
         """How many samples will be read; 0 if that cannot be told beforehand."""
         data = self.data_generator
-        if isinstance(data, Sequence):
-            length = sum(len(x) for x, _ in data)
+        if isinstance(data, list | tuple):
+            length = sum(len(x) for x, _ in map(checked_batch, data))
         else:
-            whole = getattr(data, "dataset", None)
-            length = len(whole) if isinstance(whole, Sized) else 0
+            sampler = getattr(data, "sampler", None)
+            length = len(sampler) if isinstance(sampler, Sized) else 0
         return min(length, self.samples or length)
 
-    def _games(
-        self, graph: Any, players: Players, behind: bool, at_most: int | None = None
-    ) -> Iterator[tuple[Game, int]]:
+    def _games(self, board: "Board", at_most: int | None = None) -> Iterator[tuple[Game, int]]:
         """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
-        self._check_samples_apart()
-        sites = self._sites(graph, players, behind)
-        cut = graph.cut([(site.node, site.axis) for site in sites])
 
         def game(x: torch.Tensor, targets: torch.Tensor, room: Room) -> Game:
             def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
                 exact = output if self.precision == "fp32" else output.float()
                 return self._losses(exact, targets[samples])
 
-            return Game(cut, sites, x, losses, room, self._autocast)
+            return Game(board.cut, board.sites, x, losses, room, self._autocast)
 
-        room, seen = None, 0
+        seen = 0
         for batch, targets in self._batches(self.samples):
-            if room is None:
-                x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
-                room = self._room(partial(game, x, target, Room(2, 2, 2)))
-                if room.rows >= MANY and self.precision == "fp32":
-                    cut.prepare(batch)
-            at_once = min(room.samples, at_most or room.samples)
+            if board.room is None:
+                self._prepare(board, batch, targets, game)
+            assert board.room is not None
+            at_once = min(board.room.samples, at_most or board.room.samples)
             for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                yield game(x, target, room), seen
+                yield game(x, target, board.room), seen
                 seen += len(x)
 
-    def _room(self, play: Callable[[], Game]) -> Room:
-        """How much fits into ``memory``, by what two samples take."""
+    def _board(self, graph: Any, players: Players, behind: bool) -> "Board":
+        self._check_samples_apart()
+        sites = self._sites(graph, players, behind)
+        return Board(graph.cut([(site.node, site.axis) for site in sites]), sites)
+
+    @torch.no_grad()
+    def _prepare(
+        self, board: "Board", batch: torch.Tensor, targets: torch.Tensor, game: Callable[..., Game]
+    ) -> None:
+        """Find out how much fits into ``memory``, by what two samples take, and check the parts."""
+        x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
+        board.cut.before(x.clone())  # which looks at the model the first time
         with Made(self.model) as before:
-            game = play()
-        with torch.no_grad(), Made(self.model) as after:
-            full, _ = game.ends
-        self._check_losses(full)
+            played = game(x.clone(), target, Room(2, 2, 2))
+        with Made(self.model) as after:
+            full, none = played.ends
+        if self.precision == "fp32":
+            self._check_parts(x, target, full, none)
         least, most = ROWS[self.device.type]
         largest = max(1, after.largest // 2)
         rows = min(most, max(least, CACHED[self.device.type] // largest))
-        return Room(
+        board.room = Room(
             max(1, 2 * self.memory // max(1, before.bytes)),
             max(2, min(rows, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
+        if board.room.rows >= MANY and self.precision == "fp32":
+            board.cut.prepare(batch)
 
-    @torch.no_grad()
-    def _check_losses(self, found: torch.Tensor) -> None:
-        """UserError unless the parts of the model give the first sample the model's own loss."""
-        x, target = next(self._batches(1))
-        x, target = (each.repeat_interleave(2, 0) for each in (x, target))
-        expected = self._losses(self.model(x), target)
-        if self.precision == "fp32" and not same(expected, found):
+    def _check_parts(
+        self, x: torch.Tensor, target: torch.Tensor, full: torch.Tensor, none: torch.Tensor
+    ) -> None:
+        """UserError unless the parts of the model give the loss that the whole model gives."""
+        expected = self._losses(self.model(x.clone()), target)
+        scale = max(each.abs().max().item() for each in (expected, full, none))
+        if np.isfinite(scale) and not same(expected, full, scale):
             raise UserError(
-                f"{type(self.model).__name__}, run in two parts, gives the loss {found[0]:.6g} "
+                f"{type(self.model).__name__}, run in two parts, gives the loss {full[0]:.6g} "
                 f"instead of {expected[0]:.6g}: a tensor is changed in place under two names, "
                 "perhaps, or the code draws at random."
             )
@@ -132,6 +146,15 @@ class MaskMetric(AttributionMetric):
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
+
+
+@dataclass
+class Board:
+    """Where a layer's games are played: the model in two parts, and how much fits at once."""
+
+    cut: Any
+    sites: list[Site]
+    room: Room | None = None
 
 
 class OneRoundMetric(MaskMetric):
@@ -165,7 +188,7 @@ class OneRoundMetric(MaskMetric):
             progress.planned(index, self._available() * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
-            for game, first in self._games(graph, each, behind, limit):
+            for game, first in self._games(self._board(graph, each, behind), limit):
                 reducer.add(*self._score(game, first))
                 progress.done(index, game.samples * self._evaluations(count))
             found.append(estimate([reducer]))

@@ -16,7 +16,7 @@ from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
-from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs
+from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs, short_of
 from pruning_lab.errors import UserError, check_count
 
 log = logging.getLogger(__name__)
@@ -100,14 +100,8 @@ class ShapleyAttributionMetric(MaskMetric):
                     layer.draw(more, partial(progress.done, index))
                     progress.error(index, layer.estimate().relative_error)
             rounds = more_pairs([layer.sampled() for layer in layers], rules) if rules.any else []
-        exhausted = [
-            each.first for each, layer in zip(players, layers, strict=True) if layer.pairs >= MOST
-        ]
-        if exhausted:
-            log.warning(
-                "Of %d layers the rules are not met by %d pairs of orders a sample; no more are "
-                "drawn. The first: %s", len(exhausted), MOST, exhausted[0],
-            )  # fmt: skip
+        if any(short_of(layer.sampled(), rules) for layer in layers):
+            log.warning("Some scores are not as sure as was asked after %d pairs of orders.", MOST)
         return [layer.estimate() for layer in layers]
 
     def _opening(self, counts: Sequence[int]) -> int:
@@ -167,7 +161,7 @@ class _Layer:
         self, metric: ShapleyAttributionMetric, graph: Any, players: Players, behind: bool
     ) -> None:
         self._metric = metric
-        self._games = partial(metric._games, graph, players, behind)
+        self._board = metric._board(graph, players, behind)
         self._rounds: list[Reducer] = []
         self._evaluations = self._seconds = 0.0
 
@@ -175,7 +169,7 @@ class _Layer:
         """Another round: so many more pairs of orders for each sample."""
         reducer, started = Reducer(self._metric.reduction, more), clock()
         before = self.pairs
-        for game, first in self._games():
+        for game, first in self._metric._games(self._board):
             reducer.add(*self._metric.draw(game, first, range(before, before + more)))
             evaluations = 2 * more * game.players * game.samples
             self._evaluations += evaluations

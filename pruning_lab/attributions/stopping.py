@@ -79,8 +79,23 @@ def more_pairs(layers: Sequence[Sampled], rules: Stopping) -> list[int]:
     return [pairs if pairs >= LEAST else 0 for pairs in extra]
 
 
+def short_of(layer: Sampled, rules: Stopping) -> bool:
+    """Whether a layer has as many pairs as it may have, and no rule for its scores holds."""
+    asked = rules.relative_error is not None or rules.separated is not None
+    return asked and layer.pairs + LEAST > MOST and _enough(layer, rules) > layer.pairs
+
+
 def _wanted(layer: Sampled, rules: Stopping) -> int:
     """How many pairs in all would do for a layer; no more than a round may bring."""
+    enough = _enough(layer, rules)
+    if enough <= layer.pairs or layer.pairs + LEAST > MOST:
+        return layer.pairs
+    most = min(enough, GROWTH * layer.pairs, MOST)
+    return max(layer.pairs + LEAST, math.ceil(most))
+
+
+def _enough(layer: Sampled, rules: Stopping) -> float:
+    """With how many pairs in all a rule for the scores would hold, as far as can be told."""
     needs: list[float] = []
     relative = layer.estimate.relative_error
     if rules.relative_error is not None:  # the error falls with the root of the number of draws
@@ -89,11 +104,7 @@ def _wanted(layer: Sampled, rules: Stopping) -> int:
         needs.append(layer.pairs * ratio**2 if short else 0)
     if rules.separated is not None:
         needs.append(0 if is_separated(layer.estimate, rules.separated) else 2 * layer.pairs)
-    enough = min(needs, default=math.inf)
-    if enough <= layer.pairs or layer.pairs + LEAST > MOST:
-        return layer.pairs
-    most = min(enough, GROWTH * layer.pairs, MOST)
-    return max(layer.pairs + LEAST, math.ceil(most))
+    return min(needs, default=math.inf)
 
 
 def is_separated(estimate: Estimate, share: float) -> bool:

@@ -91,11 +91,11 @@ class Cut:
 
     def prepare(self, x: torch.Tensor) -> None:
         """Put faster modules where the maps are small, as those of ``x`` tell; many rows pay."""
-        state = self.before(x[:1].clone())
+        state = self.before(two_and_three(x)[0])
         given = [each for each in state.activations if each is not None]
-        masks = [torch.ones(1, 1, device=x.device) for each in state.activations if each is None]
+        masks = [torch.ones(2, 1, device=x.device) for each in state.activations if each is None]
         sizes = Sizes(self._after)
-        sizes.run(*given, *state.rows(torch.zeros(1, dtype=torch.long, device=x.device)), *masks)
+        sizes.run(*given, *state.rows(torch.arange(2, device=x.device)), *masks)
         parts = [self._after] if self.entry is None else [self._after, self.entry.rest]
         for each in parts:
             for_small_maps(each, sizes.seen, self._made)

@@ -34,9 +34,10 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
 
     def _proxy_placeholder(self, name: str, concrete: Any, signature: Any, function: Any) -> Any:
-        """Only the model's input is given: other arguments keep their defaults."""
+        """Only the first argument is given: the others keep their defaults."""
         parameter = signature.parameters.get(name)
-        if parameter is not None and parameter.default is not parameter.empty:
+        first = next(iter(signature.parameters), None) == name
+        if parameter is not None and parameter.default is not parameter.empty and not first:
             return parameter.default
         return super()._proxy_placeholder(name, concrete, signature, function)
 
@@ -97,19 +98,23 @@ def _random_states() -> Iterator[None]:
 @contextmanager
 def _attributes(model: nn.Module) -> Iterator[None]:
     """What the code writes to its modules while it is traced is put back."""
-    before = {
-        module: {
-            key: copy.copy(value) if type(value) in (dict, list, set) else value
-            for key, value in vars(module).items()
-        }
-        for module in model.modules()
+    modules = list(model.modules())
+    attributes = [dict(vars(module)) for module in modules]
+    held = {
+        id(value): (value, copy.copy(value))
+        for own in attributes
+        for value in own.values()
+        if type(value) in (dict, list, set)
     }
     try:
         yield
     finally:
-        for module, attributes in before.items():
+        for module, own in zip(modules, attributes, strict=True):
             vars(module).clear()
-            vars(module).update(attributes)
+            vars(module).update(own)
+        for value, before in held.values():
+            value.clear()
+            (value.extend if isinstance(value, list) else value.update)(before)
 
 
 def _use_results(graph: fx.Graph, model: nn.Module) -> None:
@@ -129,7 +134,8 @@ def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
         in_place = getattr(model.get_submodule(str(node.target)), "inplace", False)
     elif node.op in ("call_method", "call_function"):
         name = getattr(node.target, "__name__", str(node.target))
-        in_place = (name.endswith("_") and not name.endswith("__")) or _argument(node, "inplace")
+        plain = name.endswith("__") or getattr(node.target, "__module__", "") == "_operator"  # and_
+        in_place = (name.endswith("_") and not plain) or _argument(node, "inplace")
     else:
         return None
     first = next(iter([*node.args, *node.kwargs.values()]), None)
@@ -148,8 +154,9 @@ def _argument(node: fx.Node, name: str) -> Any:
 
 def untraceable(model: nn.Module, reason: object) -> UntraceableError:
     """The error for a model whose units cannot be followed, with what to do instead."""
+    why = str(reason).rstrip(". ") or type(reason).__name__
     return UntraceableError(
-        f"{type(model).__name__} cannot be traced: {str(reason).rstrip('. ')}. Name the modules "
+        f"{type(model).__name__} cannot be traced: {why}. Name the modules "
         "that read a layer's units yourself: prune_model(layer, indices, cascading_modules=[...])."
     )
 

@@ -130,8 +130,23 @@ class ManyOutputs(Base):
         return self.last(self.conv(x)), x, {"one more": x.sum()}
 
 
+class Conjunction(Base):
+    """Operators whose names end like those of in-place operations."""
+
+    def forward(self, x):
+        x = self.first(x)
+        a, b = x > 0, x < 1
+        both = a & b
+        return self.last(x * a + x * both + x * (a | b))
+
+
+class InputHasADefault(Base):
+    def forward(self, x=None):
+        return self.last(F.relu(self.conv(self.first(x))))
+
+
 MODELS = [TakenName, SameNames, Discarded, Alias, Optional, ChangesItsInput, ScalarCrosses,
-          StateCrosses, ManyOutputs]  # fmt: skip
+          StateCrosses, ManyOutputs, Conjunction, InputHasADefault]  # fmt: skip
 ORDERS = [[3, 0, 5, 1, 4, 2], [0, 1, 2, 3, 4, 5]]
 
 
@@ -245,7 +260,47 @@ def test_a_shuffling_loader_gives_every_layer_and_round_the_same_samples():
     metric.run_layers([model.first, model.conv])
     assert torch.equal(torch.get_rng_state(), state)
     assert len(set(seen)) < 9
-    assert len(seen) > 20
+    assert len(seen) > 12
+
+
+def test_a_loaders_own_generator_is_put_back_for_every_pass():
+    x, target = (torch.cat(each) for each in zip(*data((9,)), strict=True))
+    generator = torch.Generator().manual_seed(3)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, target), 4, shuffle=True, generator=generator
+    )
+    order = torch.cat([y for _, y in loader])
+    generator.manual_seed(3)
+    model, seen = built(Discarded), []
+
+    def spied(output, target, reduction):
+        seen.append(target)
+        return F.cross_entropy(output, target, reduction=reduction)
+
+    metric = TaylorAttributionMetric(model, loader, spied, "cpu")
+    metric.run(model.first)
+    assert torch.equal(torch.cat(seen), order)
+    ShapleyAttributionMetric(model, loader, loss, "cpu", sv_samples=2).run(model.first)
+
+
+def test_a_loss_of_0_and_coarse_numbers_are_no_errors():
+    model = built(Optional)
+    x = torch.cat([x for x, _ in data()])
+    batches = [(x, model(x))]
+
+    def distance(output, target, reduction):
+        return F.mse_loss(output, target, reduction=reduction)
+
+    orders = [[0, 1, 2, 3, 4, 5]]
+    exact, coarse = (
+        ShapleyAttributionMetric(
+            model.to(kind), [tuple(each.to(kind) for each in batches[0])], distance, "cpu",
+            permutations=orders,
+        ).run(model.first)
+        for kind in (torch.float64, torch.bfloat16)
+    )  # fmt: skip
+    assert exact.sum() > 0
+    np.testing.assert_allclose(coarse, exact, atol=0.1 * np.abs(exact).max())
 
 
 class TimeFirst(nn.Module):
