@@ -21,6 +21,8 @@ from benchmarks.network import Network, trained_network
 
 OUTPUT = Path("docs/attributions.md")
 Section = Callable[[], list[str]]
+ON_DEVICE = ("one_pass", "permutations", "error", "order", "profile")
+"""The sections that run on the device that is asked for; the others are about the CPU."""
 
 
 def sections(network: Callable[[], Network]) -> dict[str, tuple[str, Section]]:
@@ -48,9 +50,11 @@ def read(path: Path) -> dict[str, str]:
     return {title: body.strip() for title, body in parts}
 
 
-def write(path: Path, found: dict[str, str], titles: list[str]) -> None:
+def write(path: Path, found: dict[str, str]) -> None:
     head = "# What scoring costs\n\n" + __doc__.split("\n\n", 2)[2].replace("``", "`")
-    body = [f"## {title}\n\n{found[title]}\n" for title in titles if title in found]
+    order = [title for title, _ in sections(_no_network).values()]
+    titles = sorted(found, key=lambda title: (title not in order, [*order, title].index(title)))
+    body = [f"## {title}\n\n{found[title]}\n" for title in titles]
     path.write_text("\n".join([head, *body]))
 
 
@@ -62,18 +66,30 @@ def main() -> None:
     parser.add_argument("--network", type=Path, help="keep the trained network in this file")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
-    known = sections(partial(_network, wanted.device, wanted.network))
+    known = {
+        name: (title if wanted.device == "cpu" else f"{title}, on a GPU", work)
+        for name, (title, work) in sections(
+            partial(_network, wanted.device, wanted.network)
+        ).items()
+    }
     unknown = set(wanted.only or ()) - known.keys()
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    where = platform.machine() if wanted.device == "cpu" else torch.cuda.get_device_name()
+    on_gpu = wanted.device != "cpu"
+    where = torch.cuda.get_device_name() if on_gpu else platform.machine()
     for name in wanted.only or known:
         title, work = known[name]
+        if on_gpu and name not in ON_DEVICE:
+            print(f"{name} is about the CPU: left out.")
+            continue
         lines = work()
         command = f"python -m benchmarks.attributions --only {name} --device {wanted.device}"
         made = f"*`{command}`, torch {torch.__version__}, {where}.*"
-        found = read(wanted.output) | {title: "\n".join([*lines, "", made])}
-        write(wanted.output, found, [title for title, _ in known.values()])
+        write(wanted.output, read(wanted.output) | {title: "\n".join([*lines, "", made])})
+
+
+def _no_network() -> Network:
+    raise AssertionError("only the titles are wanted")
 
 
 _trained: dict[str, Network] = {}

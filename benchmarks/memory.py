@@ -85,4 +85,5 @@ if __name__ == "__main__":
     parser.add_argument("case", choices=CASES)
     parser.add_argument("samples", type=int)
     wanted = parser.parse_args()
+    torch.set_num_threads(1)
     print(rise(wanted.case, wanted.samples))

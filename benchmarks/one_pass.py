@@ -73,8 +73,8 @@ def section(network: Network) -> list[str]:
     }
     old, new = (statistics.median(each) for each in seconds.values())
     return [
-        f"{', '.join(CRITERIA)}: {len(network.places)} layers, {network.samples} samples. Seconds, "
-        f"medians of {REPEATS}, the sides in turn.",
+        f"{', '.join(CRITERIA)}: {len(network.places)} layers, {network.samples} samples, "
+        f"{network.accuracy:.1%} test accuracy. Seconds, medians of {REPEATS}, the sides in turn.",
         "",
         "| | seconds |",
         "| --- | ---: |",

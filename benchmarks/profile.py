@@ -28,7 +28,8 @@ def section(network: Network) -> list[str]:
     )
     return [
         "Shapley values by two orders a sample, "
-        f"{network.samples} samples, under torch's profiler: shares of the time.",
+        f"{network.samples} samples, under torch's profiler, tracing and preparations included: "
+        "shares of the time.",
         "",
         f"| layer | {' | '.join(head)} |",
         f"| --- |{' ---: |' * len(head)}",
@@ -39,7 +40,7 @@ def section(network: Network) -> list[str]:
 def _shares(network: Network, layer: torch.nn.Module) -> list[str]:
     on_gpu = network.device != "cpu"
     run = partial(metric(network, "mean", sv_samples=2).run, layer, True)
-    run()  # what is made once is there
+    run()  # libraries are loaded
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as found:
         started = time.perf_counter()

@@ -151,20 +151,21 @@ def same_error(network: Network) -> list[str]:
                 ours = _rms([scores for _, scores in runs], expected, uncertain)
                 if ours <= theirs or samples == LADDER[-1]:
                     break
-            old = SHARED * textbook_seconds
+            old, bold = SHARED * textbook_seconds, "**" if ours <= theirs else ""
             new = statistics.median(spent for spent, _ in runs)
             rows.append(
                 f"| {name} | `{reduction}` | {theirs:.0%} | {old:.1f} | {samples} | {ours:.0%} | "
-                f"{new:.2f} | **{old / new:.0f}** |"
+                f"{new:.2f} | {bold}{old / new:.0f}{bold} |"
             )
     return [
         f"Error: root of the mean squared l2 distance to the scores over all {network.samples} "
         f"samples by {REFERENCE} pairs of orders for each, relative to these; what these are "
         f"uncertain by themselves is taken off. Textbook: {SHARED} orders that all samples share, "
         f"{SETS} sets of them; its seconds are {SHARED} times those of one order, timed in this "
-        f"run. pruning_lab: the smallest number of samples whose scores, by 4 orders of their own, "
-        f"have at most that error in {RUNS} runs with other samples and orders; what the choice of "
-        "the samples adds is in the error.",
+        f"run. pruning_lab: the first of {', '.join(map(str, LADDER))} samples whose scores, by 4 "
+        f"orders of their own, have at most that error in {RUNS} runs with other samples and "
+        "orders; what the choice of the samples adds is in the error. Both errors are estimates "
+        "themselves.",
         "",
         "| layer | scores | textbook's error | seconds | samples | error | seconds | ratio |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
