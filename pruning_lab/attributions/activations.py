@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site, at_rest, by_unit
+from pruning_lab.attributions.checks import check_samples_apart
 from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players, alike
 from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
@@ -43,7 +44,7 @@ class ActivationMetric(AttributionMetric):
 
     def _at_once(self, graph: Any, nodes: list[Any]) -> int:
         """How many samples fit into ``memory``, by what one of them takes."""
-        x, more = two_and_three(self._example())
+        x, more = two_and_three(self.batches.example())
         with torch.set_grad_enabled(self.needs_gradient), Made(self.model) as made:
             _, activations = graph.record(x, nodes)
         with torch.no_grad():
@@ -87,13 +88,13 @@ def _one_pass(
 ) -> list[list[Estimate]]:
     """Metric by metric the scores of each set of players."""
     leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
-    leading._check_samples_apart()
+    check_samples_apart(leading.model)
     graph = leading._graph()
     gatherings = [_Gathering(leading._sites(graph, each, behind), each.count) for each in players]
     nodes = list(dict.fromkeys(site.node for each in gatherings for site in each.sites))
     reducers = [[Reducer(metric.reduction) for _ in players] for metric in metrics]
     at_once = leading._at_once(graph, nodes)
-    for batch, targets in leading._batches():
+    for batch, targets in leading.batches.read():
         for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
             evidence = leading._evidence(graph, nodes, x, target)
             for place, gathering in enumerate(gatherings):

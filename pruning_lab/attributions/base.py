@@ -9,15 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
+from pruning_lab.attributions.batches import Batches
+from pruning_lab.attributions.checks import check_trace
 from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
-from pruning_lab.graph.cut import two_and_three
-from pruning_lab.graph.kinds import BatchNorm
-from pruning_lab.graph.trace import untraceable
 from pruning_lab.modes import evaluating
 
 Criterion = Callable[..., torch.Tensor]
@@ -61,9 +59,6 @@ class AttributionMetric(ABC):
     independent: ClassVar[bool] = False
     """Scores are draws of their own: of units that only go together one stands for all."""
 
-    _stream: torch.Tensor | None = None
-    """The state of the loader's own generator when the batches were first read."""
-
     def __init__(
         self,
         model: nn.Module,
@@ -77,6 +72,7 @@ class AttributionMetric(ABC):
         self.data_generator = data_generator
         self.criterion = criterion
         self.device = torch.device(device)
+        self.batches = Batches(data_generator, self.device)
         self.reduction = reduction
 
     def run(
@@ -127,15 +123,6 @@ class AttributionMetric(ABC):
     ) -> list[Estimate]:
         """The scores of each set of players."""
 
-    def _check_samples_apart(self) -> None:
-        """UserError for a model in which a sample's loss depends on the others of its batch."""
-        for name, module in self.model.named_modules():
-            if isinstance(module, BatchNorm) and module.running_mean is None:
-                raise UserError(
-                    f"'{name}' takes its statistics from the batch (track_running_stats=False): a "
-                    "sample's loss depends on the others, so there are no scores by sample."
-                )
-
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
 
@@ -174,7 +161,7 @@ class AttributionMetric(ABC):
         sites = [self._sites(graph, each, behind)[0] for each in players]
         nodes = list(dict.fromkeys(site.node for site in sites))
         with torch.no_grad():
-            _, activations = graph.record(self._example(), nodes)
+            _, activations = graph.record(self.batches.example(), nodes)
         read = dict(zip(nodes, activations, strict=True))
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
         return [each.count or width for each, width in zip(players, widths, strict=True)]
@@ -183,63 +170,11 @@ class AttributionMetric(ABC):
         """The model's operations, where the trace computes what the model does; else its hooks."""
         try:
             graph = trace(self.model)
-            self._check(graph)
+            x = self.batches.first(8)
+            check_trace(self.model, graph, x if len(x) > 1 else self.batches.example())
         except UntraceableError as error:
             return HookedGraph(self.model, error)
         return graph
-
-    @torch.no_grad()
-    def _check(self, graph: Graph) -> None:
-        """UntraceableError unless the operations give the model's output."""
-        x, _ = next(self._batches(limit=8))
-        x, outputs = x if len(x) > 1 else two_and_three(x)[0], []
-        for run in (self.model, graph.module):
-            torch.manual_seed(0)  # some models draw even in eval mode
-            try:
-                outputs.append(tree_leaves(run(x.clone())))
-            except Exception as error:  # the user's code: anything may be raised
-                if run is self.model:
-                    raise
-                raise untraceable(self.model, error) from error
-        own, traced = outputs
-        if len(own) != len(traced) or not all(map(same, own, traced)):
-            raise untraceable(
-                self.model,
-                "its operations, traced, give another output: a tensor is changed in place under "
-                "two names, perhaps, or the code depends on the data",
-            )
-
-    def _example(self) -> torch.Tensor:
-        """The first sample, twice: of a single one, code may drop the dimension."""
-        x, _ = next(self._batches(limit=1))
-        return two_and_three(x)[0]
-
-    def _batches(self, limit: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches on the device, the first ``limit`` samples of them, as copies.
-
-        A DataLoader that shuffles gives the same order whenever they are read.
-        """
-        torch.default_generator.manual_seed(0)
-        own = getattr(self.data_generator, "generator", None)
-        if isinstance(own, torch.Generator):
-            if self._stream is None:
-                self._stream = own.get_state()
-            own.set_state(self._stream)
-        batches, seen = iter(self.data_generator), 0
-        if batches is self.data_generator:
-            raise UserError(
-                "The data_generator can be read only once, but it is read several times. Give a "
-                "list of batches or a DataLoader."
-            )
-        for batch in batches:
-            x, target = checked_batch(batch)
-            left = len(x) if limit is None else limit - seen
-            if left <= 0:
-                return
-            seen += len(x)
-            yield x[:left].to(self.device, copy=True), target[:left].to(self.device)
-        if seen == 0:
-            raise UserError("The data_generator yielded no batch: nothing to score on.")
 
     def _losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
         """One loss a sample: (N,)."""
@@ -258,30 +193,6 @@ class AttributionMetric(ABC):
                 f"({len(target)}, ...); it gave shape {tuple(losses.shape)}."
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
-
-
-def same(one: Any, other: Any, scale: float | None = None) -> bool:
-    """Whether two tensors are the same up to rounding, which goes with the largest entry."""
-    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return type(one) is type(other)
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    if not one.is_floating_point():
-        return torch.equal(one, other)
-    finite = one[one.isfinite()].abs()
-    largest = scale or (finite.max().item() if len(finite) else 0.0)
-    eps = torch.finfo(one.dtype).eps
-    bound = largest * (1e-9 if one.dtype == torch.float64 else max(1e-3, 16 * eps))
-    return torch.allclose(one, other, rtol=0, atol=bound, equal_nan=True)
-
-
-def checked_batch(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The samples and targets of a batch; UserError for one of another kind."""
-    pair = isinstance(batch, tuple | list) and len(batch) == 2
-    if not pair or not all(isinstance(each, torch.Tensor) for each in batch):
-        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
-        raise UserError(f"Batches must be pairs of tensors (x, target); there is a {kind}.")
-    return batch[0], batch[1]
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

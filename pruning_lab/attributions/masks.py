@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,14 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab.attributions.base import (
-    AttributionMetric,
-    Criterion,
-    Progress,
-    Site,
-    checked_batch,
-    same,
-)
+from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, Site
+from pruning_lab.attributions.checks import check_samples_apart, same
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
@@ -70,16 +64,6 @@ class MaskMetric(AttributionMetric):
             check_count("samples", self.samples)
         check_choice("precision", self.precision, PRECISIONS)
 
-    def _available(self) -> int:
-        """How many samples will be read; 0 if that cannot be told beforehand."""
-        data = self.data_generator
-        if isinstance(data, list | tuple):
-            length = sum(len(x) for x, _ in map(checked_batch, data))
-        else:
-            sampler = getattr(data, "sampler", None)
-            length = len(sampler) if isinstance(sampler, Sized) else 0
-        return min(length, self.samples or length)
-
     def _games(self, board: "Board", at_most: int | None = None) -> Iterator[tuple[Game, int]]:
         """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
 
@@ -91,25 +75,23 @@ class MaskMetric(AttributionMetric):
             return Game(board.cut, board.sites, x, losses, room, self._autocast)
 
         seen = 0
-        for batch, targets in self._batches(self.samples):
-            if board.room is None:
-                self._prepare(board, batch, targets, game)
-            assert board.room is not None
-            at_once = min(board.room.samples, at_most or board.room.samples)
+        for batch, targets in self.batches.read(self.samples):
+            room = board.room = board.room or self._room(board, batch, targets, game)
+            at_once = min(room.samples, at_most or room.samples)
             for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                yield game(x, target, board.room), seen
+                yield game(x, target, room), seen
                 seen += len(x)
 
     def _board(self, graph: Any, players: Players, behind: bool) -> "Board":
-        self._check_samples_apart()
+        check_samples_apart(self.model)
         sites = self._sites(graph, players, behind)
         return Board(graph.cut([(site.node, site.axis) for site in sites]), sites)
 
     @torch.no_grad()
-    def _prepare(
+    def _room(
         self, board: "Board", batch: torch.Tensor, targets: torch.Tensor, game: Callable[..., Game]
-    ) -> None:
-        """Find out how much fits into ``memory``, by what two samples take, and check the parts."""
+    ) -> Room:
+        """How much fits into ``memory``, by what two samples take; the parts are made ready."""
         x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
         board.cut.before(x.clone())  # which looks at the model the first time
         with Made(self.model) as before:
@@ -121,13 +103,14 @@ class MaskMetric(AttributionMetric):
         least, most = ROWS[self.device.type]
         largest = max(1, after.largest // 2)
         rows = min(most, max(least, CACHED[self.device.type] // largest))
-        board.room = Room(
+        room = Room(
             max(1, 2 * self.memory // max(1, before.bytes)),
             max(2, min(rows, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
-        if board.room.rows >= MANY and self.precision == "fp32":
+        if room.rows >= MANY and self.precision == "fp32":
             board.cut.prepare(batch)
+        return room
 
     def _check_parts(
         self, x: torch.Tensor, target: torch.Tensor, full: torch.Tensor, none: torch.Tensor
@@ -185,7 +168,7 @@ class OneRoundMetric(MaskMetric):
         counts = self._counts(graph, players, behind)
         limits = [self._at_most(count) for count in counts]
         for index, count in enumerate(counts):
-            progress.planned(index, self._available() * self._evaluations(count))
+            progress.planned(index, self.batches.available(self.samples) * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
             for game, first in self._games(self._board(graph, each, behind), limit):

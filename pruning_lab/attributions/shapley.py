@@ -94,7 +94,9 @@ class ShapleyAttributionMetric(MaskMetric):
             log.warning("Sampling ends after %s s: it cannot be repeated exactly.", rules.seconds)
         while any(rounds):
             for index, more in enumerate(rounds):
-                progress.planned(index, 2 * more * counts[index] * self._available())
+                progress.planned(
+                    index, 2 * more * counts[index] * self.batches.available(self.samples)
+                )
             for index, (layer, more) in enumerate(zip(layers, rounds, strict=True)):
                 if more:
                     layer.draw(more, partial(progress.done, index))
@@ -109,7 +111,7 @@ class ShapleyAttributionMetric(MaskMetric):
         rules, pairs = self._rules, (self.sv_samples + 1) // 2
         if not rules.any:
             return pairs
-        pairs, price = max(LEAST, pairs), 2 * sum(counts) * self._available()
+        pairs, price = max(LEAST, pairs), 2 * sum(counts) * self.batches.available(self.samples)
         if rules.evaluations is not None and price:
             pairs = min(pairs, rules.evaluations // price)
             if pairs < LEAST:
