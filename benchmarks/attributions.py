@@ -11,8 +11,9 @@ Seconds are those of the process on one thread of a CPU, or of a GPU with ``--de
 import argparse
 import platform
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,85 +21,73 @@ from benchmarks import coverage, growth, memory, one_pass, profile, pruning_step
 from benchmarks.network import Network, trained_network
 
 OUTPUT = Path("docs/attributions.md")
-Section = Callable[[], list[str]]
-ON_DEVICE = ("one_pass", "permutations", "error", "order", "profile")
-"""The sections that run on the device that is asked for; the others are about the CPU."""
+Trained = Callable[[], Network]
 
 
-def sections(network: Callable[[], Network]) -> dict[str, tuple[str, Section]]:
-    """name -> title and work, in the order of the document."""
-    return {
-        "one_pass": ("Activations and gradients", lambda: one_pass.section(network())),
-        "permutations": (
-            "Shapley values: the same permutations", lambda: shapley.same_permutations(network())
-        ),
-        "error": ("Shapley values: the same error", lambda: shapley.same_error(network())),
-        "order": ("Shapley values: the same order again",
-                  lambda: shapley.repeated_order(network())),
-        "coverage": ("Intervals", coverage.section),
-        "memory": ("Memory", memory.section),
-        "growth": ("Layers, units, samples", growth.section),
-        "profile": ("Where the time goes", lambda: profile.section(network())),
-        "pruning": ("The pruning step", pruning_step.section),
-    }  # fmt: skip
+class Section(NamedTuple):
+    """A part of the document; what does not run on the device asked for is about the CPU."""
+
+    title: str
+    work: Callable[[Trained], list[str]]
+    on_device: bool = False
+
+
+SECTIONS = {
+    "one_pass": Section("Activations and gradients", lambda net: one_pass.section(net()), True),
+    "permutations": Section(
+        "Shapley values: the same permutations", lambda net: shapley.same_permutations(net()), True
+    ),
+    "error": Section(
+        "Shapley values: the same error", lambda net: shapley.same_error(net()), True
+    ),
+    "order": Section(
+        "Shapley values: the same order again", lambda net: shapley.repeated_order(net()), True
+    ),
+    "coverage": Section("Intervals", lambda _: coverage.section()),
+    "memory": Section("Memory", lambda _: memory.section()),
+    "growth": Section("Layers, units, samples", lambda _: growth.section()),
+    "profile": Section("Where the time goes", lambda net: profile.section(net()), True),
+    "pruning": Section("The pruning step", lambda _: pruning_step.section()),
+}  # fmt: skip
+"""In the order of the document."""
 
 
 def read(path: Path) -> dict[str, str]:
-    """title -> text of the document's sections; the first is the head."""
+    """title -> text of the document's sections."""
     text = path.read_text() if path.exists() else ""
     parts = [part.split("\n", 1) for part in text.split("\n## ")[1:]]
     return {title: body.strip() for title, body in parts}
 
 
 def write(path: Path, found: dict[str, str]) -> None:
+    """The document; sections of a GPU stand last."""
     head = "# What scoring costs\n\n" + __doc__.split("\n\n", 2)[2].replace("``", "`")
-    order = [title for title, _ in sections(_no_network).values()]
-    titles = sorted(found, key=lambda title: (title not in order, [*order, title].index(title)))
-    body = [f"## {title}\n\n{found[title]}\n" for title in titles]
-    path.write_text("\n".join([head, *body]))
+    known = [section.title for section in SECTIONS.values() if section.title in found]
+    titles = dict.fromkeys([*known, *found])
+    path.write_text("\n".join([head, *(f"## {title}\n\n{found[title]}\n" for title in titles)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT, help="a Markdown file")
     parser.add_argument("--device", default="cpu", help="cpu (on one thread), cuda")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", help="other sections stay")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="the other sections stay")
     parser.add_argument("--network", type=Path, help="keep the trained network in this file")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
-    known = {
-        name: (title if wanted.device == "cpu" else f"{title}, on a GPU", work)
-        for name, (title, work) in sections(
-            partial(_network, wanted.device, wanted.network)
-        ).items()
-    }
-    unknown = set(wanted.only or ()) - known.keys()
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     on_gpu = wanted.device != "cpu"
     where = torch.cuda.get_device_name() if on_gpu else platform.machine()
-    for name in wanted.only or known:
-        title, work = known[name]
-        if on_gpu and name not in ON_DEVICE:
+    trained = cache(partial(trained_network, wanted.device, cache=wanted.network))
+    for name in wanted.only or SECTIONS:
+        section = SECTIONS[name]
+        if on_gpu and not section.on_device:
             print(f"{name} is about the CPU: left out.")
             continue
-        lines = work()
+        lines = section.work(trained)
         command = f"python -m benchmarks.attributions --only {name} --device {wanted.device}"
         made = f"*`{command}`, torch {torch.__version__}, {where}.*"
+        title = f"{section.title}, on a GPU" if on_gpu else section.title
         write(wanted.output, read(wanted.output) | {title: "\n".join([*lines, "", made])})
-
-
-def _no_network() -> Network:
-    raise AssertionError("only the titles are wanted")
-
-
-_trained: dict[str, Network] = {}
-
-
-def _network(device: str, cache: Path | None) -> Network:
-    if device not in _trained:
-        _trained[device] = trained_network(device, cache=cache)
-    return _trained[device]
 
 
 if __name__ == "__main__":

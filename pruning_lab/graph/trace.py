@@ -1,7 +1,6 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
 import copy
-import inspect
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import fx, nn
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import Cut, record
 from pruning_lab.graph.folding import Substitutes
+from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import BatchNorm, is_non_linearity
 
 
@@ -79,7 +79,7 @@ def _traced(model: nn.Module) -> tuple[fx.Graph, dict[nn.Module, list[fx.Node]]]
         graph = tracer.trace(model)
     except Exception as error:  # tracing runs the user's code: anything may be raised
         raise untraceable(model, error) from error
-    _use_results(graph, model)
+    use_results(graph, model)
     return graph, tracer.outputs
 
 
@@ -115,41 +115,6 @@ def _attributes(model: nn.Module) -> Iterator[None]:
         for value, before in held.values():
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(before)
-
-
-def _use_results(graph: fx.Graph, model: nn.Module) -> None:
-    """Let what follows an in-place operation read its result, not the value that it changed."""
-    place = {node: number for number, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        changed = _changed(node, model)
-        if changed is not None:
-            for user in list(changed.users):
-                if place[user] > place[node]:
-                    user.replace_input_with(changed, node)
-
-
-def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
-    """The value that the operation changes in place."""
-    if node.op == "call_module":
-        in_place = getattr(model.get_submodule(str(node.target)), "inplace", False)
-    elif node.op in ("call_method", "call_function"):
-        name = getattr(node.target, "__name__", str(node.target))
-        plain = name.endswith("__") or getattr(node.target, "__module__", "") == "_operator"  # and_
-        in_place = (name.endswith("_") and not plain) or _argument(node, "inplace")
-    else:
-        return None
-    first = next(iter([*node.args, *node.kwargs.values()]), None)
-    return first if in_place is True and isinstance(first, fx.Node) else None
-
-
-def _argument(node: fx.Node, name: str) -> Any:
-    """An argument of a function by name, however it is given; None when it has none."""
-    if name in node.kwargs or not callable(node.target):
-        return node.kwargs.get(name)
-    try:
-        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get(name)
-    except (TypeError, ValueError):  # torch's own functions tell nothing of their arguments
-        return None
 
 
 def untraceable(model: nn.Module, reason: object) -> UntraceableError:
