@@ -21,7 +21,8 @@ BATCH = 100
 CASES = {
     "criteria": (f"{', '.join(CRITERIA)}: all layers", (100, 1000, 10_000)),
     "fc1": ("Shapley, two orders a sample: fc1 (512 units)", (100, 1000, 10_000)),
-    "conv1_1": ("Shapley, two orders a sample: conv1_1 (64 maps of 32 x 32)", (50, 100)),
+    "conv1_1": ("Shapley, two orders a sample: conv1_1 (64 maps of 32 x 32)", (100, 1000)),
+    "all": ("Shapley, two orders a sample: all 15 layers", (8, 16)),
 }
 """What is scored, on how many samples: (words, numbers)."""
 
@@ -55,7 +56,8 @@ def rise(case: str, samples: int) -> float:
         metric = ShapleyAttributionMetric(
             model, data, F.cross_entropy, "cpu", "mean_plus_2_std", sv_samples=2
         )
-        metric.run(layers[-2] if case == "fc1" else layers[0], True)
+        chosen = {"fc1": layers[-2:-1], "conv1_1": layers[:1], "all": layers}[case]
+        metric.estimate([units_of_module(layer) for layer in chosen], True)
     return _peak() - before
 
 

@@ -1,11 +1,14 @@
 """Which layers of a model an experiment scores, and which lose units."""
 
 import logging
+from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Structure, trace
+from pruning_lab.graph import HookedGraph, Structure, trace
+from pruning_lab.graph.cut import check_rows, two_and_three
 from pruning_lab.modes import evaluating
 
 log = logging.getLogger(__name__)
@@ -13,14 +16,16 @@ log = logging.getLogger(__name__)
 Layers = dict[str, nn.Module]
 
 
-def choose_layers(model: nn.Module, structure: Structure) -> tuple[Layers, Layers]:
+def choose_layers(
+    model: nn.Module, structure: Structure, input_size: Sequence[int]
+) -> tuple[Layers, Layers]:
     """The layers that are scored and those that lose units, in order of execution.
 
     A layer that goes with others need not be scored itself: it is enough when every player of its
     group has a unit in one that is. All others are told of, with the reason. Raises UserError when
     nothing can go.
     """
-    unread = _unreadable(model, structure)
+    unread = _unreadable(model, structure, input_size)
     groups = structure.groups.values()
     readable = [layer for layer in structure.units if layer not in unread]
     home = {
@@ -43,14 +48,28 @@ def choose_layers(model: nn.Module, structure: Structure) -> tuple[Layers, Layer
     return {layer: pruned[layer] for layer in pruned if layer not in unread}, pruned
 
 
-def _unreadable(model: nn.Module, structure: Structure) -> dict[str, str]:
+@torch.no_grad()
+def _unreadable(
+    model: nn.Module, structure: Structure, input_size: Sequence[int]
+) -> dict[str, str]:
     """Why a layer's activation cannot be read, for those where it cannot."""
+    device = next(model.parameters()).device
+    one = torch.zeros(1, *input_size, device=device)
+    found, single = {}, {}
     with evaluating(model):
         graph = trace(model)
-    found = {}
-    for layer in structure.units:
+        for layer in structure.units:
+            module = model.get_submodule(layer)
+            try:
+                graph.site(module)
+                single[layer] = module
+            except UserError as error:
+                found[layer] = str(error)
+        runs = HookedGraph(model, UserError())
+        few, more = (runs.record(x, list(single.values()))[1] for x in two_and_three(one))
+    for layer, two, three in zip(single, few, more, strict=True):
         try:
-            graph.site(model.get_submodule(layer))
+            check_rows([two], [three])
         except UserError as error:
             found[layer] = str(error)
     return found

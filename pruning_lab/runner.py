@@ -68,7 +68,9 @@ class Experiment:
         determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
         self.pruner = Pruner(self.model, self.splits.input_size, self.device)
-        self.layers, self.pruned = choose_layers(self.model, self.pruner.structure)
+        self.layers, self.pruned = choose_layers(
+            self.model, self.pruner.structure, self.splits.input_size
+        )
         groups = self._groups().values()
         self.steps = self.schedule.steps_for(
             [[layer for layer in group.players if layer in self.layers] for group in groups]

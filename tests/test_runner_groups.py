@@ -216,3 +216,26 @@ class Nothing(nn.Module):
 def test_a_model_without_units_that_can_go_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no layer whose units can be removed"):
         experiment(tmp_path, f"model._target_={__name__}.Nothing", base=BRANCHES)
+
+
+class TimeFirst(nn.Module):
+    """A layer in the middle whose output has the samples in its second dimension."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x)).flatten(2).permute(2, 0, 1)
+        return self.head(F.relu(self.inner(x)).mean(0))
+
+
+def test_a_layer_that_cannot_be_read_sample_by_sample_is_left_alone(tmp_path, caplog):
+    caplog.set_level("INFO")
+    time_first = f"model._target_={__name__}.TimeFirst"
+    done = experiment(tmp_path, time_first, "metric=shapley", base=BRANCHES)
+    assert list(done.layers) == list(done.pruned) == ["stem"]
+    assert "Left alone: The activation to be scored must be a tensor with" in caplog.text
+    done.run()
+    last = done.record.rows[-1]
+    assert last["width/stem"] == last["units"] < 8

@@ -3,8 +3,8 @@
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,42 +64,42 @@ class MaskMetric(AttributionMetric):
             check_count("samples", self.samples)
         check_choice("precision", self.precision, PRECISIONS)
 
-    def _games(self, board: "Board", at_most: int | None = None) -> Iterator[tuple[Game, int]]:
+    def _games(
+        self, graph: Any, players: Players, behind: bool, at_most: int | None = None
+    ) -> Iterator[tuple[Game, int]]:
         """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
-
-        def game(x: torch.Tensor, targets: torch.Tensor, room: Room) -> Game:
-            def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-                exact = output if self.precision == "fp32" else output.float()
-                return self._losses(exact, targets[samples])
-
-            return Game(board.cut, board.sites, x, losses, room, self._autocast)
-
-        seen = 0
-        for batch, targets in self.batches.read(self.samples):
-            room = board.room = board.room or self._room(board, batch, targets, game)
-            at_once = min(room.samples, at_most or room.samples)
-            for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                yield game(x, target, room), seen
-                seen += len(x)
-
-    def _board(self, graph: Any, players: Players, behind: bool) -> "Board":
         check_samples_apart(self.model)
         sites = self._sites(graph, players, behind)
-        return Board(graph.cut([(site.node, site.axis) for site in sites]), sites)
+        room, seen = None, 0
+        with closing(graph.cut([(site.node, site.axis) for site in sites])) as cut:
+            play = partial(self._game, cut, sites)
+            for batch, targets in self.batches.read(self.samples):
+                room = room or self._room(cut, play, batch, targets)
+                at_once = min(room.samples, at_most or room.samples)
+                for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
+                    yield play(x, target, room), seen
+                    seen += len(x)
+
+    def _game(
+        self, cut: Any, sites: list[Site], x: torch.Tensor, targets: torch.Tensor, room: Room
+    ) -> Game:
+        def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+            exact = output if self.precision == "fp32" else output.float()
+            return self._losses(exact, targets[samples])
+
+        return Game(cut, sites, x, losses, room, self._autocast)
 
     @torch.no_grad()
     def _room(
-        self, board: "Board", batch: torch.Tensor, targets: torch.Tensor, game: Callable[..., Game]
+        self, cut: Any, play: Callable[..., Game], batch: torch.Tensor, targets: torch.Tensor
     ) -> Room:
         """How much fits into ``memory``, by what two samples take; the parts are made ready."""
         x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
-        board.cut.before(x.clone())  # which looks at the model the first time
+        cut.before(x.clone())  # which looks at the model the first time
         with Made(self.model) as before:
-            played = game(x.clone(), target, Room(2, 2, 2))
+            played = play(x.clone(), target, Room(2, 2, 2))
         with Made(self.model) as after:
-            full, none = played.ends
-        if self.precision == "fp32":
-            self._check_parts(x, target, full, none)
+            _ = played.ends
         least, most = ROWS[self.device.type]
         largest = max(1, after.largest // 2)
         rows = min(most, max(least, CACHED[self.device.type] // largest))
@@ -108,8 +108,10 @@ class MaskMetric(AttributionMetric):
             max(2, min(rows, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
-        if room.rows >= MANY and self.precision == "fp32":
-            board.cut.prepare(batch)
+        exact = self.precision == "fp32"
+        cut.prepare(batch, many=exact and room.rows >= MANY)
+        if exact:
+            self._check_parts(x, target, *play(x.clone(), target, Room(2, 2, 2)).ends)
         return room
 
     def _check_parts(
@@ -129,15 +131,6 @@ class MaskMetric(AttributionMetric):
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
-
-
-@dataclass
-class Board:
-    """Where a layer's games are played: the model in two parts, and how much fits at once."""
-
-    cut: Any
-    sites: list[Site]
-    room: Room | None = None
 
 
 class OneRoundMetric(MaskMetric):
@@ -171,7 +164,7 @@ class OneRoundMetric(MaskMetric):
             progress.planned(index, self.batches.available(self.samples) * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
-            for game, first in self._games(self._board(graph, each, behind), limit):
+            for game, first in self._games(graph, each, behind, limit):
                 reducer.add(*self._score(game, first))
                 progress.done(index, game.samples * self._evaluations(count))
             found.append(estimate([reducer]))

@@ -163,7 +163,7 @@ class _Layer:
         self, metric: ShapleyAttributionMetric, graph: Any, players: Players, behind: bool
     ) -> None:
         self._metric = metric
-        self._board = metric._board(graph, players, behind)
+        self._where = (graph, players, behind)
         self._rounds: list[Reducer] = []
         self._evaluations = self._seconds = 0.0
 
@@ -171,7 +171,7 @@ class _Layer:
         """Another round: so many more pairs of orders for each sample."""
         reducer, started = Reducer(self._metric.reduction, more), clock()
         before = self.pairs
-        for game, first in self._metric._games(self._board):
+        for game, first in self._metric._games(*self._where):
             reducer.add(*self._metric.draw(game, first, range(before, before + more)))
             evaluations = 2 * more * game.players * game.samples
             self._evaluations += evaluations

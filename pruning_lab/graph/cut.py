@@ -9,7 +9,7 @@ from torch import fx
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.entry import Entry, find_entry
-from pruning_lab.graph.folding import Sizes, Substitutes, folded, for_small_maps
+from pruning_lab.graph.folding import Seen, Sizes, Substitutes, made_faster
 from pruning_lab.graph.parts import descendants, masked_units, part
 
 
@@ -86,19 +86,35 @@ class Cut:
         self._by_sample: list[bool] = []
         self._stackable: bool | None = None
         self._before = part(module, [], [*first, *inputs])
-        self._after = folded(part(module, [*first, *inputs], output.args[0], masked), made)
+        self._after = part(module, [*first, *inputs], output.args[0], masked)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
 
-    def prepare(self, x: torch.Tensor) -> None:
-        """Put faster modules where the maps are small, as those of ``x`` tell; many rows pay."""
+    def prepare(self, x: torch.Tensor, many: bool) -> None:
+        """Put faster modules behind the sites, also such as pay for ``many`` rows like ``x``."""
+        parts = self._parts()
+        seen = self._sizes(x) if many else {}
+        if self.entry is not None:
+            seen.pop(self.entry.name, None)  # not worth it: contributions come in its place
+        used = set().union(*(made_faster(each, seen, self._made) for each in parts))
+        for which in [which for which, module in self._made.items() if module not in used]:
+            del self._made[which]  # they are large
+
+    def _sizes(self, x: torch.Tensor) -> Seen:
+        """The sizes of the maps behind the sites, for ``x``."""
         state = self.before(two_and_three(x)[0])
         given = [each for each in state.activations if each is not None]
         masks = [torch.ones(2, 1, device=x.device) for each in state.activations if each is None]
         sizes = Sizes(self._after)
         sizes.run(*given, *state.rows(torch.arange(2, device=x.device)), *masks)
-        parts = [self._after] if self.entry is None else [self._after, self.entry.rest]
-        for each in parts:
-            for_small_maps(each, sizes.seen, self._made)
+        return sizes.seen
+
+    def close(self) -> None:
+        """Let go of all modules now: the parts refer to themselves, and would keep them a while."""
+        for each in self._parts():
+            each._modules.clear()
+
+    def _parts(self) -> list[fx.GraphModule]:
+        return [self._after] if self.entry is None else [self._after, self.entry.rest]
 
     def before(self, x: torch.Tensor) -> State:
         """Run the part of the model that the sites, and what lies behind them, need from ``x``."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pruning_lab.graph.folding import CONVOLUTIONS, can_be_replaced
+from pruning_lab.graph.folding import CONVOLUTIONS, can_be_replaced, fused, norm_behind
 from pruning_lab.graph.kinds import BatchNorm, Dropout, is_non_linearity
 from pruning_lab.graph.parts import part
 
@@ -50,13 +50,14 @@ class Entry(ABC):
 
     def __init__(
         self,
+        name: str,
         between: fx.GraphModule,
         layer: Any,
         rest: fx.GraphModule,
         axis: int,
         pools: Sequence[int],
     ) -> None:
-        self.rest = rest
+        self.name, self.rest = name, rest
         self._between, self._layer, self._axis, self._pools = between, layer, axis, pools
         self._weight = layer.weight.transpose(0, 1).contiguous()  # (inputs, outputs, kernel...)
 
@@ -153,9 +154,11 @@ def find_entry(module: fx.GraphModule, axis: int) -> Entry | None:
         op = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         dims = POOLS.get(type(op) if isinstance(op, nn.Module) else op)
         if (kind := _entry_at(op, axis, flat)) is not None:
-            wanted = next(reversed(module.graph.nodes)).args[0]
-            rest = part(module, [node, *given[1:]], wanted)
-            return kind(part(module, [site], last), op, rest, axis, pools)
+            wanted, reached = next(reversed(module.graph.nodes)).args[0], node
+            if (norm := norm_behind(module, node)) is not None:
+                op, reached = fused(op, module.get_submodule(str(norm.target))), norm
+            rest = part(module, [reached, *given[1:]], wanted)
+            return kind(str(node.target), part(module, [site], last), op, rest, axis, pools)
         if axis == 1 and not flat and dims is not None:
             pools.append(dims)
         elif axis == 1 and not flat and _flattens(op, node):

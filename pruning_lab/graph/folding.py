@@ -1,48 +1,121 @@
 """Modules of a part of a model put in the place of others that compute the same, slower."""
 
-from collections.abc import Hashable
+import copy
+from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.graph.small_maps import faster
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+MATRICES = 160 * 2**20
+"""How many bytes the matrices for small maps may take in one part. Earlier maps are larger and gain
+more, so they come first."""
 
-Substitutes = dict[Hashable, nn.Module | None]
+Substitutes = dict[Hashable, nn.Module]
 """Modules that several parts of one model may use, by what they stand for."""
 
+Seen = dict[str, set[tuple[int, int]]]
+"""The sizes of the maps that each 2d convolution sees."""
 
-def folded(part: fx.GraphModule, made: Substitutes) -> fx.GraphModule:
-    """``part`` with every BatchNorm folded into the convolution that it directly follows, in place.
 
-    In eval mode both are one product. The modules that the part shares with a model stay as they
-    are: folded ones are new, and taken from ``made`` where they are already there. Left alone are
-    modules with hooks or computed weights, and statistics that come from the batch.
+class ForSize(nn.Module):
+    """``fast`` on maps of one size, on others the modules of the model that it stands for."""
+
+    def __init__(self, fast: nn.Module, plain: Iterable[nn.Module], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.fast, self.plain, self.size = fast, nn.Sequential(*plain), size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fast(x) if x.shape[2:] == self.size else self.plain(x)
+
+
+def made_faster(part: fx.GraphModule, seen: Seen, made: Substitutes) -> set[nn.Module]:
+    """Put faster modules into ``part``, in place; these are returned.
+
+    Every BatchNorm is folded into the convolution that it directly follows: in eval mode both are
+    one product. Convolutions that have ``seen`` small maps alone become matrix products. The
+    modules that the part shares with a model stay as they are: faster ones are new, and taken from
+    ``made`` where they are already there.
     """
+    used, left = set(), MATRICES
     for node in list(part.graph.nodes):
-        source = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        if node.op != "call_module":
             continue
-        convolution: Any = part.get_submodule(str(source.target))
-        norm: Any = part.get_submodule(str(node.target))
-        if can_be_replaced(convolution, CONVOLUTIONS) and _is_fixed(norm):
-            which = (source.target, node.target)
-            if which not in made:
-                made[which] = fuse_conv_bn_eval(convolution, norm)
-            source.target = _added(part, made[which])
-            node.replace_all_uses_with(source)
-            part.graph.erase_node(node)
+        convolution: Any = part.get_submodule(str(node.target))
+        norm_node = norm_behind(part, node)
+        norms = () if norm_node is None else (part.get_submodule(str(norm_node.target)),)
+        module = _substitute((convolution, *norms), seen.get(str(node.target), set()), made, left)
+        if module is None:
+            continue
+        left -= _bytes_of_matrices(module)
+        used.add(module)
+        node.target = _added(part, module)
+        if norm_node is not None:
+            norm_node.replace_all_uses_with(node)
+            part.graph.erase_node(norm_node)
+    part.delete_all_unused_submodules()
     part.recompile()
-    return part
+    return used
 
 
-def _added(part: fx.GraphModule, module: nn.Module | None) -> str:
+def norm_behind(part: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The BatchNorm that can be folded into the convolution at ``node``; None without one.
+
+    Left alone are modules with hooks or computed weights, and statistics that come from the batch.
+    """
+    if not can_be_replaced(part.get_submodule(str(node.target)), CONVOLUTIONS):
+        return None
+    users = [user for user in node.users if user.op == "call_module" and user.args == (node,)]
+    if len(node.users) != 1 or not users or not _is_fixed(part.get_submodule(str(users[0].target))):
+        return None
+    return users[0]
+
+
+def fused(convolution: Any, norm: Any) -> nn.Module:
+    """One convolution that computes what both do, with weights of its own."""
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
+        norm.weight, norm.bias,
+    )  # fmt: skip
+    found = copy.deepcopy(convolution, {id(convolution.weight): weight})  # which is not copied
+    found.bias = bias
+    return found
+
+
+def _substitute(
+    modules: tuple[nn.Module, ...], sizes: set[tuple[int, int]], made: Substitutes, left: int
+) -> nn.Module | None:
+    """What computes the same as ``modules`` in less time, with at most ``left`` bytes of matrices.
+
+    None where there is nothing better.
+    """
+    size = next(iter(sizes)) if len(sizes) == 1 else None
+    if (found := made.get((*modules, size))) is not None and _bytes_of_matrices(found) <= left:
+        return found
+    convolution: Any = made.get(modules) or (fused(*modules) if len(modules) > 1 else modules[0])
+    fast = None if size is None else faster(convolution, size, left)
+    if fast is not None and size is not None:
+        made[*modules, size] = ForSize(fast, modules, size)
+        return made[*modules, size]
+    if len(modules) == 1:
+        return None
+    return made.setdefault(modules, convolution)
+
+
+def _bytes_of_matrices(module: nn.Module) -> int:
+    if not isinstance(module, ForSize):
+        return 0
+    return sum(matrix.nbytes for matrix in module.fast.buffers())
+
+
+def _added(part: fx.GraphModule, module: nn.Module) -> str:
     """The name, new in ``part``, under which it has ``module`` now."""
     names = (f"substitute_{number}" for number in count())
     name = next(name for name in names if not hasattr(part, name))
@@ -55,42 +128,12 @@ class Sizes(fx.Interpreter):
 
     def __init__(self, part: fx.GraphModule) -> None:
         super().__init__(part)
-        self.seen: dict[str, set[tuple[int, int]]] = {}
+        self.seen: Seen = {}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         if args and isinstance(self.fetch_attr(str(target)), nn.Conv2d) and args[0].ndim == 4:
             self.seen.setdefault(str(target), set()).add(tuple(args[0].shape[2:]))
         return super().call_module(target, args, kwargs)
-
-
-class ForSize(nn.Module):
-    """``fast`` on maps of one size, on others the convolution that it stands for."""
-
-    def __init__(self, fast: nn.Module, convolution: nn.Conv2d, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.fast, self.convolution, self.size = fast, convolution, size
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fast(x) if x.shape[2:] == self.size else self.convolution(x)
-
-
-def for_small_maps(
-    part: fx.GraphModule, seen: dict[str, set[tuple[int, int]]], made: Substitutes
-) -> fx.GraphModule:
-    """``part`` with convolutions that ``seen`` small maps alone as matrix products, in place."""
-    for node in part.graph.nodes:
-        sizes = seen.get(str(node.target), set()) if node.op == "call_module" else set()
-        if len(sizes) == 1:
-            (size,) = sizes
-            convolution: Any = part.get_submodule(str(node.target))
-            which = (convolution, size)
-            if which not in made:
-                fast = faster(convolution, size)
-                made[which] = None if fast is None else ForSize(fast, convolution, size)
-            if made[which] is not None:
-                node.target = _added(part, made[which])
-    part.recompile()
-    return part
 
 
 def can_be_replaced(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:

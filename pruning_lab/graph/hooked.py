@@ -68,8 +68,11 @@ class HookedCut:
         self._model = model
         self._axes = dict(sites)
 
-    def prepare(self, x: torch.Tensor) -> None:
+    def prepare(self, x: torch.Tensor, many: bool) -> None:
         """Nothing can be made faster: every evaluation is a pass of the model."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     def before(self, x: torch.Tensor) -> State:
         sites = list(self._axes)

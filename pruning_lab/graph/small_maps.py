@@ -13,9 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-MEMORY = 128 * 2**20
-"""How many bytes the weights of a module that ``faster`` gives may take."""
-
 CACHE = 16 * 2**20
 """How many bytes the products of the rows that go through at once may take; more is slower."""
 
@@ -48,9 +45,10 @@ class Products(nn.Module):
     def __init__(self, convolution: nn.Conv2d, forms: Forms) -> None:
         super().__init__()
         inputs, kernels, outputs = (form.to(convolution.weight) for form in forms)
-        taps = convolution.weight.double().permute(2, 3, 1, 0).flatten(0, 1)
-        weight = (forms[1] @ taps.flatten(1)).unflatten(1, taps.shape[1:])
-        self.weight = nn.Buffer(weight.to(kernels))
+        taps = convolution.weight.permute(2, 3, 1, 0).flatten(0, 1)
+        self.weight = nn.Buffer(kernels.new_empty(len(kernels), *taps.shape[1:]))
+        for made, some in zip(self.weight.split(32, 1), taps.split(32, 1), strict=True):
+            made.copy_((forms[1] @ some.double().flatten(1)).view(made.shape))
         self.inputs, self.outputs = nn.Buffer(inputs), nn.Buffer(outputs)
         self.bias = nn.Buffer(_bias(convolution))
 
@@ -70,26 +68,28 @@ class Products(nn.Module):
         return out.view(rows, -1, *size).add_(self.bias)
 
 
-def faster(convolution: nn.Conv2d, size: tuple[int, int]) -> nn.Module | None:
+def faster(
+    convolution: nn.Module, size: tuple[int, int], most: float = math.inf
+) -> nn.Module | None:
     """A module that computes the same as ``convolution`` on maps of this size, faster on a CPU.
 
-    Faster from some 16 rows on; None where there is none. It holds a copy of the present weights,
-    out of reach of autograd. In float32 its error is within 2e-6 of the largest output. A NaN
-    spreads over its whole map.
+    Faster from some 16 rows on; None where there is none whose matrices take at most so many bytes.
+    It holds a copy of the present weights, out of reach of autograd. In float32 its error is within
+    2e-6 of the largest output. A NaN spreads over its whole map.
     """
-    weight = convolution.weight
     hooked = convolution._forward_hooks or convolution._forward_pre_hooks
-    if type(convolution) is not nn.Conv2d or hooked or weight.device.type != "cpu":
+    if type(convolution) is not nn.Conv2d or hooked or convolution.weight.device.type != "cpu":
         return None
     if convolution.groups != 1 or convolution.padding_mode != "zeros":
         return None
-    if weight.dtype in (torch.float32, torch.float64):
-        return _products(convolution, size) or _dense(convolution, size)
+    if convolution.weight.dtype in (torch.float32, torch.float64):
+        return _products(convolution, size, most) or _dense(convolution, size, most)
     # Products would triple the error of bfloat16, which is as coarse for the forms
-    return _dense(convolution, size) if weight.dtype == torch.bfloat16 else None
+    in_bf16 = convolution.weight.dtype == torch.bfloat16
+    return _dense(convolution, size, most) if in_bf16 else None
 
 
-def _products(convolution: nn.Conv2d, size: tuple[int, int]) -> Products | None:
+def _products(convolution: nn.Conv2d, size: tuple[int, int], most: float) -> Products | None:
     (high, wide), (stride, padding, dilation) = convolution.kernel_size, _steps(convolution)
     stays = high % 2 == wide % 2 == 1 and padding in ((high // 2, wide // 2), "same")
     if not stays or stride != (1, 1) or dilation != (1, 1):
@@ -101,20 +101,20 @@ def _products(convolution: nn.Conv2d, size: tuple[int, int]) -> Products | None:
     written = F.conv2d(torch.ones(1, 1, *size), torch.ones(1, 1, high, wide), padding="same").sum()
     # the forms are narrow matrix products: a multiplication there takes several times longer
     spent = 3.5 * count * math.prod(size) * (inputs + outputs)
-    fits = inputs * outputs * count * convolution.weight.itemsize <= MEMORY
+    fits = inputs * outputs * count * convolution.weight.itemsize <= most
     if not fits or inputs * outputs * (written - count) <= spent:
         return None
     return Products(convolution, _karatsuba() if karatsuba else _fourier(size, (high, wide)))
 
 
-def _dense(convolution: nn.Conv2d, size: tuple[int, int]) -> Dense | None:
+def _dense(convolution: nn.Conv2d, size: tuple[int, int], most: float) -> Dense | None:
     kernel, weight = convolution.kernel_size, convolution.weight
     one = torch.ones(1, 1, *size), torch.ones(1, 1, *kernel)
     written = F.conv2d(*one, None, *_steps(convolution))
     entries = math.prod(size) * written.numel()
     # torch skips the padding: a matrix with many zeros is slower
     pays = math.prod(size) < math.prod(kernel) and written.sum() >= 0.75 * entries
-    fits = entries * weight[..., 0, 0].numel() * weight.itemsize <= MEMORY
+    fits = entries * weight[..., 0, 0].numel() * weight.itemsize <= most
     return Dense(convolution, size) if pays and fits else None
 
 

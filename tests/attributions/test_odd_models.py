@@ -209,9 +209,11 @@ def test_maps_of_another_size_in_a_later_batch_are_no_trouble():
     torch.manual_seed(0)
     wide = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 256, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(256, 2),
+        nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 2),
     ).double().eval()  # fmt: skip
+    wide[5].running_mean.normal_()
+    wide[5].running_var.uniform_(0.5, 2)
     stream = torch.Generator().manual_seed(0)
     batches = [
         (torch.randn(2, 3, *size, generator=stream, dtype=torch.float64), torch.tensor([0, 1]))

@@ -187,15 +187,12 @@ def test_where_torch_is_faster_it_stays():
     assert faster(wide.bfloat16(), (4, 4)) is None
 
 
-def test_weights_that_take_too_much_memory_are_not_made(monkeypatch):
+def test_weights_that_take_too_much_memory_are_not_made():
     many, few = nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
     for convolution, size in ((many, (4, 4)), (few, (2, 2))):
         taken = faster(convolution, size).weight.nbytes
-        monkeypatch.setattr(small_maps, "MEMORY", taken)
-        assert faster(convolution, size) is not None
-        monkeypatch.setattr(small_maps, "MEMORY", taken - 1)
-        assert faster(convolution, size) is None
-        monkeypatch.undo()
+        assert faster(convolution, size, taken) is not None
+        assert faster(convolution, size, taken - 1) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
