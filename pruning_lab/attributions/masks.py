@@ -21,14 +21,14 @@ from pruning_lab.errors import UserError, check_choice, check_count
 
 PRECISIONS = ("fp32", "bf16")
 
-CACHED = defaultdict(lambda: 32 * 2**20, cuda=2**30)
-"""About how many bytes the largest activations of masked rows may take, by device: few enough to
-stay near the processor, many enough to fill it."""
+MEMORY = defaultdict(lambda: 32 * 2**20, cuda=4 * 2**30)
+"""About how many bytes the activations of a batch, and of masked rows of it, may take, by device:
+few enough to stay near the processor, many enough to fill it."""
 
-ROWS = defaultdict(lambda: (128, 2048), cuda=(1024, 16384))
+LEAST, MOST = 4, 4096
 """But at least and at most so many masked rows go through the model at once."""
 
-MANY = 32
+MANY = 16
 """From so many on matrix products for small maps pay."""
 
 
@@ -37,13 +37,11 @@ class MaskMetric(AttributionMetric):
 
     Only the part of the model behind the layer runs again for each. ``samples`` limits how many
     samples are read; ``precision="bf16"`` runs that part in bfloat16 (where it can be exact,
-    float32 or what the model has is).
+    float32 or what the model has is). Batches and masked rows go through in parts of about
+    ``memory`` bytes, an attribute that may be set; copies of weights come on top.
     """
 
     options: ClassVar[tuple[str, ...]] = ("samples", "precision")
-
-    memory: int = 256 * 2**20
-    """About how many bytes the activations of a batch, and of masked rows of it, may take."""
 
     def __init__(
         self,
@@ -58,6 +56,7 @@ class MaskMetric(AttributionMetric):
         super().__init__(model, data_generator, criterion, device, reduction)
         self.samples = samples
         self.precision = precision
+        self.memory = MEMORY[self.device.type]
 
     def _check_options(self) -> None:
         if self.samples is not None:
@@ -100,12 +99,10 @@ class MaskMetric(AttributionMetric):
             played = play(x.clone(), target, Room(2, 2, 2))
         with Made(self.model) as after:
             _ = played.ends
-        least, most = ROWS[self.device.type]
         largest = max(1, after.largest // 2)
-        rows = min(most, max(least, CACHED[self.device.type] // largest))
         room = Room(
             max(1, 2 * self.memory // max(1, before.bytes)),
-            max(2, min(rows, self.memory // (4 * largest))),
+            max(LEAST, min(MOST, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
         exact = self.precision == "fp32"

@@ -25,7 +25,7 @@ POOLS: dict[Any, int] = {
 """Pooling, and over how many dimensions: every unit stays by itself."""
 
 
-WEIGHTS = 64 * 2**20
+WEIGHTS = 16 * 2**20
 """How many bytes the copies of weights may take that contributions need."""
 
 

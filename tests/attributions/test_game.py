@@ -118,13 +118,13 @@ def test_matrices_are_shared_from_layer_to_layer_and_go_when_none_behind_needs_t
             torch.testing.assert_close(output, model(x))
             return [each for each in cut.entry.rest.modules() if isinstance(each, Products)]
 
-    first, second = matrices_behind(0)
+    second, first = matrices_behind(0)  # from the last to the first
     (behind,) = matrices_behind(3)
     assert behind is second
     gone = weakref.ref(first)
     del first
     assert gone() is None
-    again, still = matrices_behind(0)
+    still, again = matrices_behind(0)
     assert still is second
     assert again is not second
 
