@@ -168,11 +168,10 @@ def same_error(network: Network) -> list[str]:
         f"samples by {REFERENCE} pairs of orders for each, relative to these; what these are "
         f"uncertain by themselves is taken off. Textbook: {SHARED} orders that all samples share, "
         f"{SETS} sets of them; its seconds are {SHARED} times those of one order, timed in this "
-        f"run. pruning_lab: the fewest samples whose scores, by 4 orders of their own, have at most "
-        f"that error in {RUNS} runs with other samples and "
-        "orders; what the choice of the samples adds is in the error. *Default*: the error of "
-        "{orders} orders for each of {samples} samples. All errors are estimates "
-        "themselves.".format(**DEFAULT),
+        "run. pruning_lab: the fewest samples whose scores, by 4 orders of their own, have at "
+        f"most that error in {RUNS} runs with other samples and orders; what the choice of the "
+        "samples adds is in the error. *Default*: the error of {orders} orders for each of "
+        "{samples} samples. All errors are estimates themselves.".format(**DEFAULT),
         "",
         "| layer | scores | textbook's error | seconds | samples | error | seconds | ratio | "
         "default |",
