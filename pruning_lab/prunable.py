@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from pruning_lab.attributions.base import at_rest
 from pruning_lab.errors import UserError
 from pruning_lab.graph import HookedGraph, Structure, trace
-from pruning_lab.graph.cut import check_rows, two_and_three
-from pruning_lab.modes import evaluating
+from pruning_lab.graph.cut import has_rows, two_and_three
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ def _unreadable(
     model: nn.Module, structure: Structure, input_size: Sequence[int]
 ) -> dict[str, str]:
     """Why a layer's activation cannot be read, for those where it cannot."""
-    device = next(model.parameters()).device
-    one = torch.zeros(1, *input_size, device=device)
     found, single = {}, {}
-    with evaluating(model):
+    like = next(model.parameters())
+    one = torch.zeros(1, *input_size, dtype=like.dtype, device=like.device)
+    with at_rest(model):
         graph = trace(model)
         for layer in structure.units:
             module = model.get_submodule(layer)
@@ -68,8 +68,9 @@ def _unreadable(
         runs = HookedGraph(model, UserError())
         few, more = (runs.record(x, list(single.values()))[1] for x in two_and_three(one))
     for layer, two, three in zip(single, few, more, strict=True):
-        try:
-            check_rows([two], [three])
-        except UserError as error:
-            found[layer] = str(error)
+        if not has_rows(two, three):
+            found[layer] = (
+                f"'{layer}' does not give its samples in the first dimension: of two its output is "
+                f"{tuple(two.shape)}."
+            )
     return found

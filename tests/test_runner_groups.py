@@ -235,7 +235,7 @@ def test_a_layer_that_cannot_be_read_sample_by_sample_is_left_alone(tmp_path, ca
     time_first = f"model._target_={__name__}.TimeFirst"
     done = experiment(tmp_path, time_first, "metric=shapley", base=BRANCHES)
     assert list(done.layers) == list(done.pruned) == ["stem"]
-    assert "Left alone: The activation to be scored must be a tensor with" in caplog.text
+    assert "Left alone: 'inner' does not give its samples in the first dimension: of" in caplog.text
     done.run()
     last = done.record.rows[-1]
     assert last["width/stem"] == last["units"] < 8

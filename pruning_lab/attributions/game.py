@@ -81,6 +81,12 @@ class Game:
         full, none = self.losses(keep)
         return full, none
 
+    def full_by_entry(self) -> torch.Tensor:
+        """The losses with all players (samples,), by what the entry's layer gives, where it is."""
+        if self._units is None:
+            return self.ends[0]
+        return self._resumed(torch.arange(self.samples, device=self.device), self._units.whole)
+
     @cached_property
     def alive(self) -> torch.Tensor:
         """Which players (samples, players) may matter: not those whose activation is 0 anyway."""

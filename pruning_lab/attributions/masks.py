@@ -21,11 +21,11 @@ from pruning_lab.errors import UserError, check_choice, check_count
 
 PRECISIONS = ("fp32", "bf16")
 
-MEMORY = defaultdict(lambda: 32 * 2**20, cuda=4 * 2**30)
+MEMORY = defaultdict(lambda: 32 * 2**20, cuda=2**30)
 """About how many bytes the activations of a batch, and of masked rows of it, may take, by device:
-few enough to stay near the processor, many enough to fill it."""
+few enough to stay near a CPU, many enough to fill a GPU."""
 
-LEAST, MOST = 4, 4096
+FEWEST_ROWS, MOST_ROWS = 4, 4096
 """But at least and at most so many masked rows go through the model at once."""
 
 MANY = 16
@@ -67,10 +67,9 @@ class MaskMetric(AttributionMetric):
         self, graph: Any, players: Players, behind: bool, at_most: int | None = None
     ) -> Iterator[tuple[Game, int]]:
         """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
-        check_samples_apart(self.model)
-        sites = self._sites(graph, players, behind)
         room, seen = None, 0
-        with closing(graph.cut([(site.node, site.axis) for site in sites])) as cut:
+        sites, opened = self._cut(graph, players, behind)
+        with closing(opened) as cut:
             play = partial(self._game, cut, sites)
             for batch, targets in self.batches.read(self.samples):
                 room = room or self._room(cut, play, batch, targets)
@@ -78,6 +77,18 @@ class MaskMetric(AttributionMetric):
                 for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
                     yield play(x, target, room), seen
                     seen += len(x)
+
+    def _cut(self, graph: Any, players: Players, behind: bool) -> tuple[list[Site], Any]:
+        sites = self._sites(graph, players, behind)
+        return sites, graph.cut([(site.node, site.axis) for site in sites])
+
+    def _opened(self, players: Sequence[Players], behind: bool) -> tuple[Any, list[int]]:
+        """The model's graph, and how many players there are; UserError for what has no scores."""
+        check_samples_apart(self.model)
+        graph = self._graph()
+        for each in players:
+            self._cut(graph, each, behind)
+        return graph, self._counts(graph, players, behind)
 
     def _game(
         self, cut: Any, sites: list[Site], x: torch.Tensor, targets: torch.Tensor, room: Room
@@ -102,27 +113,26 @@ class MaskMetric(AttributionMetric):
         largest = max(1, after.largest // 2)
         room = Room(
             max(1, 2 * self.memory // max(1, before.bytes)),
-            max(LEAST, min(MOST, self.memory // (4 * largest))),
+            max(FEWEST_ROWS, min(MOST_ROWS, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
         exact = self.precision == "fp32"
         cut.prepare(batch, many=exact and room.rows >= MANY)
         if exact:
-            self._check_parts(x, target, *play(x.clone(), target, Room(2, 2, 2)).ends)
+            self._check_parts(x, target, play(x.clone(), target, Room(2, 2, 2)))
         return room
 
-    def _check_parts(
-        self, x: torch.Tensor, target: torch.Tensor, full: torch.Tensor, none: torch.Tensor
-    ) -> None:
+    def _check_parts(self, x: torch.Tensor, target: torch.Tensor, played: Game) -> None:
         """UserError unless the parts of the model give the loss that the whole model gives."""
         expected = self._losses(self.model(x.clone()), target)
-        scale = max(each.abs().max().item() for each in (expected, full, none))
-        if np.isfinite(scale) and not same(expected, full, scale):
-            raise UserError(
-                f"{type(self.model).__name__}, run in two parts, gives the loss {full[0]:.6g} "
-                f"instead of {expected[0]:.6g}: a tensor is changed in place under two names, "
-                "perhaps, or the code draws at random."
-            )
+        scale = max(each.abs().max().item() for each in (expected, *played.ends))
+        for found in (played.ends[0], played.full_by_entry()):
+            if np.isfinite(scale) and not same(expected, found, scale):
+                raise UserError(
+                    f"{type(self.model).__name__}, run in two parts, gives the loss {found[0]:.6g} "
+                    f"instead of {expected[0]:.6g}: a tensor is changed in place under two names, "
+                    "perhaps, or the code draws at random."
+                )
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision == "bf16":
@@ -154,9 +164,8 @@ class OneRoundMetric(MaskMetric):
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:
-        graph, found = self._graph(), []
-        counts = self._counts(graph, players, behind)
-        limits = [self._at_most(count) for count in counts]
+        graph, counts = self._opened(players, behind)
+        limits, found = [self._at_most(count) for count in counts], []
         for index, count in enumerate(counts):
             progress.planned(index, self.batches.available(self.samples) * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):

@@ -86,8 +86,7 @@ class ShapleyAttributionMetric(MaskMetric):
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:
-        graph, rules = self._graph(), self._rules
-        counts = self._counts(graph, players, behind)
+        rules, (graph, counts) = self._rules, self._opened(players, behind)
         layers = [_Layer(self, graph, each, behind) for each in players]
         rounds = [self._opening(counts)] * len(layers)
         if rules.seconds is not None:

@@ -1,11 +1,11 @@
 """Running a traced model in two parts: up to a layer's units, and again and again behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.entry import Entry, find_entry
@@ -90,26 +90,32 @@ class Cut:
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
 
     def prepare(self, x: torch.Tensor, many: bool) -> None:
-        """Put faster modules behind the sites, also such as pay for ``many`` rows like ``x``."""
-        parts = self._parts()
-        seen = self._sizes(x) if many else {}
-        if self.entry is not None:
-            seen.pop(self.entry.name, None)  # not worth it: contributions come in its place
+        """Put faster modules behind the sites; with ``many`` rows like those of ``x`` more pays.
+
+        They are shared with the cut that was prepared before. What only that one used goes.
+        """
+        parts, seen = self._parts(), self._sizes(x) if many else {}
+        behind = {module for each in parts for module in each.modules()}
+        self._keep_made(lambda modules, _: behind.issuperset(modules))  # they are large
         used = set().union(*(made_faster(each, seen, self._made) for each in parts))
-        for which in [which for which, module in self._made.items() if module not in used]:
-            del self._made[which]  # they are large
+        self._keep_made(lambda _, module: module in used)
+
+    def _keep_made(self, wanted: Callable[[tuple[nn.Module, ...], nn.Module], bool]) -> None:
+        for key, module in list(self._made.items()):
+            if not wanted(key[0], module):
+                del self._made[key]
 
     def _sizes(self, x: torch.Tensor) -> Seen:
         """The sizes of the maps behind the sites, for ``x``."""
         state = self.before(two_and_three(x)[0])
         given = [each for each in state.activations if each is not None]
-        masks = [torch.ones(2, 1, device=x.device) for each in state.activations if each is None]
+        masks = [given[0].new_ones(2, 1) for each in state.activations if each is None]
         sizes = Sizes(self._after)
         sizes.run(*given, *state.rows(torch.arange(2, device=x.device)), *masks)
         return sizes.seen
 
     def close(self) -> None:
-        """Let go of all modules now: the parts refer to themselves, and would keep them a while."""
+        """Let go of what is behind now: the parts refer to themselves and would keep it a while."""
         for each in self._parts():
             each._modules.clear()
 
@@ -135,7 +141,7 @@ class Cut:
         check_rows(few[0], more[0])
         pairs = list(zip(few[1], more[1], strict=True))
         self._by_sample = [
-            from_x and _has_rows(*pair) for from_x, pair in zip(self._from_x, pairs, strict=True)
+            from_x and has_rows(*pair) for from_x, pair in zip(self._from_x, pairs, strict=True)
         ]
         return self._by_sample == self._from_x
 
@@ -169,11 +175,11 @@ def two_and_three(x: torch.Tensor) -> list[torch.Tensor]:
 def check_rows(few: Sequence[torch.Tensor], more: Sequence[torch.Tensor]) -> None:
     """UserError unless activations of two and of three samples have a row for each."""
     for pair in zip(few, more, strict=True):
-        if not _has_rows(*pair):
+        if not has_rows(*pair):
             raise samples_elsewhere(pair[0])
 
 
-def _has_rows(few: Any, more: Any) -> bool:
+def has_rows(few: Any, more: Any) -> bool:
     """Whether values of two and of three samples have a row for each."""
     return all(
         isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == size

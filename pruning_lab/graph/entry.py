@@ -50,14 +50,13 @@ class Entry(ABC):
 
     def __init__(
         self,
-        name: str,
         between: fx.GraphModule,
         layer: Any,
         rest: fx.GraphModule,
         axis: int,
         pools: Sequence[int],
     ) -> None:
-        self.name, self.rest = name, rest
+        self.rest = rest
         self._between, self._layer, self._axis, self._pools = between, layer, axis, pools
         self._weight = layer.weight.transpose(0, 1).contiguous()  # (inputs, outputs, kernel...)
 
@@ -158,7 +157,7 @@ def find_entry(module: fx.GraphModule, axis: int) -> Entry | None:
             if (norm := norm_behind(module, node)) is not None:
                 op, reached = fused(op, module.get_submodule(str(norm.target))), norm
             rest = part(module, [reached, *given[1:]], wanted)
-            return kind(str(node.target), part(module, [site], last), op, rest, axis, pools)
+            return kind(part(module, [site], last), op, rest, axis, pools)
         if axis == 1 and not flat and dims is not None:
             pools.append(dims)
         elif axis == 1 and not flat and _flattens(op, node):

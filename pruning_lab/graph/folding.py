@@ -1,7 +1,7 @@
 """Modules of a part of a model put in the place of others that compute the same, slower."""
 
 import copy
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
@@ -9,17 +9,20 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from pruning_lab.graph.kinds import BatchNorm
-from pruning_lab.graph.small_maps import faster
+from pruning_lab.graph.small_maps import Dense, Products, faster
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 MATRICES = 160 * 2**20
 """How many bytes the matrices for small maps may take in one part. The last layers come first: on
 the smallest maps a byte gains most."""
 
-Substitutes = dict[Hashable, nn.Module]
-"""Modules that several parts of one model may use, by what they stand for."""
+Key = tuple[tuple[nn.Module, ...], tuple[int, int] | None]
+"""The modules of the model that one computes at once, and the maps' size where it is for one."""
+
+Substitutes = dict[Key, nn.Module]
+"""Modules that several parts of one model may use."""
 
 Seen = dict[str, set[tuple[int, int]]]
 """The sizes of the maps that each 2d convolution sees."""
@@ -32,8 +35,8 @@ class ForSize(nn.Module):
         super().__init__()
         self.fast, self.plain, self.size = fast, nn.Sequential(*plain), size
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fast(x) if x.shape[2:] == self.size else self.plain(x)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.fast(input) if input.shape[2:] == self.size else self.plain(input)
 
 
 def made_faster(part: fx.GraphModule, seen: Seen, made: Substitutes) -> set[nn.Module]:
@@ -44,17 +47,17 @@ def made_faster(part: fx.GraphModule, seen: Seen, made: Substitutes) -> set[nn.M
     modules that the part shares with a model stay as they are: faster ones are new, and taken from
     ``made`` where they are already there.
     """
-    used, left = set(), MATRICES
+    used, bytes_left = set(), MATRICES
     for node in reversed(list(part.graph.nodes)):
         if node.op != "call_module":
             continue
-        convolution: Any = part.get_submodule(str(node.target))
         norm_node = norm_behind(part, node)
-        norms = () if norm_node is None else (part.get_submodule(str(norm_node.target)),)
-        module = _substitute((convolution, *norms), seen.get(str(node.target), set()), made, left)
+        places = [node] if norm_node is None else [node, norm_node]
+        modules = tuple(part.get_submodule(str(place.target)) for place in places)
+        module = _substitute(modules, seen.get(str(node.target), set()), made, bytes_left)
         if module is None:
             continue
-        left -= _bytes_of_matrices(module)
+        bytes_left -= _bytes_of_matrices(module)
         used.add(module)
         node.target = _added(part, module)
         if norm_node is not None:
@@ -68,7 +71,8 @@ def made_faster(part: fx.GraphModule, seen: Seen, made: Substitutes) -> set[nn.M
 def norm_behind(part: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The BatchNorm that can be folded into the convolution at ``node``; None without one.
 
-    Left alone are modules with hooks or computed weights, and statistics that come from the batch.
+    Left alone are modules with hooks, computed weights or code of their own, and statistics that
+    come from the batch.
     """
     if not can_be_replaced(part.get_submodule(str(node.target)), CONVOLUTIONS):
         return None
@@ -90,29 +94,27 @@ def fused(convolution: Any, norm: Any) -> nn.Module:
 
 
 def _substitute(
-    modules: tuple[nn.Module, ...], sizes: set[tuple[int, int]], made: Substitutes, left: int
+    modules: tuple[nn.Module, ...],
+    sizes: set[tuple[int, int]],
+    made: Substitutes,
+    bytes_left: int,
 ) -> nn.Module | None:
-    """What computes the same as ``modules`` in less time, with at most ``left`` bytes of matrices.
-
-    None where there is nothing better.
-    """
+    """What computes the same as ``modules`` in less time; None where there is nothing better."""
     size = next(iter(sizes)) if len(sizes) == 1 else None
-    if (found := made.get((*modules, size))) is not None and _bytes_of_matrices(found) <= left:
+    found = made.get((modules, size))
+    if found is not None and _bytes_of_matrices(found) <= bytes_left:
         return found
-    convolution: Any = made.get(modules) or (fused(*modules) if len(modules) > 1 else modules[0])
-    fast = None if size is None else faster(convolution, size, left)
+    one = made.get((modules, None)) or (fused(*modules) if len(modules) > 1 else modules[0])
+    fast = faster(one, size, bytes_left) if size is not None else None
     if fast is not None and size is not None:
-        made[*modules, size] = ForSize(fast, modules, size)
-        return made[*modules, size]
-    if len(modules) == 1:
-        return None
-    return made.setdefault(modules, convolution)
+        return made.setdefault((modules, size), ForSize(fast, modules, size))
+    return made.setdefault((modules, None), one) if len(modules) > 1 else None
 
 
 def _bytes_of_matrices(module: nn.Module) -> int:
-    if not isinstance(module, ForSize):
-        return 0
-    return sum(matrix.nbytes for matrix in module.fast.buffers())
+    return sum(
+        each.weight.nbytes for each in module.modules() if isinstance(each, Dense | Products)
+    )
 
 
 def _added(part: fx.GraphModule, module: nn.Module) -> str:
@@ -139,11 +141,10 @@ class Sizes(fx.Interpreter):
 def can_be_replaced(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether the module is exactly of one of these kinds and does nothing besides."""
     computed = any(name not in module._parameters for name in ("weight", "bias"))
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return type(module) in kinds and not module.training and not computed and not hooked
+    changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return type(module) in kinds and not module.training and not computed and not changed
 
 
 def _is_fixed(norm: nn.Module) -> bool:
     """Whether it is a BatchNorm that uses its running statistics."""
-    plain = isinstance(norm, BatchNorm) and not (norm._forward_hooks or norm._forward_pre_hooks)
-    return plain and not norm.training and norm.running_mean is not None
+    return can_be_replaced(norm, NORMS) and norm.running_mean is not None

@@ -75,10 +75,12 @@ def faster(
 
     Faster from some 16 rows on; None where there is none whose matrices take at most so many bytes.
     It holds a copy of the present weights, out of reach of autograd. In float32 its error is within
-    2e-6 of the largest output. A NaN spreads over its whole map.
+    2e-6 of the largest output, without the bias. A NaN spreads over its whole map.
     """
-    hooked = convolution._forward_hooks or convolution._forward_pre_hooks
-    if type(convolution) is not nn.Conv2d or hooked or convolution.weight.device.type != "cpu":
+    changed = convolution._forward_hooks or convolution._forward_pre_hooks
+    if type(convolution) is not nn.Conv2d or changed or "forward" in vars(convolution):
+        return None
+    if convolution.weight.device.type != "cpu":
         return None
     if convolution.groups != 1 or convolution.padding_mode != "zeros":
         return None

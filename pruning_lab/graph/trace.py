@@ -129,7 +129,8 @@ def untraceable(model: nn.Module, reason: object) -> UntraceableError:
 class Graph:
     """The operations of a model in order of execution; it shares the model's modules.
 
-    Trace anew after pruning: code that writes a width as a number is traced with that number.
+    Trace anew after pruning, since code that writes a width as a number is traced with that number,
+    and after a change of weights, since cuts share modules that were made out of them.
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import weakref
-from contextlib import closing
 
 import pytest
 import torch
@@ -14,8 +12,7 @@ from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Room
 from pruning_lab.graph import HookedGraph, find_structure, trace
-from pruning_lab.graph.folding import made_faster
-from pruning_lab.graph.small_maps import Products, faster
+from pruning_lab.graph.small_maps import Products
 from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.pruner import Pruner
 
@@ -101,44 +98,6 @@ def test_products_for_small_maps_give_the_same_walks():
         played.walk(order[:, :6].argsort(1)), game(model)[0].walk(order[:, :6].argsort(1)),
         rtol=1e-9, atol=1e-12,
     )  # fmt: skip
-
-
-def test_matrices_are_shared_from_layer_to_layer_and_go_when_none_behind_needs_them():
-    torch.manual_seed(0)
-    blocks = [(nn.Conv2d(256, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU()) for _ in range(4)]
-    model = nn.Sequential(*sum(blocks, ()), nn.Flatten(), nn.Linear(1024, 2)).eval()
-    graph, x = trace(model), torch.randn(2, 256, 2, 2)
-
-    @torch.no_grad()
-    def matrices_behind(layer):
-        with closing(graph.cut([(graph.site(model[layer]), 1)])) as cut:
-            cut.prepare(x, many=True)
-            keep = torch.ones(2, 256)
-            output = cut.after(cut.before(x), torch.arange(2), [keep])
-            torch.testing.assert_close(output, model(x))
-            return [each for each in cut.entry.rest.modules() if isinstance(each, Products)]
-
-    second, first = matrices_behind(0)  # from the last to the first
-    (behind,) = matrices_behind(3)
-    assert behind is second
-    gone = weakref.ref(first)
-    del first
-    assert gone() is None
-    still, again = matrices_behind(0)
-    assert still is second
-    assert again is not second
-
-
-def test_matrices_take_no_more_memory_than_they_may(monkeypatch):
-    torch.manual_seed(0)
-    wide = nn.Conv2d(256, 256, 3, padding=1)
-    part = nn.Sequential(*(copy.deepcopy(wide) for _ in range(5))).eval()
-    one = faster(wide, (2, 2)).weight.nbytes + 2**12
-    for many in (1, 3, 5):
-        monkeypatch.setattr("pruning_lab.graph.folding.MATRICES", many * one)
-        traced = trace(part).module
-        made_faster(traced, {str(number): {(2, 2)} for number in range(5)}, {})
-        assert sum(isinstance(each, Products) for each in traced.modules()) == many
 
 
 def test_players_whose_activation_is_0_are_worth_exactly_nothing_and_cost_nothing():

@@ -13,7 +13,9 @@ from pruning_lab.attributions import (
     TaylorAttributionMetric,
     WeightNormAttributionMetric,
 )
+from pruning_lab.attributions.players import players_of_group
 from pruning_lab.errors import UserError
+from pruning_lab.graph import find_structure
 from tests.oracles import hooked_shapley
 
 UNITS = 6
@@ -303,6 +305,44 @@ def test_a_loss_of_0_and_coarse_numbers_are_no_errors():
     )  # fmt: skip
     assert exact.sum() > 0
     np.testing.assert_allclose(coarse, exact, atol=0.1 * np.abs(exact).max())
+
+
+class Residual(Base):
+    """The units of two layers, added, are one player."""
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(F.relu(x + self.conv(x)))
+
+
+def test_joint_players_of_a_model_in_bfloat16():
+    model, batches = built(Residual), data()
+    group = find_structure(model, (2, 4, 4)).groups["first"]
+    found = []
+    for kind in (torch.float64, torch.bfloat16):
+        some = [(x.to(kind), target) for x, target in batches]
+        metric = ShapleyAttributionMetric(model.to(kind), some, loss, "cpu", sv_samples=2)
+        found.append(metric.estimate([players_of_group(model, group)])[0].scores)
+    assert np.abs(found[0]).max() > 1e-3
+    np.testing.assert_allclose(found[1], found[0], atol=0.1 * np.abs(found[0]).max())
+
+
+def test_a_layer_without_a_score_is_told_of_before_any_other_is_scored():
+    class Unused(Base):
+        def forward(self, x):
+            self.conv(x[:, :1].expand(-1, UNITS, -1, -1))
+            return self.last(self.first(x))
+
+    model, asked = built(Unused), []
+
+    def counted(output, target, reduction):
+        asked.append(len(target))
+        return F.cross_entropy(output, target, reduction=reduction)
+
+    metric = ShapleyAttributionMetric(model, data(), counted, "cpu")
+    with pytest.raises(UserError, match="does not depend on"):
+        metric.run_layers([model.first, model.conv])
+    assert not asked
 
 
 class TimeFirst(nn.Module):

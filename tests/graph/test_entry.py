@@ -3,13 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from pruning_lab.graph import trace
 from pruning_lab.graph.entry import ConvolutionEntry, LinearEntry
-from pruning_lab.graph.folding import made_faster
 
 
 class Forward(nn.Module):
@@ -171,38 +168,3 @@ def test_shapes_that_tell_of_something_else_are_noticed():
     entry = graph.cut([(graph.site(model[0]), 1)]).entry
     assert entry.units(torch.randn(3, 4, 6)) is not None
     assert entry.units(torch.randn(4, 6)) is None
-
-
-@given(
-    eps=st.floats(1e-5, 1), bias=st.booleans(), affine=st.booleans(), groups=st.sampled_from([1, 2])
-)
-def test_folded_batchnorms_give_the_same(eps, bias, affine, groups):
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 4, 3, bias=bias, groups=groups),
-        nn.BatchNorm2d(4, eps, affine=affine),
-        nn.ReLU(),
-    ).double()
-    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
-    model(x)
-    model.eval().requires_grad_(False)
-    part = trace(model).module
-    assert len(made_faster(part, {}, {})) == 1
-    assert not any(isinstance(part.get_submodule(n.target), nn.BatchNorm2d)
-                   for n in part.graph.nodes if n.op == "call_module")  # fmt: skip
-    torch.testing.assert_close(part(x), model(x), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("change", ["train", "hook", "no statistics"])
-def test_what_cannot_be_folded_stays(change):
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
-    if change == "train":
-        model[1].train()
-    elif change == "hook":
-        model[0].register_forward_hook(lambda *_: None)
-    else:
-        model[1] = nn.BatchNorm2d(4, track_running_stats=False).eval()
-    before = [node.target for node in trace(model).module.graph.nodes]
-    part = trace(model).module
-    assert not made_faster(part, {}, {})
-    assert [node.target for node in part.graph.nodes] == before
