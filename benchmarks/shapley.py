@@ -3,10 +3,12 @@
 import statistics
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 from torch import nn
 from tqdm import tqdm
@@ -32,7 +34,8 @@ REFERENCE, SETS, RUNS = 4, 3, 6
 LADDER = (*range(2, 17), 19, 23, 27, 32, 38, 45, 54, 64, 76, 100)
 """How many of the samples are used."""
 
-DEFAULT = {"samples": 16, "orders": 2}
+CONF = OmegaConf.load(Path(__file__).parent.parent / "conf" / "metric" / "shapley.yaml")
+DEFAULT = {"samples": CONF.samples, "orders": CONF.sv_samples}
 """What an experiment's Shapley values take where nothing else is asked for."""
 
 FEW, MANY = 4, 16
@@ -171,7 +174,8 @@ def same_error(network: Network) -> list[str]:
         "run. pruning_lab: the fewest samples whose scores, by 4 orders of their own, have at "
         f"most that error in {RUNS} runs with other samples and orders; what the choice of the "
         "samples adds is in the error. *Default*: the error of {orders} orders for each of "
-        "{samples} samples. All errors are estimates themselves.".format(**DEFAULT),
+        "{samples} samples. All errors are estimates themselves, and the first of many numbers of "
+        "samples that does is a lucky one: some too few.".format(**DEFAULT),
         "",
         "| layer | scores | textbook's error | seconds | samples | error | seconds | ratio | "
         "default |",
