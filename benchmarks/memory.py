@@ -21,7 +21,7 @@ BATCH = 100
 CASES = {
     "criteria": (f"{', '.join(CRITERIA)}: all layers", (100, 1000, 10_000)),
     "fc1": ("Shapley, two orders a sample: fc1 (512 units)", (100, 1000, 10_000)),
-    "conv1_1": ("Shapley, two orders a sample: conv1_1 (64 maps of 32 x 32)", (100, 1000)),
+    "conv1_1": ("Shapley, two orders a sample: conv1_1 (64 maps of 32 x 32)", (100, 200)),
     "all": ("Shapley, two orders a sample: all 15 layers", (8, 16)),
 }
 """What is scored, on how many samples: (words, numbers)."""

@@ -170,7 +170,7 @@ class AttributionMetric(ABC):
         """The model's operations, where the trace computes what the model does; else its hooks."""
         try:
             graph = trace(self.model)
-            x = self.batches.first(8)
+            x = self.batches.first(4)
             check_trace(self.model, graph, x if len(x) > 1 else self.batches.example())
         except UntraceableError as error:
             return HookedGraph(self.model, error)
