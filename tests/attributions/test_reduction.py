@@ -144,10 +144,10 @@ def test_the_relative_error_is_freed_of_what_the_noise_adds_to_the_scores():
     assert found.relative_error == pytest.approx(3 / 4)  # sqrt(9 / (25 - 9))
 
 
-def drawn(reduction, rounds, samples=200, units=2000):
+def drawn(reduction, rounds, samples=200, units=2000, spread=1.0):
     """Truth, the raw scores, and the estimate of units that are all alike but for the draws."""
     random = np.random.default_rng(0)
-    truth = np.repeat(random.normal(size=(samples, 1)), units, 1)
+    truth = np.repeat(random.normal(0, spread, size=(samples, 1)), units, 1)
     reducers, weighted = [], 0
     for draws in rounds:
         each = truth + random.normal(0, 1, (draws, samples, units))
@@ -178,5 +178,12 @@ def test_the_sampling_error_that_is_told_is_the_one_that_is_made(reduction, roun
 @pytest.mark.parametrize("reduction", ["mean", "mean_plus_2_std"])
 def test_19_of_20_intervals_reach_to_the_truth(reduction):
     truth, _, found = drawn(reduction, [2], samples=20, units=4000)
+    reached = np.abs(found.scores - truth) <= found.half_widths("sampling_error")
+    assert 0.9 < reached.mean() < 0.98
+
+
+@pytest.mark.parametrize("spread", [0, 0.1, 0.2])
+def test_intervals_reach_to_the_truth_where_the_draws_hide_the_spread(spread):
+    truth, _, found = drawn("mean_plus_2_std", [2], samples=100, spread=spread)
     reached = np.abs(found.scores - truth) <= found.half_widths("sampling_error")
     assert 0.9 < reached.mean() < 0.98

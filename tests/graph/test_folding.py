@@ -135,15 +135,20 @@ def test_matrices_take_no_more_memory_than_they_may_the_last_come_first(
     ).eval()
     weights = [faster(each, (2, 2)).weight.nbytes for each in model]
     assert [taken / weights[0] for taken in weights] == [1, 2, 2]
-    monkeypatch.setattr("pruning_lab.graph.folding.MATRICES", room * weights[0])
     made, seen = {}, {str(number): {(2, 2)} for number in range(3)}
-    for _ in range(2):  # the second time they are there
+
+    def fast(allowed, made):
+        monkeypatch.setattr("pruning_lab.graph.folding.MATRICES", allowed * weights[0])
         part = trace(model).module
         made_faster(part, seen, made)
         calls = [node.target for node in part.graph.nodes if node.op == "call_module"]
-        fast = [isinstance(part.get_submodule(target), ForSize) for target in calls]
-        assert [number for number, is_fast in enumerate(fast) if is_fast] == expected
+        return [i for i, at in enumerate(calls) if isinstance(part.get_submodule(at), ForSize)]
+
+    assert fast(room, made) == expected
+    assert fast(room, made) == expected  # the second time they are there
     assert len(made) == len(expected)
+    assert fast(5, made) == [0, 1, 2]
+    assert fast(room, made) == expected
 
 
 class Keyword(nn.Module):

@@ -109,3 +109,17 @@ def test_tracing_changes_nothing():
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
+
+
+class Conjunction(nn.Module):
+    """Operators whose names end like those of in-place operations."""
+
+    def forward(self, x):
+        a, b = x > 0, x < 1
+        both = a & b
+        return x * a + x * both + x * (a | b)
+
+
+def test_operators_are_not_taken_for_in_place_operations():
+    model, x = Conjunction(), torch.linspace(-2, 2, 9)
+    assert torch.equal(trace(model).module(x), model(x))
