@@ -173,5 +173,6 @@ class OneRoundMetric(MaskMetric):
             for game, first in self._games(graph, each, behind, limit):
                 reducer.add(*self._score(game, first))
                 progress.done(index, game.samples * self._evaluations(count))
+                del game  # before the next one is made: it is large
             found.append(estimate([reducer]))
         return found

@@ -173,6 +173,7 @@ class _Layer:
         for game, first in self._metric._games(*self._where):
             reducer.add(*self._metric.draw(game, first, range(before, before + more)))
             evaluations = 2 * more * game.players * game.samples
+            del game  # before the next one is made: it is large
             self._evaluations += evaluations
             done(evaluations)
         self._rounds.append(reducer)
