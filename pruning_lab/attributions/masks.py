@@ -112,7 +112,7 @@ class MaskMetric(AttributionMetric):
             _ = played.ends
         largest = max(1, after.largest // 2)
         room = Room(
-            max(1, 2 * self.memory // max(1, before.bytes)),
+            max(1, self.memory // max(1, before.bytes)),  # of two samples: what units bring, too
             max(FEWEST_ROWS, min(MOST_ROWS, self.memory // (4 * largest))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
