@@ -67,10 +67,9 @@ class Experiment:
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
         determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
-        self.pruner = Pruner(self.model, self.splits.input_size, self.device)
-        self.layers, self.pruned = choose_layers(
-            self.model, self.pruner.structure, self.splits.input_size
-        )
+        size = self.splits.input_size
+        self.pruner = Pruner(self.model, size, self.device)
+        self.layers, self.pruned = choose_layers(self.model, self.pruner.structure, size)
         groups = self._groups().values()
         self.steps = self.schedule.steps_for(
             [[layer for layer in group.players if layer in self.layers] for group in groups]
