@@ -10,7 +10,7 @@ import torch
 from pruning_lab.attributions.base import Site, by_unit
 from pruning_lab.attributions.memory import Room
 from pruning_lab.attributions.players import keep_rows
-from pruning_lab.graph.cut import Cut
+from pruning_lab.graph.cut import Cut, State
 from pruning_lab.graph.entry import Units
 from pruning_lab.graph.hooked import HookedCut
 
@@ -22,28 +22,29 @@ Feed = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Game:
-    """The losses of the samples ``x`` when only some of the players are kept, the others at 0.
+    """The losses of samples when only some of the players are kept, the others at 0.
 
-    A row is one sample under one coalition. ``losses(output, samples)`` gives the loss of each row
-    of the model's output; ``room`` says how many rows go through the model at once.
+    ``state`` is what ``cut`` has of the samples. A row is one sample under one coalition.
+    ``losses(output, samples)`` gives the loss of each row of the model's output; ``room`` says how
+    many rows go through the model at once.
     """
 
     def __init__(
         self,
         cut: Cut | HookedCut,
         sites: Sequence[Site],
-        x: torch.Tensor,
+        state: State,
         losses: Callable[[Any, torch.Tensor], torch.Tensor],
         room: Room,
         precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._cut, self._sites, self._losses, self._precision = cut, sites, losses, precision
-        with torch.no_grad():
-            self._state = cut.before(x)
-        self._activation = by_unit(self._state.activation, sites[0].axis, sites[0].module)
-        self.samples, self.device, self.dtype = len(x), x.device, self._activation.dtype
-        self.rows = room.rows if self._state.stackable else self.samples
-        self._taped = room.taped if self._state.stackable else self.samples
+        self._state = state
+        self._activation = by_unit(state.activation, sites[0].axis, sites[0].module)
+        self.samples, self.device = len(state), self._activation.device
+        self.dtype = self._activation.dtype
+        self.rows = room.rows if state.stackable else self.samples
+        self._taped = room.taped if state.stackable else self.samples
         given = [site.row for site in sites if site.row is not None]
         self.players = (
             int(max(row.max() for row in given)) + 1 if given else self._activation.shape[1]

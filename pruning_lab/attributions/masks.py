@@ -18,6 +18,7 @@ from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
 from pruning_lab.errors import UserError, check_choice, check_count
+from pruning_lab.graph.cut import State
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -75,7 +76,7 @@ class MaskMetric(AttributionMetric):
                 room = room or self._room(cut, play, batch, targets)
                 at_once = min(room.samples, at_most or room.samples)
                 for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                    yield play(x, target, room), seen
+                    yield play(cut.before(x), target, room), seen
                     seen += len(x)
 
     def _cut(self, graph: Any, players: Players, behind: bool) -> tuple[list[Site], Any]:
@@ -91,13 +92,13 @@ class MaskMetric(AttributionMetric):
         return graph, self._counts(graph, players, behind)
 
     def _game(
-        self, cut: Any, sites: list[Site], x: torch.Tensor, targets: torch.Tensor, room: Room
+        self, cut: Any, sites: list[Site], state: State, targets: torch.Tensor, room: Room
     ) -> Game:
         def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
             exact = output if self.precision == "fp32" else output.float()
             return self._losses(exact, targets[samples])
 
-        return Game(cut, sites, x, losses, room, self._autocast)
+        return Game(cut, sites, state, losses, room, self._autocast)
 
     @torch.no_grad()
     def _room(
@@ -107,7 +108,8 @@ class MaskMetric(AttributionMetric):
         x, target = (each[:1].repeat_interleave(2, 0) for each in (batch, targets))
         cut.before(x.clone())  # which looks at the model the first time
         with Made(self.model) as before:
-            played = play(x.clone(), target, Room(2, 2, 2))
+            state = cut.before(x.clone())
+        played = play(state, target, Room(2, 2, 2))
         with Made(self.model) as after:
             _ = played.ends
         largest = max(1, after.largest // 2)
@@ -117,9 +119,9 @@ class MaskMetric(AttributionMetric):
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows a sample: there and back
         )
         exact = self.precision == "fp32"
-        cut.prepare(batch, many=exact and room.rows >= MANY)
+        cut.prepare(state, many=exact and room.rows >= MANY)
         if exact:
-            self._check_parts(x, target, play(x.clone(), target, Room(2, 2, 2)))
+            self._check_parts(x, target, play(state, target, Room(2, 2, 2)))
         return room
 
     def _check_parts(self, x: torch.Tensor, target: torch.Tensor, played: Game) -> None:

@@ -89,12 +89,12 @@ class Cut:
         self._after = part(module, [*first, *inputs], output.args[0], masked)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
 
-    def prepare(self, x: torch.Tensor, many: bool) -> None:
-        """Put faster modules behind the sites; with ``many`` rows like those of ``x`` more pays.
+    def prepare(self, state: State, many: bool) -> None:
+        """Put faster modules behind the sites; with ``many`` rows like ``state``'s more pays.
 
         They are shared with the cut that was prepared before. What only that one used goes.
         """
-        parts, seen = self._parts(), self._sizes(x) if many else {}
+        parts, seen = self._parts(), self._sizes(state) if many else {}
         behind = {module for each in parts for module in each.modules()}
         self._keep_made(lambda modules, _: behind.issuperset(modules))  # they are large
         used = set().union(*(made_faster(each, seen, self._made) for each in parts))
@@ -105,13 +105,12 @@ class Cut:
             if not wanted(key[0], module):
                 del self._made[key]
 
-    def _sizes(self, x: torch.Tensor) -> Seen:
-        """The sizes of the maps behind the sites, for ``x``."""
-        state = self.before(two_and_three(x)[0])
-        given = [each for each in state.activations if each is not None]
-        masks = [given[0].new_ones(2, 1) for each in state.activations if each is None]
+    def _sizes(self, state: State) -> Seen:
+        """The sizes of the maps behind the sites."""
+        given = [each.clone() for each in state.activations if each is not None]
+        masks = [given[0].new_ones(len(state), 1) for each in state.activations if each is None]
         sizes = Sizes(self._after)
-        sizes.run(*given, *state.rows(torch.arange(2, device=x.device)), *masks)
+        sizes.run(*given, *state.rows(torch.arange(len(state), device=given[0].device)), *masks)
         return sizes.seen
 
     def close(self) -> None:
@@ -122,6 +121,7 @@ class Cut:
     def _parts(self) -> list[fx.GraphModule]:
         return [self._after] if self.entry is None else [self._after, self.entry.rest]
 
+    @torch.no_grad()
     def before(self, x: torch.Tensor) -> State:
         """Run the part of the model that the sites, and what lies behind them, need from ``x``."""
         if self._stackable is None:

@@ -68,12 +68,13 @@ class HookedCut:
         self._model = model
         self._axes = dict(sites)
 
-    def prepare(self, x: torch.Tensor, many: bool) -> None:
+    def prepare(self, state: State, many: bool) -> None:
         """Nothing can be made faster: every evaluation is a pass of the model."""
 
     def close(self) -> None:
         """Nothing is held."""
 
+    @torch.no_grad()
     def before(self, x: torch.Tensor) -> State:
         sites = list(self._axes)
         _, activations = HookedGraph(self._model, UserError()).record(x, sites)

@@ -39,8 +39,8 @@ def game(model, layer=0, rows=128, graph=None, prepared=False):
     site = Site(graph.site(model[layer + 2 if layer == 0 else layer + 1]), 1, None, model[layer])
     cut = graph.cut([(site.node, site.axis)])
     if prepared:
-        cut.prepare(X, many=True)
-    return Game(cut, [site], X, losses, Room(5, rows, rows)), cut
+        cut.prepare(cut.before(X), many=True)
+    return Game(cut, [site], cut.before(X), losses, Room(5, rows, rows)), cut
 
 
 def orders(samples, players):
@@ -164,7 +164,7 @@ def test_a_coalition_without_a_player_is_the_network_without_its_units(make):
             for node in graph.sites(module, behind=True)
         ]
         cut = graph.cut([(site.node, site.axis) for site in sites])
-        played = Game(cut, sites, X, losses, Room(5, 128, 128))
+        played = Game(cut, sites, cut.before(X), losses, Room(5, 128, 128))
         assert played.players == len(group)
         for player in (0, len(group) - 1):
             keep = torch.ones(1, len(X), len(group), dtype=torch.float64)

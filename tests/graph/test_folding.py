@@ -101,8 +101,8 @@ def test_matrices_are_shared_from_layer_to_layer_and_go_when_none_behind_needs_t
 
     def matrices_behind(layer):
         with closing(graph.cut([(graph.site(model[layer]), 1)])) as cut:
-            cut.prepare(x, many=True)
             state, every = cut.before(x), torch.arange(2)
+            cut.prepare(state, many=True)
             expected = model(x)
             kept = torch.ones(2, 64).double()
             torch.testing.assert_close(cut.after(state, every, [kept]), expected)
