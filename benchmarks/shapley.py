@@ -177,8 +177,8 @@ def same_error(network: Network) -> list[str]:
         "samples adds is in the error. *Default*: the error of {orders} orders for each of "
         "{samples} samples; one pair of orders does not tell what the draws add to the spread, so "
         "its `mean_plus_2_std` is too high. In the last layers what either side pays is mostly the "
-        "pass up to the layer. All errors are estimates themselves, and the first of many numbers of "
-        "samples that does is a lucky one: some too few.".format(**DEFAULT),
+        "pass up to the layer. All errors are estimates themselves, and the first of many numbers "
+        "of samples that does is a lucky one: some too few.".format(**DEFAULT),
         "",
         "| layer | scores | textbook's error | seconds | samples | error | seconds | ratio | "
         "default |",
