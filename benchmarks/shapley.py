@@ -28,8 +28,8 @@ SHARED = 5
 DEPTHS = ("conv1_2", "conv3_3", "conv5_1", "fc1")
 """Layers of different depth whose errors are measured."""
 
-REFERENCE, SETS, RUNS = 4, 3, 6
-"""Pairs of orders a sample in the reference, sets of shared orders, and runs of ours."""
+REFERENCE, SETS, RUNS, TURNS = 4, 3, 6, 2
+"""Pairs of orders a sample in the reference, sets of shared orders, runs of ours, timings."""
 
 LADDER = (*range(2, 17), 19, 23, 27, 32, 38, 45, 54, 64, 76, 100)
 """How many of the samples are used."""
@@ -145,8 +145,7 @@ def same_error(network: Network) -> list[str]:
     rows = []
     by_name = {name: layer for layer, name in network.names.items()}
     for name in tqdm(DEPTHS, desc="Shapley, the same error"):
-        layer = by_name[name]
-        old = _textbook_seconds(network, layer)
+        layer, found = by_name[name], {}
         reference = _reference(network, layer)
         shared = _shared_values(network, layer)
         for reduction in REDUCTIONS:
@@ -159,22 +158,23 @@ def same_error(network: Network) -> list[str]:
                 if ours <= theirs or samples == LADDER[-1]:
                     break
             default = [ours_of(seed, **DEFAULT)[1] for seed in range(RUNS)]
+            found[reduction] = (theirs, samples, ours, _rms(default, expected, uncertain))
+        old, new = seconds_in_turn(network, layer, {k: each[1] for k, each in found.items()})
+        for reduction, (theirs, samples, ours, default) in found.items():
             bold = "**" if ours <= theirs else ""
-            new = statistics.median(spent for spent, _ in runs)
             rows.append(
                 f"| {name} | `{reduction}` | {theirs:.0%} | {old:.1f} | {samples} | {ours:.0%} | "
-                f"{new:.2f} | {bold}{old / new:.0f}{bold} | "
-                f"{_rms(default, expected, uncertain):.0%} |"
+                f"{new[reduction]:.2f} | {bold}{old / new[reduction]:.0f}{bold} | {default:.0%} |"
             )
     return [
         f"Error: root of the mean squared l2 distance to the scores over all {network.samples} "
         f"samples by {REFERENCE} pairs of orders for each, relative to these; what these are "
         f"uncertain by themselves is taken off. Textbook: {SHARED} orders that all samples share, "
         f"{SETS} sets of them; its seconds are those of one pass up to the layer and {SHARED} "
-        "times those of one order, timed in this run. pruning_lab: the fewest samples whose "
-        f"scores, by 4 orders of their own, have at most that error in {RUNS} runs with other "
-        "samples and orders; all that a call costs is in its seconds, what the choice of the "
-        "samples adds is in the error. *Default*: the error of {orders} orders for each of "
+        "times those of one order. pruning_lab: the fewest samples whose scores, by 4 orders of "
+        f"their own, have at most that error in {RUNS} runs with other samples and orders; all that "
+        f"a call costs is in its seconds (both sides in turn, means of {TURNS}), what the choice of "
+        "the samples adds is in the error. *Default*: the error of {orders} orders for each of "
         "{samples} samples; one pair of orders does not tell what the draws add to the spread, so "
         "its `mean_plus_2_std` is too high. In the last layers what either side pays is mostly the "
         "pass up to the layer. All errors are estimates themselves, and the first of many numbers "
@@ -185,6 +185,19 @@ def same_error(network: Network) -> list[str]:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
     ]
+
+
+def seconds_in_turn(
+    network: Network, layer: nn.Module, samples: dict[str, int]
+) -> tuple[float, dict[str, float]]:
+    """What the original's budget costs, and ours with so many samples: the sides in turn, means."""
+    old: list[float] = []
+    new: dict[str, list[float]] = {reduction: [] for reduction in samples}
+    for turn in range(TURNS):
+        old.append(_textbook_seconds(network, layer))
+        for reduction, count in samples.items():
+            new[reduction].append(_ours(network, layer, reduction, turn, count)[0])
+    return statistics.mean(old), {name: statistics.mean(each) for name, each in new.items()}
 
 
 def _textbook_seconds(network: Network, layer: nn.Module) -> float:
