@@ -174,8 +174,8 @@ def same_error(network: Network) -> list[str]:
         "times those of one order. pruning_lab: the fewest samples whose scores, by 4 orders of "
         f"their own, have at most that error in {RUNS} runs with other samples and orders; all "
         f"that a call costs is in its seconds (both sides in turn, means of {TURNS}), what the "
-        "choice of the samples adds is in the error. *Default*: the error of {orders} orders for each of "
-        "{samples} samples; one pair of orders does not tell what the draws add to the spread, so "
+        "choice of the samples adds is in the error. *Default*: the error of {orders} orders for "
+        "each of {samples} samples; one pair does not tell what the draws add to the spread, so "
         "its `mean_plus_2_std` is too high. In the last layers what either side pays is mostly the "
         "pass up to the layer. All errors are estimates themselves, and the first of many numbers "
         "of samples that does is a lucky one: some too few.".format(**DEFAULT),

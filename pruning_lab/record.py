@@ -27,7 +27,9 @@ from pruning_lab.compare import (
     style_of,
     widths,
 )
+from pruning_lab.compare.runs import GIVEN
 from pruning_lab.setup import plain
+from pruning_lab.track import MAIN
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Record:
 
     def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
         self.run, self.names, self.output = run, names, output
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
 
     def baseline_scores(self, estimates: Estimates, seconds: dict[str, float]) -> None:
         """All criteria on the unpruned network, and the seconds that each took."""
@@ -64,9 +66,11 @@ class Record:
             self.run.figure(figure, "rank_correlation")
             self.run.table(table.reset_index(names="criterion"), "rank_correlation.csv")
 
-    def scores(self, step: int, estimates: LayerEstimates) -> None:
-        """The scores that lead to a step: raw, as histograms, and sorted with their errors."""
-        self.run.scores({self.names.metric: estimates}, step)
+    def scores(self, track: str, step: int, estimates: LayerEstimates) -> None:
+        """The scores that lead to a step: raw; of the main track as histograms and sorted, too."""
+        self.run.scores({self.names.metric: estimates}, step, _prefix(track))
+        if track != MAIN:
+            return
         title = f"Scores that led to step {step}"
         histograms = score_histograms(scores_of({self.names.metric: estimates}), title)
         self.run.figure(histograms, f"scores_step_{step:03d}")
@@ -74,31 +78,50 @@ class Record:
             figure = sorted_scores(self.names.metric, estimates, title)
             self.run.figure(figure, f"sorted_step_{step:03d}")
 
-    def row(self, step: int, measured: dict[str, float]) -> None:
-        """Everything measured at one step; step 0 is the unpruned network."""
-        self.rows.append({"step": step} | measured)
-        self.run.metrics(round(1000 * measured["removed_flops"]), measured | {"removed/step": step})
+    def row(self, track: str, step: int, measured: dict[str, float]) -> None:
+        """Everything measured at one step of a track; step 0 is the unpruned network."""
+        self.rows.append({"track": track, "step": step} | measured)
+        permille, prefix = round(1000 * measured["removed_flops"]), _prefix(track)
+        shown = measured | {"removed/step": step}
+        if prefix:  # what it cost is in the main track's charts
+            shown = {k: v for k, v in measured.items() if "accuracy" in k or "loss" in k}
+        self.run.metrics(permille, shown, prefix)
         self.run.table(pd.DataFrame(self.rows))
 
-    def conclude(self, model: nn.Module, kept: dict[str, list[int]], uri: str) -> None:
-        """The curve, the widths and the pruned model; says where to look."""
+    def of(self, track: str) -> list[dict[str, Any]]:
+        """The rows of a track so far."""
+        return [row for row in self.rows if row["track"] == track]
+
+    def curves(self) -> tuple[Path, Path]:
+        """The curves of all tracks so far and their table, in the run and as files."""
         frame = pd.DataFrame(self.rows)
         curves = accuracy_curves(frame.assign(**asdict(self.names), run_id=self.run.run_id))
         self.output.mkdir(parents=True, exist_ok=True)
         figure, table = self.output / "accuracy_vs_flops.png", self.output / tracking.STEPS
-        pruned = self.output / "pruned_model"
         curves.savefig(figure, dpi=150)
         frame.to_csv(table, index=False)
-        save_pruned(model, pruned, kept)
         self.run.figure(curves, "accuracy_vs_flops")
-        left = frame.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
-        self.run.figure(widths(left.set_index(frame["removed_flops"])), "widths")
+        return figure, table
+
+    def conclude(self, model: nn.Module, kept: dict[str, list[int]], uri: str) -> None:
+        """The curve, the widths and the pruned model; says where to look."""
+        main = pd.DataFrame(self.of(MAIN))
+        figure, table = self.curves()
+        pruned = self.output / "pruned_model"
+        save_pruned(model, pruned, kept)
+        left = main.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
+        self.run.figure(widths(left.set_index(main["removed_flops"])), "widths")
         self.run.folder(pruned, "pruned_model")
-        log.info("\n%s\n", frame[TABLE].to_string(index=False, float_format="{:.4g}".format))
+        log.info("\n%s\n", main[TABLE].to_string(index=False, float_format="{:.4g}".format))
         log.info("%-13s %s", "Table", table)
         log.info("%-13s %s", "Figure", figure)
         log.info("%-13s %s", "Pruned model", pruned)
         log.info("%-13s %s", "MLflow", tracking.ui_command(uri))
+
+
+def _prefix(track: str) -> str:
+    """What stands before the names of a track's metrics and files."""
+    return "" if track == MAIN else f"{track}_"
 
 
 @contextmanager
@@ -126,17 +149,30 @@ def tags(config: DictConfig, names: Names, baseline: Baseline) -> dict[str, Any]
     return asdict(names) | {
         "seed": config.seed,
         "baseline": baseline.name,
+        "block": block(config),
         "setting": setting(config, baseline),
         "metric_settings": json.dumps(own),
         "git_commit": git_commit(),
     }
 
 
+def block(config: DictConfig) -> str:
+    """What makes runs a block of a comparison: the seeds of the network that they start from.
+
+    Given weights are one block, whatever the seeds: they are one network. The order of the data is
+    no seed of a network that is not trained.
+    """
+    if config.baseline.checkpoint is not None or config.model.get("weights"):
+        return GIVEN
+    trained = config.baseline.training.epochs > 0
+    return f"init {config.seeds.init}" + (f", order {config.seeds.order}" if trained else "")
+
+
 def setting(config: DictConfig, baseline: Baseline) -> str:
     """A hash of what runs share whose curves can be compared: all but criterion and seeds."""
     start = ("model", "dataset", "samples", "training", "checkpoint")
     shared = {key: baseline.determinants[key] for key in start}
-    shared |= {key: plain(config[key]) for key in ("schedule", "finetune", "scoring")}
+    shared |= {key: plain(config[key]) for key in ("schedule", "finetune", "after_cut", "scoring")}
     return identity(shared)
 
 

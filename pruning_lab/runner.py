@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,24 +13,20 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
 
-from pruning_lab import cost, tracking
+from pruning_lab import tracking
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import ActivationMetric, run_together
-from pruning_lab.attributions.coupled import TOGETHER, group_scores
-from pruning_lab.attributions.players import Players, players_of_group, units_of_module
-from pruning_lab.attributions.scores import Estimates, LayerEstimates, LayerScores
+from pruning_lab.attributions.coupled import TOGETHER
+from pruning_lab.attributions.scores import Estimates, LayerEstimates
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Group, units_of
-from pruning_lab.plan import Plan, make_plan
+from pruning_lab.network import Network
+from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
-from pruning_lab.prunable import choose_layers
-from pruning_lab.pruner import Pruner
-from pruning_lab.pruner.trial import Trial
 from pruning_lab.record import Names, recording
-from pruning_lab.schedules import Schedule, Step, ToTarget
+from pruning_lab.schedules import Schedule, ToTarget
 from pruning_lab.setup import (
     baseline_determinants,
     build,
@@ -40,7 +36,20 @@ from pruning_lab.setup import (
     find_device,
     plain,
 )
-from pruning_lab.training import Training, evaluate, fit, part
+from pruning_lab.track import (
+    MAIN,
+    SCRATCH,
+    UNTUNED,
+    Row,
+    Scored,
+    Task,
+    Track,
+    measure,
+    row_of,
+    seed_of,
+    seeded,
+)
+from pruning_lab.training import Training, fit
 
 log = logging.getLogger(__name__)
 
@@ -61,29 +70,29 @@ class Experiment:
         self.finetune: Training = build(config.finetune, "finetune")
         self.client = tracking.connect(config.tracking.uri)
         self.splits: Splits = build(config.dataset, "dataset")
-        torch.manual_seed(config.seeds.init)
-        self.model = build_model(config.model, self.splits).to(self.device)
+        self.network = self._fresh_network()
+        self.model = self.network.model
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
         determinants = baseline_determinants(config, self.device, self.splits, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
-        size = self.splits.input_size
-        self.pruner = Pruner(self.model, size, self.device)
-        self.layers, self.pruned = choose_layers(self.model, self.pruner.structure, size)
-        groups = self._groups().values()
-        self.steps = self.schedule.steps_for(
-            [[layer for layer in group.players if layer in self.layers] for group in groups]
+        after_cut = config.after_cut
+        self.task = Task(
+            self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate
         )
+        self.steps = self.task.steps(self.network)
+        self._check_controls()
         self.scored = loader(self.splits.score, config.scoring.batch_size)
         self.criteria = {**config.attributions, names.metric: config.metric}
-        self.metrics = {name: self._metric(settings) for name, settings in self.criteria.items()}
-        self.original = self._size(self.model)
+        self.metrics = {name: self._metric(name, self.model) for name in self.criteria}
+        self.main = Track(MAIN, self.network, self.metrics[names.metric], self.task)
         # refuses a target that no plan can reach; where players take different numbers of units,
         # how many may go depends a little on their order, which only the scores will tell
         if isinstance(self.schedule, ToTarget):
-            players = {name: len(group) for name, group in self._groups().items()}
-            widths = self._widths() if self.schedule.coupled != TOGETHER else players
-            self._plan({name: np.zeros(width) for name, width in widths.items()}, self.steps[-1])
+            players = {name: len(group) for name, group in self.network.groups().items()}
+            widths = self.network.widths() if self.schedule.coupled != TOGETHER else players
+            blank = {name: np.zeros(width) for name, width in widths.items()}
+            self.main.plan(blank, self.steps[-1])
 
     def run(self) -> float:
         """The method; returns the test accuracy after the last step."""
@@ -91,24 +100,17 @@ class Experiment:
             self.client, self.config, self.names, self.baseline, self.output
         ) as self.record:
             self._obtain_baseline()
-            found, seconds = self._attribute()
-            self._prepare_pruning()
-            start = self._measure()
-            self._keep_row(0, start, start, {})
-            for number, step in enumerate(self.steps, 1):
-                layers = tuple(layer for layer in self.layers if layer in step.layers)
-                if number > 1:  # the first step's scores are those of the baseline
-                    found, seconds = self._score(self.names.metric, layers)
-                found = {name: found[name] for name in self._players(layers)}
-                self.record.scores(number, found)
-                scores = {name: each.scores for name, each in found.items()}
-                self.pruner.prune_groups(self._plan(scores, step))
-                before = self._measure()
-                tuned = self._tune(number)
-                after = self._measure() if self.finetune.epochs else before
-                self._keep_row(number, before, after, {"scoring_seconds": seconds} | tuned)
-            self.record.conclude(self.model, self.pruner.kept, self.config.tracking.uri)
-        return self.record.rows[-1]["test_accuracy_after"]
+            scored = self._attribute()
+            controls = self._controls()  # copies of the baseline, while it is whole
+            plans = self._prune(self.main, scored)
+            self.record.conclude(self.model, self.network.pruner.kept, self.config.tracking.uri)
+            for track in controls:
+                self._prune(track, scored)
+            if self.config.controls.scratch:
+                self._train_from_scratch(plans)
+            if any(self.config.controls.values()):
+                self.record.curves()
+        return self.record.of(MAIN)[-1]["test_accuracy_after"]
 
     # -- the stages ---------------------------------------------------------------------------
 
@@ -122,52 +124,95 @@ class Experiment:
                 label = f"Training {self.names.model} on {self.names.dataset}"
                 log.info("%s, %d epochs ...", label, self.training.epochs)
                 optimizer = self.training.optimizer(model)
-                fit(model, optimizer, self.splits.train, self.training, self._seeded(0), label)
+                order = seeded(self.config.seeds.order, 0)
+                fit(model, optimizer, self.splits.train, self.training, order, label)
 
         new = self.baseline.obtain(self.model, train)
         log.info("Baseline %s: %s", self.baseline.name, "ready" if new else "found on disk")
 
-    def _attribute(self) -> tuple[LayerEstimates, float]:
+    def _attribute(self) -> Scored:
         """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
         found: Estimates = {}
         seconds: dict[str, float] = {}
-        layers = tuple(self.layers)
+        layers = tuple(self.network.layers)
         together = cache(partial(self._score_together, layers))
         for name, settings in self.criteria.items():
+            metric = self.metrics[name]
             found[name], seconds[name] = self.baseline.scores(
                 name,
                 plain(settings)
                 | plain(self.config.scoring)
-                | {"code": self._code(name), "coupled": self.schedule.coupled, "layers": layers},
-                lambda name=name: (
+                | {
+                    "code": digest_of_program(type(metric)),
+                    "coupled": self.schedule.coupled,
+                    "layers": layers,
+                },
+                lambda name=name, metric=metric: (
                     together()[name]  # type: ignore[misc]
-                    if isinstance(self.metrics[name], ActivationMetric)
-                    else self._score(name, layers)
+                    if isinstance(metric, ActivationMetric)
+                    else self._score(self.network, metric, name, layers)
                 ),
             )
         self.record.baseline_scores(found, seconds)
         return found[self.names.metric], seconds[self.names.metric]
 
-    def _prepare_pruning(self) -> None:
-        """One optimizer for the whole experiment: its momentum is cut with the weights."""
-        self.optimizer = self.finetune.optimizer(self.model)
-        self.pruner.optimizer = self.optimizer
-        self.tuned_on = part(self.splits.train, self.finetune.share, self._seeded(0))
+    def _prune(self, track: Track, first: Scored) -> list[Plan]:
+        """Score, cut, fine-tune, measure, step by step; returns what went at each."""
+        self._keep_row(track.name, 0, track.start())
+        plans = []
 
-    def _score(self, name: str, layers: tuple[str, ...]) -> tuple[LayerEstimates, float]:
+        def scored(number: int, found: LayerEstimates) -> None:
+            self.record.scores(track.name, number, found)
+
+        for done in track.run(self.steps, self._score_track, first, scored):
+            plans.append(done.plan)
+            self._keep_row(track.name, len(plans), done.row)
+        return plans
+
+    def _train_from_scratch(self, plans: list[Plan]) -> None:
+        """The network that is left, with new weights, trained as the baseline was."""
+        network = self._fresh_network(stage=1)
+        for plan in plans:
+            network.pruner.prune_groups(plan)
+        before, started = measure(network, self.splits), time.perf_counter()
+        label = f"Training what is left of {self.names.model} from scratch"
+        log.info("%s, %d epochs ...", label, self.training.epochs)
+        optimizer, order = self.training.optimizer(network.model), seeded(self.task.order, 0)
+        fit(network.model, optimizer, self.splits.train, self.training, order, label)
+        spent = {"finetune_seconds": time.perf_counter() - started}
+        row = row_of(network, before, measure(network, self.splits), spent)
+        self._keep_row(SCRATCH, len(plans), row)
+
+    # -- what the stages ask ------------------------------------------------------------------
+
+    def _controls(self) -> list[Track]:
+        """The same steps on a copy that is never fine-tuned, where it is wanted and other."""
+        if not (self.config.controls.untuned and self.finetune.epochs):
+            return []
+        network, untuned = self.network.copy(), replace(self.finetune, epochs=0)
+        metric = self._metric(self.names.metric, network.model)
+        return [Track(UNTUNED, network, metric, replace(self.task, finetune=untuned))]
+
+    def _score_track(self, track: Track, layers: tuple[str, ...]) -> Scored:
+        return self._score(track.network, track.metric, self.names.metric, layers)
+
+    def _score(
+        self, network: Network, metric: AttributionMetric, name: str, layers: tuple[str, ...]
+    ) -> Scored:
         """Scores behind BatchNorm and non-linearity, and the seconds they took."""
-        players, started = self._players(layers), time.perf_counter()
+        players, started = network.players(layers, self.schedule.coupled), time.perf_counter()
         log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
-        with ScoringBar(name, self._work(players)) as bar:
-            found = self.metrics[name].estimate(list(players.values()), True, bar)
+        behind = network.work_behind()
+        with ScoringBar(name, [behind.get(each, 1) for each in players]) as bar:
+            found = metric.estimate(list(players.values()), True, bar)
         return dict(zip(players, found, strict=True)), time.perf_counter() - started
 
-    def _score_together(self, layers: tuple[str, ...]) -> dict[str, tuple[LayerEstimates, float]]:
+    def _score_together(self, layers: tuple[str, ...]) -> dict[str, Scored]:
         """All criteria on activations and gradients by one pass; each is said to take all of it."""
         metrics = {
             k: each for k, each in self.metrics.items() if isinstance(each, ActivationMetric)
         }
-        players, started = self._players(layers), time.perf_counter()
+        players, started = self.network.players(layers, self.schedule.coupled), time.perf_counter()
         log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
         found = run_together(list(metrics.values()), list(players.values()), True)
         seconds = time.perf_counter() - started
@@ -176,125 +221,46 @@ class Experiment:
             for name, scores in zip(metrics, found, strict=True)
         }
 
-    def _players(self, layers: tuple[str, ...]) -> dict[str, Players]:
-        """What is scored for these layers: their groups, or each layer by itself."""
-        if self.schedule.coupled != TOGETHER:
-            return {layer: units_of_module(self.layers[layer]) for layer in layers}
-        groups = self._groups(layers).items()
-        return {name: players_of_group(self.model, group) for name, group in groups}
-
-    def _plan(self, scores: LayerScores, step: Step) -> Plan:
-        """Which units go, so that the step's share of the original is gone."""
-        trial = Trial(self.pruner)
-        groups = self._groups(step.layers)
-        of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
-
-        def gone(plan: Plan) -> float:
-            return 1 - self._size(trial.after(plan), of)[of] / self.original[of]
-
-        return make_plan(self._by_player(groups, scores), groups, step, self.schedule, gone)
-
-    def _by_player(self, groups: dict[str, Group], scores: LayerScores) -> LayerScores:
-        """The score of every player of the groups."""
-        if self.schedule.coupled == TOGETHER:
-            return {name: scores[name] for name in groups}
-        one_draw = self.metrics[self.names.metric].independent
-        aggregate = "first" if one_draw else self.schedule.coupled
-        return {name: group_scores(group, scores, aggregate) for name, group in groups.items()}
-
-    def _tune(self, number: int) -> dict[str, float]:
-        """Fine-tune after a cut; returns the seconds it took."""
-        started = time.perf_counter()
-        if self.finetune.epochs:
-            label = f"Fine-tuning, step {number} of {len(self.steps)}"
-            order = self._seeded(number)
-            fit(self.model, self.optimizer, self.tuned_on, self.finetune, order, label)
-        return {"finetune_seconds": time.perf_counter() - started}
-
-    def _measure(self) -> dict[str, float]:
-        """Accuracy and loss on test and val."""
-        found = {}
-        for split in ("test", "val"):
-            measured = evaluate(self.model, getattr(self.splits, split))
-            found[f"{split}_accuracy"], found[f"{split}_loss"] = measured.accuracy, measured.loss
-        return found
-
-    def _keep_row(
-        self,
-        step: int,
-        before: dict[str, float],
-        after: dict[str, float],
-        seconds: dict[str, float],
-    ) -> None:
-        """Write one step down: the cost of the model as it stands beside what was measured."""
-        size = self._size(self.model)
-        row = size | {f"removed_{k}": 1 - value / self.original[k] for k, value in size.items()}
-        row |= {f"{key}_before": value for key, value in before.items()}
-        row |= {f"{key}_after": value for key, value in after.items()}
-        row |= seconds | {"latency_ms": cost.latency_ms(self.model, self.splits.input_size)}
-        row |= {f"width/{layer}": width for layer, width in self._widths().items()}
-        self.record.row(step, row)
+    def _keep_row(self, track: str, step: int, row: Row) -> None:
+        """Write one step down, and say it."""
+        self.record.row(track, step, row)
         log.info(
-            "Step %d of %d: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
-            "fine-tuning)", step, len(self.steps), 100 * row["removed_flops"],
+            "Step %d of %d, %s: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
+            "training)", step, len(self.steps), track, 100 * row["removed_flops"],
             100 * row["test_accuracy_after"], 100 * row["test_accuracy_before"],
         )  # fmt: skip
-
-    # -- what the stages ask ------------------------------------------------------------------
-
-    def _size(self, model: nn.Module, *wanted: str) -> dict[str, float]:
-        """FLOPs, parameters and units of a model, or those ``wanted``."""
-        ways: dict[str, Callable[[], float]] = {
-            "flops": lambda: cost.flops(model, self.splits.input_size),
-            "parameters": lambda: cost.parameters(model),
-            "units": lambda: sum(units_of(model.get_submodule(layer)) for layer in self.pruned),
-        }
-        return {name: ways[name]() for name in wanted or ways}
-
-    def _groups(self, layers: Collection[str] | None = None) -> dict[str, Group]:
-        """The groups of units that can be scored, as the model stands; those of some layers."""
-        found = self.pruner.structure.groups.items()
-        return {
-            name: group
-            for name, group in found
-            if group.covered_by(self.layers)
-            and (layers is None or not group.players.keys().isdisjoint(layers))
-        }
-
-    def _widths(self) -> dict[str, int]:
-        return {name: units_of(layer) for name, layer in self.pruned.items()}
-
-    def _work(self, players: dict[str, Players]) -> list[float]:
-        """For each set of players the FLOPs behind it: what an evaluation takes (for the bar)."""
-        flops = cost.flops_by_module(self.model, self.splits.input_size)
-        behind, left = {}, sum(flops.values())
-        for name, count in flops.items():
-            left -= count
-            behind[name] = left
-        return [behind.get(name, 1) for name in players]
 
     def _settings(self, name: str) -> str:
         settings = plain(self.criteria[name]).items()
         shown = {k: v for k, v in settings if not (k.startswith("_") or v is None)}
         return ", ".join(f"{key}={value}" for key, value in shown.items())
 
-    # -- what is built ------------------------------------------------------------------------
+    # -- what is built, and refused before any work starts -------------------------------------
 
-    def _metric(self, settings: DictConfig) -> AttributionMetric:
+    def _fresh_network(self, stage: int = 0) -> Network:
+        """The unpruned network with weights as they are drawn; every ``stage`` draws others."""
+        config = self.config
+        init = config.seeds.init
+        torch.manual_seed(init if stage == 0 else seed_of(init, stage))
+        model = build_model(config.model, self.splits).to(self.device)
+        rescale = config.after_cut.rescale_dropout
+        return Network(model, self.splits.input_size, self.device, rescale)
+
+    def _check_controls(self) -> None:
+        given = self.config.baseline.checkpoint is not None or self.config.model.get("weights")
+        if self.config.controls.scratch and (given or not self.training.epochs):
+            raise UserError(
+                "controls.scratch=true trains what is left as the baseline was trained, and this "
+                "baseline is not: set baseline.training.epochs, without baseline.checkpoint and "
+                "model.weights."
+            )
+
+    def _metric(self, name: str, model: nn.Module) -> AttributionMetric:
+        settings = self.criteria[name]
         if settings.get("reduction") == "none":
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
         make = build(settings, "metric")
         try:
-            return make(self.model, self.scored, F.cross_entropy, self.device)
+            return make(model, self.scored, F.cross_entropy, self.device)
         except TypeError as error:
             raise UserError(f"metric: {error}".replace("__init__()", "this criterion")) from error
-
-    def _code(self, name: str) -> str:
-        """A hash of the code that the scores of a criterion depend on."""
-        return digest_of_program(type(self.metrics[name]))
-
-    def _seeded(self, stage: int) -> torch.Generator:
-        """Random streams for one stage of training: they do not depend on what ran before."""
-        seed = int(np.random.SeedSequence([self.config.seeds.order, stage]).generate_state(1)[0])
-        torch.manual_seed(seed)  # Dropout and augmentation draw from torch's own stream
-        return torch.Generator().manual_seed(seed)

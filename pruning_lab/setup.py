@@ -102,6 +102,12 @@ def check_numbers(config: DictConfig) -> None:
         check_count(f"seeds.{name}", seed, 0)
     check_count("seed", config.seed, 0)
     check_count("scoring.batch_size", config.scoring.batch_size)
+    check_count("after_cut.recalibrate", config.after_cut.recalibrate, 0)
+    switches = {f"controls.{name}": value for name, value in config.controls.items()}
+    switches["after_cut.rescale_dropout"] = config.after_cut.rescale_dropout
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{name}={value} is not possible; it is true or false.")
     if config.threads is not None:
         check_count("threads", config.threads)
 

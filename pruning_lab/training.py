@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count, check_number
+from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.modes import evaluating
 
 LR_SCHEDULES = ("constant", "one_cycle")
@@ -125,6 +127,42 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evalu
             correct += int((output.argmax(1) == target).sum())
             seen += len(x)
     return Evaluation(correct / seen, loss / seen)
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    dataset: Dataset,
+    samples: int,
+    generator: torch.Generator,
+    batch_size: int = 256,
+) -> None:
+    """BatchNorm's running statistics anew: their mean over batches of ``samples`` random samples.
+
+    Batches are of equal size, up to one sample, and of at most ``batch_size``. Nothing else
+    changes: Dropout stays off, and no weight moves. Layers without running statistics stay as they
+    are, and so do all if there are fewer than two samples.
+    """
+    chosen = part(dataset, min(1, samples / len(dataset)), generator)  # type: ignore[arg-type]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+    model.eval()
+    if len(chosen) < 2:  # type: ignore[arg-type]
+        return
+    momenta, device = [norm.momentum for norm in norms], next(model.parameters()).device
+    count = len(chosen)  # type: ignore[arg-type]
+    batches = np.array_split(np.arange(count), -(-count // batch_size))
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+            norm.train()
+        for batch in batches:
+            x, _ = next(iter(loader(Subset(chosen, batch.tolist()), len(batch))))
+            model(x.to(device))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
 
 
 def _lr_schedule(

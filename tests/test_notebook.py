@@ -1,25 +1,59 @@
-"""The notebook reads a sweep back from MLflow and draws it."""
+"""The notebooks read a sweep back from MLflow and draw it; without one they make it."""
 
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
+from pruning_lab.tracking import read_runs
 from tests.experiment import two_steps
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "compare_criteria.ipynb"
+FOLDER = Path(__file__).parents[1] / "notebooks"
+PICTURES = {"compare_criteria": 3, "score_histograms": 3}
+"""Curves over FLOPs and parameters, widths; histograms, sorted scores, rank correlation."""
 
 
-def test_the_notebook_draws_the_runs_of_a_sweep(tmp_path, monkeypatch):
+def executed(name, folder):
+    """The outputs of a notebook that runs in ``folder``."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # committed without results
+    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}).execute()
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def of_kind(outputs, kind):
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+def test_every_notebook_is_here():
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(PICTURES)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_notebook_draws_the_runs_of_a_sweep(name, tmp_path, monkeypatch):
     results = {m: two_steps(tmp_path, f"metric={m}").run() for m in ("taylor", "weight_norm")}
     monkeypatch.setenv("PRUNING_LAB_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # committed without results
-    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 5  # two pairs of curves, widths, histograms, rank correlation
-    tables = [o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {})]
-    for criterion, accuracy in results.items():
-        assert all(criterion in table for table in tables[:2])
-        assert f"{accuracy:.1%}" in tables[1]
+    outputs = executed(name, tmp_path)
+    assert len(of_kind(outputs, "image/png")) == PICTURES[name]
+    tables = of_kind(outputs, "text/html")
+    if name == "compare_criteria":
+        assert all(criterion in tables[0] for criterion in results)
+        assert all(f"→ {100 * accuracy:.1f}" in tables[1] for accuracy in results.values())
+    else:
+        assert "spearman" in tables[0]
+
+
+def test_without_runs_the_notebook_makes_some(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("PRUNING_LAB_TRACKING_URI", uri)
+    monkeypatch.setenv("PRUNING_LAB_EXPERIMENT", "mine")
+    outputs = executed("compare_criteria", tmp_path)
+    runs = read_runs(uri, "mine")
+    assert runs.groupby("metric")["seed"].nunique().to_dict() == {
+        "random": 3, "shapley": 3, "taylor": 3,
+    }  # fmt: skip
+    # two pairs of curves, differences, ranks, widths
+    assert len(of_kind(outputs, "image/png")) == 2 + 2 + 1
+    words = " ".join(of_kind(outputs, "text/markdown"))
+    assert "By mean accuracy after fine-tuning," in words

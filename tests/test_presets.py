@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from pruning_lab.track import MAIN
 from tests.experiment import experiment
 
 SMALL = {
+    "compare_criteria": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
+    "low_data": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "fashion_mnist_short": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "untrained": ["model.hidden=[16,12]", "metric.samples=8"],
 }
@@ -24,9 +27,9 @@ def test_every_preset_is_here():
 def test_the_preset_runs_to_its_end(preset, tmp_path):
     done = experiment(tmp_path, f"experiment={preset}", *DATA, *SMALL[preset], "threads=1", base=[])
     result = done.run()
-    assert len(done.record.rows) == len(done.steps) + 1
-    assert result == done.record.rows[-1]["test_accuracy_after"]
-    assert done.record.rows[-1]["removed_units"] > 0
+    assert len(done.record.of(MAIN)) == len(done.steps) + 1
+    assert result == done.record.of(MAIN)[-1]["test_accuracy_after"]
+    assert done.record.of(MAIN)[-1]["removed_units"] > 0
     trained = done.config.baseline.training.epochs > 0
     assert (done.names.model, trained) == (
         ("mlp", False) if preset == "untrained" else ("convnet", True)

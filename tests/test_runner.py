@@ -12,6 +12,7 @@ from pruning_lab.checkpoint import load_pruned, load_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
 from pruning_lab.record import recording
+from pruning_lab.track import MAIN
 from pruning_lab.training import evaluate
 from tests.experiment import TINY, TWO_STEPS, experiment, two_steps
 
@@ -29,7 +30,8 @@ def finished(folder):
     done = two_steps(folder)
     result = done.run()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return done, result, uri, tracking.read_runs(uri, "pruning_lab")
+    frame = tracking.read_runs(uri, "pruning_lab")
+    return done, result, uri, frame[frame["track"] == MAIN]
 
 
 def test_there_is_a_row_for_the_baseline_and_each_step(finished):
@@ -121,7 +123,7 @@ def test_the_first_cut_removes_the_lowest_scores(finished):
     scores = tracking.read_scores(uri, done.record.run.run_id, step=1)["taylor"]["1"]
     left = int(frame["width/1"].iloc[1])
     kept_after_one_step = set(np.argsort(scores, kind="stable")[16 - left :].tolist())
-    assert set(done.pruner.kept["1"]) <= kept_after_one_step
+    assert set(done.network.pruner.kept["1"]) <= kept_after_one_step
 
 
 def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, folder, tmp_path):
@@ -131,7 +133,7 @@ def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, fol
         again = two_steps(place)
         again.run()
         for key in measured:
-            assert frame[key].tolist() == [row[key] for row in again.record.rows]
+            assert frame[key].tolist() == [row[key] for row in again.record.of(MAIN)]
 
 
 class Dropped(nn.Sequential):
@@ -150,7 +152,7 @@ def test_fine_tuning_draws_the_same_whether_the_baseline_was_trained_or_found(tm
     for _ in range(2):
         done = experiment(tmp_path, "model=custom", target, "attributions=none", base=base)
         done.run()
-        losses.append([row["test_loss_after"] for row in done.record.rows])
+        losses.append([row["test_loss_after"] for row in done.record.of(MAIN)])
     assert losses[0] == losses[1]
 
 
@@ -159,14 +161,14 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     other = two_steps(folder, "metric=weight_norm")
     assert other.baseline.name == done.baseline.name
     other.training = None  # training again would fail
-    other._score = lambda name, layers: pytest.fail(f"{name} was scored again")
+    other._score = lambda *_: pytest.fail("a criterion was scored again")
     other._score_together = lambda layers: pytest.fail("criteria were scored again")
     with recording(other.client, other.config, other.names, other.baseline, folder) as other.record:
         other._obtain_baseline()
         scores, seconds = other._attribute()
         assert scores.keys() == {"1", "3"}
         assert seconds > 0
-        del other.layers["3"]  # other layers are other scores
+        del other.network.layers["3"]  # other layers are other scores
         del other._score, other._score_together
         assert other._attribute()[0].keys() == {"1"}
 
@@ -219,7 +221,7 @@ def test_every_schedule_reaches_its_target_with_its_last_step(overrides, tmp_pat
         tmp_path, *overrides, "schedule.target=0.4", "finetune=none", "attributions=none"
     )
     done.run()
-    removed = [row[f"removed_{done.schedule.of}"] for row in done.record.rows]
+    removed = [row[f"removed_{done.schedule.of}"] for row in done.record.of(MAIN)]
     assert len(removed) == len(done.schedule.ratios()) + 1
     for reached, wanted in zip(removed, [0, *done.schedule.ratios()], strict=True):
         assert wanted <= reached < wanted + 0.061  # a unit is at most (64 + 12) / 1264 FLOPs
@@ -241,7 +243,7 @@ def test_negative_scores_go_layer_by_layer_from_the_last(tmp_path):
         (16, (last["3"] >= 0).sum()),
         ((first["1"] >= 0).sum(), (last["3"] >= 0).sum()),
     ]
-    assert [(row["width/1"], row["width/3"]) for row in done.record.rows] == left
+    assert [(row["width/1"], row["width/3"]) for row in done.record.of(MAIN)] == left
     assert left[1][1] < 12
 
 
@@ -278,8 +280,15 @@ def test_settings_tell_what_may_be_compared(tmp_path):
         return record.setting(built.config, built.baseline)
 
     plain = setting()
-    for same in ("seed=3", "metric=weight_norm", "attributions=none", "baseline.folder=elsewhere"):
+    for same in (
+        "controls.untuned=true",
+        "seed=3",
+        "metric=weight_norm",
+        "attributions=none",
+        "baseline.folder=elsewhere",
+    ):
         assert setting(same) == plain
     for other in ("schedule.target=0.6", "finetune.lr=0.1", "dataset.noise=0.2",
-                  "baseline.training.epochs=1", "model.hidden=[16,13]"):  # fmt: skip
+                  "baseline.training.epochs=1", "model.hidden=[16,13]",
+                  "after_cut.recalibrate=9"):  # fmt: skip
         assert setting(other) != plain

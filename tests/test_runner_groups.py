@@ -9,6 +9,7 @@ from pruning_lab.checkpoint import load_pruned
 from pruning_lab.errors import UserError
 from pruning_lab.graph import units_of
 from pruning_lab.plan import make_plan
+from pruning_lab.track import MAIN
 from pruning_lab.tracking import read_estimates
 from tests.experiment import TWO_STEPS, experiment
 
@@ -44,18 +45,18 @@ def test_layers_of_a_group_keep_the_same_units(tmp_path, caplog):
     caplog.set_level("INFO")
     done = experiment(tmp_path, base=BRANCHES)
     # "twice" has no single place to be read at, but its units are those of "stem" and "outer"
-    assert list(done.layers) == ["stem", "inner", "outer", "fc"]
+    assert list(done.network.layers) == ["stem", "inner", "outer", "fc"]
     assert "Pruned with 'stem', not scored: 'twice' runs 2 times" in caplog.text
     assert "Left alone, at least in part: 'head': the caller of the model sees" in caplog.text
     assert "Left alone: " not in caplog.text
     done.run()
-    kept = done.pruner.kept
+    kept = done.network.pruner.kept
     assert kept["stem"] == kept["outer"] == kept["twice"]
     assert len(kept["stem"]) < 8
-    last = done.record.rows[-1]
+    last = done.record.of(MAIN)[-1]
     assert last["width/stem"] == last["width/outer"] == len(kept["stem"])
     assert last["width/twice"] == last["width/stem"]
-    assert last["units"] == sum(last[f"width/{layer}"] for layer in (*done.layers, "twice"))
+    assert last["units"] == sum(last[f"width/{layer}"] for layer in (*done.network.layers, "twice"))
     fresh = load_pruned(Branches(), done.output / "pruned_model").eval()
     x = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
@@ -70,12 +71,12 @@ def test_the_plan_gets_one_score_a_player(metric, aggregate, tmp_path, monkeypat
         seen.append(scores)
         return make_plan(scores, *rest)
 
-    monkeypatch.setattr("pruning_lab.runner.make_plan", spy)
+    monkeypatch.setattr("pruning_lab.network.make_plan", spy)
     done = experiment(tmp_path, f"metric={metric}", "schedule.coupled=sum", base=BRANCHES)
     start = len(seen)
-    found, _ = done._score(metric, tuple(done.layers))
+    found, _ = done._score(done.network, done.main.metric, metric, tuple(done.network.layers))
     scores = {layer: each.scores for layer, each in found.items()}
-    done._plan(scores, done.steps[0])
+    done.main.plan(scores, done.steps[0])
     expected = scores["stem"] + scores["outer"] if aggregate == "sum" else scores["stem"]
     assert seen[start]["stem"].tolist() == expected.tolist()
     assert seen[start]["inner"].tolist() == scores["inner"].tolist()
@@ -90,15 +91,15 @@ def test_units_that_only_go_together_are_scored_as_one_player(tmp_path):
     uri, run_id = done.config.tracking.uri, done.record.run.run_id
     for number in (1, 2):
         (found,) = read_estimates(uri, run_id, number).values()
-        before = done.record.rows[number - 1]
+        before = done.record.of(MAIN)[number - 1]
         assert {group: len(each.scores) for group, each in found.items()} == {
             group: before[f"width/{group}"] for group in ("stem", "inner", "fc")
         }
         assert all(each.sampling_error.shape == each.scores.shape for each in found.values())
-    kept = done.pruner.kept
+    kept = done.network.pruner.kept
     assert kept["stem"] == kept["outer"] == kept["twice"]
     first = read_estimates(uri, run_id, 1)["shapley"]["stem"].scores
-    width = done.record.rows[1]["width/stem"]
+    width = done.record.of(MAIN)[1]["width/stem"]
     assert set(kept["stem"]) <= set(first.argsort()[-width:].tolist())  # the best of all players
 
 
@@ -106,7 +107,7 @@ def test_the_score_of_a_player_is_that_of_a_network_without_all_its_units(tmp_pa
     done = experiment(
         tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
     )
-    found, _ = done._score("shapley", tuple(done.layers))
+    found, _ = done._score(done.network, done.main.metric, "shapley", tuple(done.network.layers))
     x, y = next(iter(done.scored))
     with torch.no_grad():
         whole = F.cross_entropy(done.model.eval()(x[:6]), y[:6])
@@ -119,15 +120,18 @@ def test_the_score_of_a_player_is_that_of_a_network_without_all_its_units(tmp_pa
 def test_widths_are_multiples_where_they_are_wanted(tmp_path):
     done = experiment(tmp_path, "schedule.multiple_of=4", base=BRANCHES)
     done.run()
-    assert {units % 4 for units in done._widths().values()} <= {0, 2}  # 6, as long as none goes
-    assert done._widths()["stem"] == 4
+    assert {units % 4 for units in done.network.widths().values()} <= {
+        0,
+        2,
+    }  # 6, as long as none goes
+    assert done.network.widths()["stem"] == 4
 
 
 def test_a_group_that_has_one_player_left_stays_as_it_is(tmp_path):
     done = experiment(tmp_path, "schedule.target=0.98", base=BRANCHES)
     done.run()
-    assert done.record.rows[-1]["removed_flops"] >= 0.98
-    assert min(done._widths().values()) == 1
+    assert done.record.of(MAIN)[-1]["removed_flops"] >= 0.98
+    assert min(done.network.widths().values()) == 1
 
 
 class Unread(nn.Module):
@@ -153,7 +157,7 @@ def test_a_group_that_cannot_be_scored_is_left_alone_and_told_of(tmp_path, caplo
     assert "Left alone: 'twice' runs 2 times" in caplog.text
     assert "Left alone: 'both' runs 2 times" in caplog.text
     done.run()
-    assert done.pruner.kept.keys() == done._widths().keys() == {"free"}
+    assert done.network.pruner.kept.keys() == done.network.widths().keys() == {"free"}
 
 
 class Parting(nn.Module):
@@ -193,12 +197,14 @@ def test_a_group_that_a_cut_changes_goes_on_being_pruned(network, name, tmp_path
             "metric=random", "schedule.steps=6", "schedule.target=0.7", "schedule.scope=global",
             "finetune.epochs=0", f"seeds.score={seed}", base=BRANCHES,
         )  # fmt: skip
-        assert list(done._groups()) == [name]
+        assert list(done.network.groups()) == [name]
         done.run()
-        assert done.record.rows[-1]["removed_flops"] >= 0.7
+        assert done.record.of(MAIN)[-1]["removed_flops"] >= 0.7
         before = {layer: units_of(module) for layer, module in network().named_children()}
-        assert all(width < before[layer] for layer, width in done._widths().items() if layer != "l")
-        changed.append(list(done._groups()) != [name])
+        assert all(
+            width < before[layer] for layer, width in done.network.widths().items() if layer != "l"
+        )
+        changed.append(list(done.network.groups()) != [name])
     assert any(changed)
 
 
@@ -234,8 +240,8 @@ def test_a_layer_that_cannot_be_read_sample_by_sample_is_left_alone(tmp_path, ca
     caplog.set_level("INFO")
     time_first = f"model._target_={__name__}.TimeFirst"
     done = experiment(tmp_path, time_first, "metric=shapley", base=BRANCHES)
-    assert list(done.layers) == list(done.pruned) == ["stem"]
+    assert list(done.network.layers) == list(done.network.pruned) == ["stem"]
     assert "Left alone: 'inner' does not give its samples in the first dimension: of" in caplog.text
     done.run()
-    last = done.record.rows[-1]
+    last = done.record.of(MAIN)[-1]
     assert last["width/stem"] == last["units"] < 8

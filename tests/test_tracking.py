@@ -67,7 +67,7 @@ def test_everything_written_comes_back(uri, tmp_path):
     frame = tracking.read_runs(uri, "mine")
     assert frame.to_dict("list") == {
         "run_id": [run.run_id] * 2, **{key: [value] * 2 for key, value in TAGS.items()},
-        "step": [0, 1], "removed_flops": [0.0, 0.281],
+        "block": ["abc"] * 2, "track": ["main"] * 2, "step": [0, 1], "removed_flops": [0.0, 0.281],
     }  # fmt: skip
     files = {file.path for file in client.list_artifacts(run.run_id)}
     assert files == {"figures", "note.txt", "pruned_model", "scores", "steps.csv"}

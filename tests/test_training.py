@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from pruning_lab.errors import UserError
-from pruning_lab.training import Training, evaluate, fit, part
+from pruning_lab.training import Training, evaluate, fit, part, recalibrate
 
 
 def problem(samples=8, features=3, classes=4):
@@ -278,3 +278,64 @@ def test_evaluation_does_not_move_the_global_generator():
     model, state = nn.Linear(3, 4), torch.get_rng_state()
     evaluate(model, TensorDataset(torch.ones(5, 3), torch.arange(5) % 4))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_recalibrated_statistics_are_means_over_batches_by_hand():
+    x = torch.randn(10, 3) * torch.tensor([1.0, 2.0, 3.0]) + 1
+    data = TensorDataset(x, torch.zeros(10, dtype=torch.long))
+    model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.3), nn.Dropout(0.5), nn.Linear(3, 2))
+    weights = [parameter.clone() for parameter in model.parameters()]
+    recalibrate(model, data, 10, torch.Generator().manual_seed(0), batch_size=5)
+    assert model[0].momentum == 0.3
+    assert not model.training
+    assert not model[0].training
+    for before, after in zip(weights, model.parameters(), strict=True):
+        assert torch.equal(before, after)
+    halves = x.split(5)  # all samples, in their own order
+    mean, var = (
+        torch.stack([half.mean(0) for half in halves]).mean(0),
+        torch.stack([half.var(0) for half in halves]).mean(0),
+    )
+    torch.testing.assert_close(model[0].running_mean, mean)
+    torch.testing.assert_close(model[0].running_var, var)
+
+
+def test_recalibration_reads_as_many_samples_as_it_is_told():
+    x = torch.arange(40.0).view(40, 1)
+    data = TensorDataset(x, torch.zeros(40, dtype=torch.long))
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
+    recalibrate(model, data, 8, torch.Generator().manual_seed(3))
+    chosen = torch.randperm(40, generator=torch.Generator().manual_seed(3))[:8]
+    torch.testing.assert_close(model[0].running_mean, x[chosen].mean(0))
+    torch.testing.assert_close(model[0].running_var, x[chosen].var(0))
+
+
+def test_batches_are_of_equal_size():
+    x = torch.randn(7, 2)
+    data = TensorDataset(x, torch.zeros(7, dtype=torch.long))
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    for batch_size, sizes in ((6, [4, 3]), (3, [3, 2, 2])):  # never a lone one
+        recalibrate(model, data, 7, torch.Generator(), batch_size=batch_size)
+        means = torch.stack([part.mean(0) for part in x.split(sizes)]).mean(0)
+        torch.testing.assert_close(model[0].running_mean, means)
+
+
+def test_a_lone_sample_changes_nothing():
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
+    model[0].running_mean.fill_(3)
+    recalibrate(model, TensorDataset(torch.randn(1, 1), torch.zeros(1)), 1, torch.Generator())
+    assert model[0].running_mean.item() == 3
+
+
+def test_momentum_comes_back_when_the_model_fails():
+    model = nn.Sequential(nn.BatchNorm1d(1, momentum=0.3), nn.Linear(2, 2))
+    with pytest.raises(RuntimeError):
+        recalibrate(model, TensorDataset(torch.randn(4, 1), torch.zeros(4)), 4, torch.Generator())
+    assert model[0].momentum == 0.3
+    assert not model[0].training
+
+
+def test_models_without_statistics_stay_as_they_are():
+    model = nn.Sequential(nn.BatchNorm1d(1, track_running_stats=False), nn.Linear(1, 2))
+    recalibrate(model, TensorDataset(torch.randn(4, 1), torch.zeros(4)), 4, torch.Generator())
+    assert model[0].running_mean is None

@@ -1,14 +1,19 @@
-"""Figures that compare criteria: one look per criterion, data in, a matplotlib figure out."""
+"""From recorded runs to what can be said of them: measures, statistics, figures, a report."""
 
+from pruning_lab.compare.agreement import between_criteria, between_scorings
+from pruning_lab.compare.curves import accuracy_curves
 from pruning_lab.compare.figures import (
-    accuracy_curves,
     rank_correlation,
     rank_correlations,
     score_histograms,
     sorted_scores,
     widths,
 )
-from pruning_lab.compare.runs import comparable, told_apart
+from pruning_lab.compare.measures import measure_runs
+from pruning_lab.compare.pairs import by_block, complete, differences
+from pruning_lab.compare.report import sections, write_report
+from pruning_lab.compare.runs import comparable, main_track, told_apart
+from pruning_lab.compare.statistics import holm, paired, ranking
 from pruning_lab.compare.style import Style, style_of
 from pruning_lab.compare.table import accuracy_table, markdown
 
@@ -16,13 +21,25 @@ __all__ = [
     "Style",
     "accuracy_curves",
     "accuracy_table",
+    "between_criteria",
+    "between_scorings",
+    "by_block",
     "comparable",
+    "complete",
+    "differences",
+    "holm",
+    "main_track",
     "markdown",
+    "measure_runs",
+    "paired",
     "rank_correlation",
     "rank_correlations",
+    "ranking",
     "score_histograms",
+    "sections",
     "sorted_scores",
     "style_of",
     "told_apart",
     "widths",
+    "write_report",
 ]

@@ -1,42 +1,118 @@
-"""``python -m pruning_lab.compare``: the runs of an MLflow experiment as figures and tables."""
+"""``python -m pruning_lab.compare``: recorded runs as a report: figures, tables, one page."""
 
 import argparse
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
 
-from pruning_lab.compare import accuracy_curves, accuracy_table, comparable, markdown
+from pruning_lab.attributions.scores import Scores
+from pruning_lab.compare.report import sections, write_report
+from pruning_lab.compare.runs import comparable
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import read_runs
+from pruning_lab.tracking import Runs, find_runs, keep_report, read_scores
 
 
 def main() -> None:
-    """Write accuracy_vs_flops.png and .md for all finished runs.
+    """Write a report for all finished runs, and keep it in MLflow.
 
-    Runs that differ in more than criterion and seed get a folder of their own each.
+    Runs that differ in more than criterion and seed get a report of their own each.
     """
-    parser = argparse.ArgumentParser(prog="python -m pruning_lab.compare", description=__doc__)
-    parser.add_argument("--uri", default="sqlite:///mlflow.db", help="where the runs are recorded")
-    parser.add_argument("--experiment", default="pruning_lab", help="their MLflow experiment")
-    parser.add_argument("--output", type=Path, default=Path("outputs/compare"), help="a folder")
-    given = parser.parse_args()
+    given = _parser().parse_args()
     try:
-        groups = comparable(read_runs(given.uri, given.experiment))
+        tags = dict(_tag(text) for text in given.tag)
+        found = find_runs(given.uri, given.experiment, tags, given.since, given.until)
+        groups = comparable(found.frame)
+        if not groups:
+            reasons = "".join(f"\n{_left_out(row)}" for _, row in found.left_out.iterrows())
+            names = ", ".join(given.experiment)
+            raise UserError(f"No run of {names} that was asked for is finished.{reasons}")
     except UserError as error:
-        parser.exit(1, f"{error}\n")
-    if not groups:
-        parser.exit(1, f"No run of the experiment '{given.experiment}' is finished.\n")
+        raise SystemExit(str(error)) from None
+    failed = []
     for name, runs in groups.items():
-        write(runs, given.output if len(groups) == 1 else given.output / name)
+        folder = given.output if len(groups) == 1 else given.output / name
+        with tempfile.TemporaryDirectory() as new:  # whatever else is in the folder stays out
+            try:
+                page = report(runs, found, Path(new), given.uri)
+            except UserError as error:
+                failed.append(f"No report of {name}: {error}")
+                continue
+            shutil.copytree(new, folder, dirs_exist_ok=True)
+            print((folder / "report.md").read_text(encoding="utf-8"))
+            print(f"Report: {folder / page.name}")
+            if given.keep:
+                print(_kept(given.uri, given.experiment[0], name, Path(new), runs))
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
-def write(runs: pd.DataFrame, folder: Path) -> None:
-    """One figure and one table for runs that differ in criterion and seed only."""
-    figure, table = accuracy_curves(runs), markdown(accuracy_table(runs))
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "accuracy_vs_flops.png", dpi=150)
-    (folder / "accuracy_vs_flops.md").write_text(table)
-    print(f"{table}\nFigure and table: {folder}\n")
+def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame) -> str:
+    """Keep a report in MLflow, and say so; it is on disk already, so a failure is only told."""
+    try:
+        count = runs["run_id"].nunique()
+        run_id = keep_report(uri, experiment, f"report: {name}", folder, count)
+    except Exception as error:  # whatever the store's driver raises
+        return f"Not kept in MLflow: {error}"
+    return f"Kept in MLflow as the run {run_id} of '{experiment}'."
+
+
+def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
+    """The report of runs that may be compared, with the frame itself beside it."""
+    first = runs.iloc[0]
+    title = f"{first['model']} on {first['dataset']}: {runs['metric'].nunique()} criteria"
+    counts = runs.groupby("metric", sort=False)["run_id"].nunique()
+    about = [
+        f"Schedule {first['schedule']}, fine-tuning {first['finetune']}, setting "
+        f"{first['setting']}; {runs['block'].nunique()} blocks; runs: "
+        + ", ".join(f"{metric} {count}" for metric, count in counts.items())
+        + ".",
+        *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),
+    ]
+    page = write_report(folder, title, about, sections(runs, _baseline_scores(runs, uri)))
+    runs.to_csv(folder / "runs.csv", index=False)
+    return page
+
+
+def _baseline_scores(runs: pd.DataFrame, uri: str) -> Mapping[str, Scores]:
+    """What several criteria say about each baseline, by one of its runs."""
+    found: dict[str, Scores] = {}
+    for name, ids in runs.groupby("baseline")["run_id"]:
+        for run in ids.unique():
+            try:
+                scores = read_scores(uri, run)
+            except UserError:  # it has none: another run of the baseline may have
+                continue
+            if len(scores) > max(1, len(found.get(name, {}))):
+                found[name] = scores
+    return found
+
+
+def _left_out(row: pd.Series) -> str:
+    return f"{row['run']} ({row['run_id']}): {row['reason']}"
+
+
+def _tag(text: str) -> tuple[str, str]:
+    if not (match := re.fullmatch(r"([^=]+)=(.*)", text)):
+        raise UserError(f"--tag {text} is not NAME=VALUE, metric=taylor for example.")
+    return match[1], match[2]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pruning_lab.compare", description=__doc__)
+    add = parser.add_argument
+    add("--uri", default="sqlite:///mlflow.db", help="where the runs are recorded")
+    add("--experiment", nargs="+", default=["pruning_lab"], help="their MLflow experiments")
+    add("--tag", action="append", default=[], metavar="NAME=VALUE", help="only runs with this tag")
+    add("--since", type=date.fromisoformat, help="only runs begun on this day or later (UTC)")
+    add("--until", type=date.fromisoformat, help="only runs begun on this day or earlier (UTC)")
+    add("--no-keep", dest="keep", action="store_false", help="do not keep the report in MLflow")
+    add("--output", type=Path, default=Path("outputs/compare"), help="a folder")
+    return parser
 
 
 if __name__ == "__main__":

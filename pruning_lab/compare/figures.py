@@ -1,4 +1,4 @@
-"""Data in, a matplotlib figure out: pure functions without global state, safe in any thread."""
+"""Scores and widths as figures: pure functions without global state, safe in any thread."""
 
 from collections.abc import Mapping
 
@@ -11,97 +11,8 @@ from matplotlib.image import AxesImage
 
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.attributions.scores import LayerEstimates, LayerScores, Scores
-from pruning_lab.compare.runs import check_comparable
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import UserError
-
-_QUANTITIES = {"flops": "FLOPs", "parameters": "Parameters", "units": "Units"}
-_SPLITS = {"test": "Test", "val": "Validation"}
-
-
-def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") -> Figure:
-    """Accuracy (%) over the removed share (%), before and, if there was any, after fine-tuning.
-
-    One line a criterion: the mean over its runs of share and accuracy, at the steps that all of
-    them have. Where there are several, the single runs lie thin behind it.
-
-    Args:
-        frame: one row per run and step, of one model, data set, schedule and fine-tuning; columns
-            ``run_id``, ``metric``, ``step``, ``removed_<x>`` and ``<split>_accuracy_before`` /
-            ``_after`` (fractions).
-        x: ``"flops"``, ``"parameters"`` or ``"units"``.
-        split: ``"test"`` or ``"val"``.
-
-    Raises:
-        UserError: for another ``x`` or ``split``, no runs, or runs that cannot share a curve.
-    """
-    _check_choice("x", x, _QUANTITIES)
-    _check_choice("split", split, _SPLITS)
-    check_comparable(frame)
-    columns = {f"{split}_accuracy_{when}": f"{when} fine-tuning" for when in ("before", "after")}
-    if not _was_finetuned(frame, *columns):
-        columns = {f"{split}_accuracy_before": "without fine-tuning"}
-
-    figure = Figure(figsize=(4.2 * len(columns) + 1.8, 3.8), layout="constrained")
-    axes = figure.subplots(1, len(columns), squeeze=False)[0]
-    for ax, (column, when) in zip(axes, columns.items(), strict=True):
-        for criterion in in_order(frame["metric"]):
-            runs = frame[frame["metric"] == criterion]
-            _draw_criterion(ax, criterion, runs, f"removed_{x}", column)
-        ax.set_title(when[0].upper() + when[1:], fontsize="medium")
-        ax.set_xlabel(f"{_QUANTITIES[x]} removed (%)")
-        ax.grid(color="0.92")
-        ax.set_axisbelow(True)
-        bare(ax)
-    axes[0].set_ylabel(f"{_SPLITS[split]} accuracy (%)")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside right center",
-        frameon=False,
-        handlelength=3.2,
-    )
-    first = frame.iloc[0]
-    schedule = first["schedule"].replace("_", " ")
-    figure.suptitle(
-        f"{first['model']} on {first['dataset']}, {schedule} schedule", fontsize="large"
-    )
-    return figure
-
-
-def _check_choice(name: str, value: str, choices: Mapping[str, str]) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
-
-
-def _was_finetuned(frame: pd.DataFrame, before: str, after: str) -> bool:
-    if after not in frame:
-        return False
-    measured = frame[after].notna()
-    return bool((frame.loc[measured, after] != frame.loc[measured, before]).any())
-
-
-def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:
-    style = style_of(criterion)
-    percent = runs.set_index(["run_id", "step"])[[x, y]].dropna().sort_index() * 100
-    by_run = percent.groupby(level="run_id")
-    n = by_run.ngroups
-    if n > 1:
-        for run_id, run in by_run:
-            ax.plot(run[x], run[y], color=style.color, lw=0.7, alpha=0.4, gid=f"run:{run_id}")
-    by_step = percent.groupby(level="step")
-    mean = by_step.mean()[by_step.size() == n]
-    ax.plot(
-        mean[x],
-        mean[y],
-        label=f"{style.label} (n = {n})" if n > 1 else style.label,
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.linestyle,
-        lw=1.6,
-        ms=5,
-        gid=f"mean:{criterion}",
-    )
-
 
 _BINS = 24
 
@@ -264,6 +175,11 @@ def rank_correlations(scores: Scores) -> pd.DataFrame:
 def rank_correlation(scores: Scores) -> tuple[pd.DataFrame, Figure]:
     """``rank_correlations(scores)`` and its heat map."""
     table = rank_correlations(scores)
+    return table, correlation_map(table, "Spearman's ρ (mean over layers)")
+
+
+def correlation_map(table: pd.DataFrame, label: str) -> Figure:
+    """A square table of correlations between criteria as colours and numbers."""
     labels = [style_of(criterion).label for criterion in table.index]
     side = 0.62 * len(labels) + 1.9
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
@@ -272,9 +188,9 @@ def rank_correlation(scores: Scores) -> tuple[pd.DataFrame, Figure]:
     image = _heat_map(ax, table.to_numpy(), "RdBu_r", (-1, 1), numbers)
     ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(labels)), labels)
-    figure.colorbar(image, ax=ax, label="Spearman's ρ (mean over layers)", shrink=0.8)
+    figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     ax.set_title("Rank correlation of the criteria", fontsize="medium")
-    return table, figure
+    return figure
 
 
 def widths(units: pd.DataFrame) -> Figure:

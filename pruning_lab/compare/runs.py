@@ -5,9 +5,37 @@ import json
 import pandas as pd
 
 from pruning_lab.errors import UserError
+from pruning_lab.track import MAIN
+
+GIVEN = "given weights"
+"""The block of networks that were not trained by the program."""
 
 SHARED = ("model", "dataset", "schedule", "finetune", "setting")
 """What runs have in common whose curves can be compared; ``setting`` hashes all the details."""
+
+
+def rows_of(frame: pd.DataFrame, track: str) -> pd.DataFrame:
+    """The rows of one track; a frame without the column has the main one alone."""
+    if "track" not in frame:
+        return frame if track == MAIN else frame.iloc[:0]
+    return frame[frame["track"] == track]
+
+
+def main_track(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs' own tracks, without their controls."""
+    return rows_of(frame, MAIN)
+
+
+def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
+    """Whether any accuracy or loss of the main tracks is another after the steps' training."""
+    frame = main_track(frame)
+    for what in ("accuracy", "loss"):
+        before, after = f"{split}_{what}_before", f"{split}_{what}_after"
+        if after in frame:
+            measured = frame[after].notna()
+            if (frame.loc[measured, after] != frame.loc[measured, before]).any():
+                return True
+    return False
 
 
 def check_comparable(frame: pd.DataFrame) -> None:

@@ -19,6 +19,7 @@ def fashion_mnist(
     root: str = "data",
     download: bool = True,
     debian_package: str = "/usr/share/datasets/fashion-mnist",
+    size: int = 28,
     channels: int = 1,
     train: int | None = None,
     score: int | None = 256,
@@ -28,7 +29,8 @@ def fashion_mnist(
 ) -> Splits:
     """Ten classes; ``score`` and ``val`` come out of the official training part.
 
-    The files of Debian's package dataset-fashion-mnist are read where it is installed.
+    Images are padded with black to ``size``. The files of Debian's package dataset-fashion-mnist
+    are read where it is installed.
     """
     advice = (
         "On Debian: apt-get install dataset-fashion-mnist. Elsewhere run once with a network, or "
@@ -38,7 +40,7 @@ def fashion_mnist(
     _unpack(Path(debian_package), Path(root) / "FashionMNIST" / "raw")
     parts = obtain(datasets.FashionMNIST, root, download, advice)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
-    return official_splits(parts, STATISTICS, sizes, split_seed, channels)
+    return official_splits(parts, STATISTICS, sizes, split_seed, channels, size=size)
 
 
 def _unpack(package: Path, raw: Path) -> None:

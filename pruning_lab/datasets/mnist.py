@@ -11,6 +11,7 @@ STATISTICS = ((0.1307,), (0.3081,))
 def mnist(
     root: str = "data",
     download: bool = True,
+    size: int = 28,
     channels: int = 1,
     train: int | None = None,
     score: int | None = 256,
@@ -18,11 +19,14 @@ def mnist(
     test: int | None = None,
     split_seed: int = 0,
 ) -> Splits:
-    """Ten classes; ``score`` and ``val`` come out of the official training part."""
+    """Ten classes; ``score`` and ``val`` come out of the official training part.
+
+    Images are padded with black to ``size``.
+    """
     advice = (
         f"Run once with a network, or put its four files (train-images-idx3-ubyte, ...) into "
         f"{root}/MNIST/raw, or set dataset.root to where they are."
     )
     parts = obtain(datasets.MNIST, root, download, advice)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
-    return official_splits(parts, STATISTICS, sizes, split_seed, channels)
+    return official_splits(parts, STATISTICS, sizes, split_seed, channels, size=size)

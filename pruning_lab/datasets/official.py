@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
 from pruning_lab.errors import UserError
@@ -37,14 +38,18 @@ def official_splits(
     split_seed: int,
     channels: int | None = None,
     augment: bool = False,
+    size: int | None = None,
 ) -> Splits:
-    """Splits of an official train and test part; ``channels=3`` repeats a grey channel."""
+    """Splits of an official train and test part.
+
+    ``channels=3`` repeats a grey channel; square images are padded with zeros to a larger ``size``.
+    """
     mean, std = statistics
     if channels is not None and channels != len(mean):
         if len(mean) != 1:
             raise UserError(f"dataset.channels={channels} is not possible: these have colours.")
         mean, std = mean * channels, std * channels
-    train, test = (_in_memory(part, mean, std) for part in parts)
+    train, test = (_in_memory(part, mean, std, size) for part in parts)
     wanted = {name: sizes[name] for name in ("train", "score", "val")}
     inner = part_indices(train.labels.numpy(), wanted, split_seed)
     outer = np.arange(len(test))
@@ -61,9 +66,19 @@ def official_splits(
     )
 
 
-def _in_memory(part: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
+def _in_memory(
+    part: Any, mean: tuple[float, ...], std: tuple[float, ...], size: int | None
+) -> Images:
     images = torch.as_tensor(part.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     if images.shape[1] != len(mean):
         images = images.repeat(1, len(mean), 1, 1)
+    if size is not None and (missing := size - images.shape[-1]) != 0:
+        if missing < 0:
+            raise UserError(
+                f"dataset.size={size} is too small: the images have {images.shape[-1]} pixels a "
+                "side, and are padded, not cut."
+            )
+        before = missing // 2
+        images = F.pad(images, (before, missing - before) * 2)
     return Images(images, torch.as_tensor(part.targets), mean, std)

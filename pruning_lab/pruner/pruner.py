@@ -33,7 +33,8 @@ class Pruner:
     Parameters stay the same objects; gradients and the optimizer's state are sliced with them. A
     refused call (UserError) changes nothing. ``input_size`` is that of one sample; ``device``
     belongs to the seed's signature: the structure is found without running the model, wherever it
-    lies; ``structure`` is that of the model if it is known, of a copy of it, for example.
+    lies; ``structure`` is that of the model if it is known, of a copy of it, for example. Without
+    ``rescale_dropout`` the rates of Dropout stay as they are.
 
     ``kept`` is the recipe so far: for every pruned layer the original numbers of its units.
     """
@@ -45,11 +46,13 @@ class Pruner:
         device: torch.device | str,
         optimizer: torch.optim.Optimizer | None = None,
         structure: Structure | None = None,
+        rescale_dropout: bool = True,
     ) -> None:
         self.model = model
         self.input_size = tuple(input_size)
         self.device = torch.device(device)
         self.optimizer = optimizer
+        self.rescale_dropout = rescale_dropout
         self.kept: dict[str, list[int]] = {}
         self._structure = structure
         self._seen = self._fingerprint()
@@ -249,7 +252,8 @@ class Pruner:
             for (module, name), keep in together(slices).items():
                 self._slice(getattr(module, name), keep)
         for change in changes:
-            setattr(change.module, change.name, change.value)
+            if self.rescale_dropout or not isinstance(change.module, Dropout):
+                setattr(change.module, change.name, change.value)
 
     def _slice(self, tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> None:
         shape = tensor.shape

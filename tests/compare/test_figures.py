@@ -97,6 +97,38 @@ def test_several_seeds_are_a_mean_line_and_the_single_runs_behind_it() -> None:
     assert legend[-1] == "Shapley (n = 3)"
 
 
+def test_many_seeds_are_a_mean_line_and_the_band_of_its_interval() -> None:
+    frame = frame_of(["taylor"], seeds=5)
+    figure = accuracy_curves(frame)
+    assert list(lines_of(figure)) == ["mean:taylor"]
+    (band,) = figure.axes[0].collections
+    assert band.get_gid() == "band:taylor"
+    values = 100 * frame[frame["step"] == 1]["test_accuracy_before"]
+    half = 2.776445 * values.std() / np.sqrt(5)  # t(0.975, 4)
+    corners = band.get_paths()[0].vertices
+    heights = corners[np.isclose(corners[:, 0], 32), 1]
+    np.testing.assert_allclose(
+        [heights.min(), heights.max()], values.mean() + np.array([-half, half])
+    )
+
+
+def test_runs_of_a_block_are_one_line() -> None:
+    frame = frame_of(["taylor"], seeds=4)
+    blocks = frame.assign(block=(frame["seed"] // 2).astype(str))
+    lines = lines_of(accuracy_curves(blocks))
+    assert set(lines) == {"mean:taylor", "run:0", "run:1"}
+    np.testing.assert_allclose(lines["run:1"][1][0], 100 * (0.9 - 0.0025))  # of seeds 2 and 3
+
+
+def test_untuned_tracks_are_the_left_panel() -> None:
+    main = frame_of(["taylor"]).assign(track="main")
+    untuned = main.assign(track="untuned", test_accuracy_before=0.5, test_accuracy_after=0.5)
+    figure = accuracy_curves(pd.concat([main, untuned]))
+    assert [ax.get_title() for ax in figure.axes] == ["Without fine-tuning", "After fine-tuning"]
+    np.testing.assert_allclose(lines_of(figure)["mean:taylor"][1], [50, 50, 50])
+    np.testing.assert_allclose(lines_of(figure, 1)["mean:taylor"][1], [90, 75, 60])
+
+
 def test_the_mean_stops_where_a_run_is_missing() -> None:
     frame = frame_of(["taylor"], seeds=2)
     unfinished = frame[(frame["seed"] == 0) | (frame["step"] < 2)]

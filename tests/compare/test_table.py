@@ -1,10 +1,8 @@
-"""The table says what the frame says, by hand; the command writes it."""
+"""The table says what the frame says, by hand."""
 
 import pandas as pd
 import pytest
 
-from pruning_lab import tracking
-from pruning_lab.compare import __main__ as command
 from pruning_lab.compare import accuracy_table, comparable, markdown, told_apart
 from pruning_lab.errors import UserError
 
@@ -50,42 +48,6 @@ def test_runs_of_different_experiments_are_not_averaged():
         accuracy_table(mixed)
 
 
-def record_runs(uri, runs):
-    for run_id, steps in runs.groupby("run_id"):
-        first = steps.iloc[0]
-        tags = {key: first[key] for key in (*ABOUT, "metric")} | {"seed": 0, "baseline": "x"}
-        with tracking.run(tracking.connect(uri), "mine", run_id, tags, {"name": run_id}) as record:
-            record.table(steps.drop(columns=["metric", "run_id", *ABOUT]))
-
-
-def run_command(monkeypatch, uri, folder):
-    arguments = ["--uri", uri, "--experiment", "mine", "--output", str(folder)]
-    monkeypatch.setattr("sys.argv", ["compare", *arguments])
-    command.main()
-
-
-def test_the_command_reads_mlflow_and_writes_figure_and_table(tmp_path, monkeypatch, capsys):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    record_runs(uri, frame())
-    run_command(monkeypatch, uri, tmp_path / "out")
-    expected = markdown(accuracy_table(frame()))
-    assert (tmp_path / "out" / "accuracy_vs_flops.md").read_text() == expected
-    assert expected in capsys.readouterr().out
-    assert (tmp_path / "out" / "accuracy_vs_flops.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_different_experiments_get_figures_of_their_own(tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    runs = frame()
-    runs.loc[runs["run_id"] == "b", "setting"] = "xyz"
-    record_runs(uri, runs)
-    run_command(monkeypatch, uri, tmp_path)
-    for setting, run_ids in (("abc", ["a", "c"]), ("xyz", ["b"])):
-        table = tmp_path / f"mlp-digits-linear-sgd-{setting}" / "accuracy_vs_flops.md"
-        expected = accuracy_table(runs[runs["run_id"].isin(run_ids)])
-        assert table.read_text() == markdown(expected)
-
-
 def test_a_criterion_with_several_settings_is_several_criteria():
     runs = frame()
     runs.loc[runs["run_id"] == "a", "metric_settings"] = '{"samples": 16, "reduction": "mean"}'
@@ -101,26 +63,3 @@ def test_a_group_has_no_columns_of_other_models():
     runs.loc[runs["run_id"] == "c", "model"] = "vgg16"
     groups = comparable(runs)
     assert ["width/0" in group for group in groups.values()] == [True, False]
-
-
-def test_a_repeated_run_counts_once(tmp_path):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    record_runs(uri, frame())
-    record_runs(uri, frame().query("run_id == 'a'").assign(test_accuracy_after=0.5))
-    found = tracking.read_runs(uri, "mine")
-    assert len(found) == 6
-    assert found["test_accuracy_after"].value_counts()[0.5] == 3  # the newest of the two, and c
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_an_unknown_experiment_or_store_is_one_clean_line(there, tmp_path, monkeypatch, capsys):
-    path = tmp_path / "mlflow.db"
-    if there:
-        tracking.connect(f"sqlite:///{path}")
-    monkeypatch.setattr("sys.argv", ["compare", "--uri", f"sqlite:///{path}"])
-    with pytest.raises(SystemExit) as stopped:
-        command.main()
-    assert stopped.value.code == 1
-    expected = "There is no experiment 'pruning_lab'" if there else "mlflow.db is not there"
-    assert expected in capsys.readouterr().err
-    assert path.exists() == there  # reading makes nothing

@@ -65,6 +65,9 @@ def test_fashion_mnist_is_read_from_debians_package(tmp_path):
     splits = fashion_mnist(
         root=str(tmp_path / "data"), download=False, debian_package=str(package), score=10, val=20
     )
+    assert splits.input_size == (1, 28, 28)
+    padded = fashion_mnist(root=str(tmp_path / "data"), download=False, size=32, score=10, val=20)
+    assert padded.input_size == (1, 32, 32)
     assert [len(part) for part in (splits.train, splits.score, splits.val)] == [30, 10, 20]
     assert splits.test.images[:, 0, 0, 0].tolist() == list(range(20))  # the official test part
     assert splits.test.labels.tolist() == labels["t10k"].tolist()
@@ -117,6 +120,22 @@ def part_of(count, classes):
     data = np.arange(count, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 4, 4, 3), np.uint8)
     data[..., 2] = 7
     return SimpleNamespace(data=data, targets=[i % classes for i in range(count)])
+
+
+@pytest.mark.parametrize(("size", "before", "after"), [(6, 1, 1), (7, 1, 2), (4, 0, 0)])
+def test_images_are_padded_with_black(size, before, after):
+    sizes = {"train": 20, "score": 10, "val": 10, "test": 15}
+    statistics = ((0.5,) * 3, (1.0,) * 3)
+    given = (part_of(60, 5), part_of(30, 5))
+    splits, plain = (
+        official_splits(given, statistics, sizes, 0, size=each) for each in (size, None)
+    )
+    assert splits.input_size == (3, size, size)
+    inside = slice(before, size - after)
+    assert torch.equal(splits.train.images[:, :, inside, inside], plain.train.images)
+    assert splits.train.images.sum() == plain.train.images.sum()
+    with pytest.raises(UserError, match=r"dataset.size=3 is too small: the images have 4 pixels"):
+        official_splits(given, statistics, sizes, 0, size=3)
 
 
 def test_official_parts_become_channels_first_and_only_train_is_augmented():

@@ -140,3 +140,9 @@ def test_no_indices_change_nothing():
     pruner = Pruner(model, (2,), "cpu")
     pruner.prune_model(model[0], [])
     assert (model[0].out_features, model[1].p, pruner.kept) == (3, 0.5, {})
+
+
+def test_rates_stay_where_they_are_not_to_fall():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.4), nn.Linear(4, 1))
+    Pruner(model, (3,), "cpu", rescale_dropout=False).prune_model(model[0], [1])
+    assert (model[1].p, model[2].in_features) == (0.4, 3)

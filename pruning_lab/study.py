@@ -1,0 +1,88 @@
+"""Criteria compared on networks of your own, without configuration files and without MLflow."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.errors import UserError
+from pruning_lab.network import Network
+from pruning_lab.schedules import Schedule
+from pruning_lab.track import MAIN, UNTUNED, Scored, Task, Track
+from pruning_lab.training import Training
+
+Criterion = Callable[..., AttributionMetric]
+"""Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
+
+
+def compare_criteria(
+    baselines: nn.Module | Sequence[nn.Module],
+    splits: Splits,
+    criteria: Mapping[str, Criterion],
+    schedule: Schedule,
+    finetune: Training,
+    *,
+    untuned: bool = True,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> pd.DataFrame:
+    """Prune a copy of every baseline by every criterion; one row a run, track and step.
+
+    The frame has the columns of ``read_runs``: ``accuracy_curves``, ``measure_runs``, ``sections``
+    of ``pruning_lab.compare`` take it as it is. ``baselines`` are trained networks of one
+    architecture, which stay as they are; several of them are the blocks of the comparison. The i-th
+    one's training data come in the order of seed i; criteria draw with the seeds that they were
+    given. With ``untuned`` each is pruned without fine-tuning, too.
+
+    Raises:
+        UserError: for no baseline or criterion, and for what cannot be pruned or scored.
+    """
+    given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
+    if not given or not criteria:
+        raise UserError(
+            f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
+        )
+    about = {
+        "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
+        "finetune": "sgd" if finetune.epochs else "none", "setting": "", "metric_settings": "{}",
+    }  # fmt: skip
+    batches, device = loader(splits.score, batch_size), torch.device(device)
+    rows: list[dict[str, Any]] = []
+    runs = tqdm(list(product(enumerate(given), criteria.items())), "Comparing", disable=None)
+    with torch.random.fork_rng():  # training seeds torch's own stream
+        for (seed, model), (name, criterion) in runs:
+            head = {"run_id": f"{name}-{seed}", "metric": name, "seed": seed}
+            head |= {"baseline": str(seed), "block": str(seed)}
+            main = Network(copy.deepcopy(model).to(device), splits.input_size, device)
+            task, first = Task(splits, schedule, finetune, seed), None
+            networks = {MAIN: (main, task)}
+            if untuned and finetune.epochs:
+                never = replace(task, finetune=replace(finetune, epochs=0))
+                networks[UNTUNED] = (main.copy(), never)
+            for label, (network, each) in networks.items():
+                metric = criterion(network.model, batches, F.cross_entropy, device)
+                track, steps = Track(label, network, metric, each), each.steps(network)
+                first = first or _score(track, tuple(network.layers))
+                found = [track.start(), *(done.row for done in track.run(steps, _score, first))]
+                rows += [
+                    {**head, **about, "track": label, "step": number, **row}
+                    for number, row in enumerate(found)
+                ]
+    return pd.DataFrame(rows)
+
+
+def _score(track: Track, layers: tuple[str, ...]) -> Scored:
+    """Scores behind BatchNorm and non-linearity, and the seconds they took."""
+    players, started = track.players(layers), time.perf_counter()
+    found = track.metric.estimate(list(players.values()), True)
+    return dict(zip(players, found, strict=True)), time.perf_counter() - started

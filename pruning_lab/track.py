@@ -1,0 +1,161 @@
+"""One network pruned step by step by one criterion: score, cut, fine-tune, measure."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.coupled import TOGETHER, group_scores
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.scores import LayerEstimates, LayerScores
+from pruning_lab.datasets import Splits
+from pruning_lab.network import Network
+from pruning_lab.plan import Plan
+from pruning_lab.schedules import Schedule, Step
+from pruning_lab.training import Training, evaluate, fit, part, recalibrate
+
+MAIN, UNTUNED, SCRATCH = "main", "untuned", "scratch"
+"""The tracks of a run: pruned step by step as configured; the same without any fine-tuning; what
+was left in the end, with new weights, trained as the baseline was."""
+
+Row = dict[str, Any]
+"""Everything measured at one step."""
+
+Scored = tuple[LayerEstimates, float]
+"""The scores of layers or groups, and the seconds they took."""
+
+Score = Callable[["Track", tuple[str, ...]], Scored]
+"""How layers of a track are scored."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all criteria are given alike.
+
+    ``order`` seeds the order of the training data; ``recalibrate`` is from how many training
+    samples BatchNorm's statistics are made anew after a cut, 0 for not at all.
+    """
+
+    splits: Splits
+    schedule: Schedule
+    finetune: Training
+    order: int
+    recalibrate: int = 0
+
+    def steps(self, network: Network) -> list[Step]:
+        """The schedule's steps for the layers of a network that are scored."""
+        groups = network.groups().values()
+        return self.schedule.steps_for(
+            [[layer for layer in group.players if layer in network.layers] for group in groups]
+        )
+
+
+@dataclass(frozen=True)
+class Done:
+    """One step of a track: what went, and what was measured."""
+
+    plan: Plan
+    row: Row
+
+
+@dataclass(frozen=True)
+class Track:
+    """A copy of a baseline on its way, under a name that tells it from others of its run."""
+
+    name: str
+    network: Network
+    metric: AttributionMetric
+    task: Task
+
+    def start(self) -> Row:
+        """The row of the network as it stands, before its first step."""
+        measured = measure(self.network, self.task.splits)
+        return row_of(self.network, measured, measured, {})
+
+    def run(
+        self,
+        steps: Sequence[Step],
+        score: Score,
+        first: Scored | None = None,
+        scored: Callable[[int, LayerEstimates], None] = lambda *_: None,
+    ) -> Iterator[Done]:
+        """Step by step; ``first`` are the baseline's scores, where they are known already.
+
+        ``scored`` is told of a step's scores before anything is cut.
+        """
+        network, task = self.network, self.task
+        # one optimizer for all steps: its momentum is cut with the weights
+        network.pruner.optimizer = optimizer = task.finetune.optimizer(network.model)
+        tuned_on = part(task.splits.train, task.finetune.share, seeded(task.order, 0))
+        for number, step in enumerate(steps, 1):
+            layers = tuple(layer for layer in network.layers if layer in step.layers)
+            found, seconds = first if first and number == 1 else score(self, layers)
+            found = {name: found[name] for name in self.players(layers)}
+            scored(number, found)
+            plan = self.plan({name: each.scores for name, each in found.items()}, step)
+            network.pruner.prune_groups(plan)
+            if task.recalibrate:
+                order = seeded(task.order, len(steps) + number)  # not that of fine-tuning
+                recalibrate(network.model, tuned_on, task.recalibrate, order)
+            before, started = measure(network, task.splits), time.perf_counter()
+            if task.finetune.epochs:
+                label = f"Fine-tuning, step {number} of {len(steps)}"
+                order = seeded(task.order, number)
+                fit(network.model, optimizer, tuned_on, task.finetune, order, label)
+            spent = {
+                "scoring_seconds": seconds,
+                "finetune_seconds": time.perf_counter() - started,
+            }
+            after = measure(network, task.splits) if task.finetune.epochs else before
+            yield Done(plan, row_of(network, before, after, spent))
+
+    def players(self, layers: Sequence[str]) -> dict[str, Players]:
+        """What is scored for these layers: their groups, or each layer by itself."""
+        return self.network.players(layers, self.task.schedule.coupled)
+
+    def plan(self, scores: LayerScores, step: Step) -> Plan:
+        """Which units go at a step, by the scores of layers or of groups."""
+        schedule, groups = self.task.schedule, self.network.groups(step.layers)
+        if schedule.coupled == TOGETHER:
+            by_player = {name: scores[name] for name in groups}
+        else:
+            aggregate = "first" if self.metric.independent else schedule.coupled
+            by_player = {k: group_scores(group, scores, aggregate) for k, group in groups.items()}
+        return self.network.plan(by_player, step, schedule)
+
+
+def measure(network: Network, splits: Splits) -> dict[str, float]:
+    """Accuracy and loss on test and val."""
+    found = {}
+    for split in ("test", "val"):
+        measured = evaluate(network.model, getattr(splits, split))
+        found[f"{split}_accuracy"], found[f"{split}_loss"] = measured.accuracy, measured.loss
+    return found
+
+
+def row_of(
+    network: Network, before: dict[str, float], after: dict[str, float], seconds: dict[str, float]
+) -> Row:
+    """The cost of the network as it stands beside what was measured before and after training."""
+    size = network.size()
+    row: Row = dict(size) | {f"removed_{k}": 1 - v / network.original[k] for k, v in size.items()}
+    row |= {f"{key}_before": value for key, value in before.items()}
+    row |= {f"{key}_after": value for key, value in after.items()}
+    row |= seconds | {"latency_ms": network.latency_ms()}
+    return row | {f"width/{layer}": width for layer, width in network.widths().items()}
+
+
+def seeded(seed: int, stage: int) -> torch.Generator:
+    """Random streams for one stage of training: they do not depend on what ran before."""
+    own = seed_of(seed, stage)
+    torch.manual_seed(own)  # Dropout and augmentation draw from torch's own stream
+    return torch.Generator().manual_seed(own)
+
+
+def seed_of(seed: int, stage: int) -> int:
+    """A seed of its own for each stage."""
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])

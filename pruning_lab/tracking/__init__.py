@@ -1,0 +1,28 @@
+"""The only room that knows MLflow: every key is written and read here."""
+
+from pruning_lab.tracking.keys import STEPS
+from pruning_lab.tracking.read import (
+    Runs,
+    find_runs,
+    read_estimates,
+    read_runs,
+    read_scores,
+)
+from pruning_lab.tracking.run import Run, flatten, keep_report, run
+from pruning_lab.tracking.store import connect, ui_command, without_password
+
+__all__ = [
+    "STEPS",
+    "Run",
+    "Runs",
+    "connect",
+    "find_runs",
+    "flatten",
+    "keep_report",
+    "read_estimates",
+    "read_runs",
+    "read_scores",
+    "run",
+    "ui_command",
+    "without_password",
+]

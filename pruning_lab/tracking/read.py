@@ -1,0 +1,173 @@
+"""Recorded runs, read back."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pruning_lab.attributions.scores import Estimates, Scores, load_estimates, scores_of
+from pruning_lab.errors import UserError
+from pruning_lab.track import MAIN
+from pruning_lab.tracking.keys import COMPARISON, ERROR, GROUPS, STEPS, scores_file
+from pruning_lab.tracking.store import connect_to_read
+
+NAME = "mlflow.runName"
+UNFINISHED = {"RUNNING": "not finished", "SCHEDULED": "not started", "KILLED": "was interrupted"}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs as a tidy frame, and those that were ``left_out``: run_id, run, reason."""
+
+    frame: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
+    """All finished runs of experiments as one tidy frame: a row for each run, track and step.
+
+    Columns: ``run_id metric model dataset schedule finetune baseline setting metric_settings block
+    seed track`` and those of the run's step table. Raises UserError when there is no such
+    experiment.
+    """
+    return find_runs(uri, experiments).frame
+
+
+def find_runs(
+    uri: str,
+    experiments: Sequence[str],
+    tags: Mapping[str, str] | None = None,
+    since: date | None = None,
+    until: date | None = None,
+) -> Runs:
+    """The runs of experiments with these tags that began on these days (UTC, both included).
+
+    Of runs that repeat another one the newest is read. Runs that are left out for another reason
+    than the filters are named. Raises UserError for an experiment or a tag that does not exist.
+    """
+    client = connect_to_read(uri)
+    found = _recorded(client, experiments)
+    seen: set[tuple[Any, ...]] = set()
+    tables, usable, left_out = {}, [], []
+    for run in _filtered(found, tags or {}, since, until):
+        which = (run.info.experiment_id, *sorted(run.data.params.items()))
+        reason = _unusable(run) or ("a newer run repeats it" if which in seen else None)
+        if reason is None:
+            try:
+                with _file(client, run, STEPS) as path:
+                    tables[run.info.run_id] = pd.read_csv(path)
+            except (ValueError, OSError) as error:
+                reason = f"its steps cannot be read: {error}"
+        if reason is not None:
+            left_out.append((run.info.run_id, run.data.tags.get(NAME, ""), reason))
+            continue
+        seen.add(which)
+        usable.append(run)
+    return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
+
+
+def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
+    """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
+    return scores_of(read_estimates(uri, run_id, step))
+
+
+def read_estimates(uri: str, run_id: str, step: int | None = None) -> Estimates:
+    """The same with their errors, where those are known."""
+    client = connect_to_read(uri)
+    with _file(client, client.get_run(run_id), scores_file(step)) as path:
+        return load_estimates(path)
+
+
+def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Any]:
+    """All runs of experiments, the newest first."""
+    ids = []
+    for name in experiments:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            names = ", ".join(e.name for e in client.search_experiments()) or "none"
+            raise UserError(f"There is no experiment '{name}' in this store; there are: {names}.")
+        ids.append(found.experiment_id)
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(ids, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _filtered(
+    runs: Sequence[Any], tags: Mapping[str, str], since: date | None, until: date | None
+) -> list[Any]:
+    for key, value in tags.items():
+        values = sorted({run.data.tags[key] for run in runs if key in run.data.tags})
+        if value not in values:
+            known = ", ".join(values) or "no run has such a tag"
+            raise UserError(f"No run has the tag {key}={value}; there are: {known}.")
+    first = _milliseconds(since) if since else float("-inf")
+    last = _milliseconds(until) + 86_400_000 if until else float("inf")
+    return [
+        run
+        for run in runs
+        if COMPARISON not in run.data.tags
+        and first <= run.info.start_time < last
+        and all(run.data.tags.get(key) == value for key, value in tags.items())
+    ]
+
+
+def _milliseconds(day: date) -> float:
+    return 1000 * datetime.combine(day, time(), UTC).timestamp()
+
+
+def _unusable(run: Any) -> str | None:
+    """Why a run cannot be read; None where it can."""
+    if run.info.status == "FAILED":
+        return f"failed: {run.data.tags.get(ERROR, 'for a reason that was not recorded')}"
+    if run.info.status != "FINISHED":
+        return UNFINISHED.get(run.info.status, run.info.status.lower())
+    missing = [key for key in (*GROUPS, "seed") if key not in run.data.tags]
+    return f"is no experiment of pruning_lab: it has no tag '{missing[0]}'" if missing else None
+
+
+def _frame(runs: Sequence[Any], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The runs' step tables, one below the other, with what they are grouped by in front."""
+    if not runs:
+        return pd.DataFrame()
+    heads = []
+    for run in runs:
+        tags = {key: run.data.tags[key] for key in GROUPS}
+        tags["block"] = run.data.tags.get("block", tags["baseline"])  # of old versions
+        heads.append({"run_id": run.info.run_id, **tags, "seed": int(run.data.tags["seed"])})
+    steps = pd.concat(tables, names=["run_id", None]).reset_index("run_id")
+    if "track" not in steps:
+        steps.insert(1, "track", MAIN)
+    steps["track"] = steps["track"].fillna(MAIN)  # of a version that had no controls
+    return pd.DataFrame(heads).merge(steps, on="run_id", sort=False)
+
+
+@contextmanager
+def _file(client: MlflowClient, run: Any, name: str) -> Iterator[Path]:
+    """A run's file; one that is not on this machine for a while only."""
+    place = urlparse(run.info.artifact_uri)
+    if place.scheme == "file" and not place.netloc:
+        path = Path(url2pathname(place.path)) / name
+        if not path.is_file():
+            raise UserError(f"The run {run.info.run_id} has no file {name}: {path} is not there.")
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:  # MLflow's own are never removed
+        try:
+            downloaded = client.download_artifacts(run.info.run_id, name, folder)
+        except MlflowException as error:
+            raise UserError(f"The run {run.info.run_id} has no file {name}: {error}") from error
+        yield Path(downloaded)

@@ -1,0 +1,96 @@
+"""Where runs are recorded: a database file or a server."""
+
+import logging
+import os
+import re
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlparse
+
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
+
+from pruning_lab.errors import UserError
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the tracking store at ``uri``, made ready; UserError when it cannot be reached.
+
+    A database that does not exist yet is made under a lock: several processes that make it at
+    once break its migration.
+    """
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    try:
+        with _database_lock(uri), _environment(patience):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # whatever the store's driver raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
+        raise UserError(
+            f"{message} Start the server (mlflow server) or give another address, "
+            "sqlite:///mlflow.db for example."
+        ) from error
+    return client
+
+
+def without_password(text: str) -> str:
+    """The text with the password of every address in it hidden."""
+    return re.sub(r"://([^/@:\s]*):[^/@\s]+@", r"://\1:***@", text)
+
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """A client of a store that must be there already."""
+    file = sqlite_file(uri)
+    if file is not None and not file.is_file():
+        raise UserError(f"{file} is not there: no runs were recorded, or somewhere else.")
+    return connect(uri)
+
+
+def ui_command(uri: str) -> str:
+    """The command that opens the MLflow UI on the store at ``uri``, or the server's address."""
+    if uri.startswith("http"):
+        return uri
+    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``; None for other stores."""
+    path = urlparse(uri).path[1:]
+    return Path(path) if uri.startswith("sqlite:///") and path else None
+
+
+@contextmanager
+def _database_lock(uri: str) -> Iterator[None]:
+    """Hold the lock beside an SQLite file that can be written; nothing for other stores."""
+    file = sqlite_file(uri)
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        with closing(sqlite3.connect(file, timeout=60)) as database:
+            database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
+        yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

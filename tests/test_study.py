@@ -1,0 +1,84 @@
+"""The comparison for users of the library is the one of the command line."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pruning_lab.attributions import (
+    RandomAttributionMetric,
+    ShapleyAttributionMetric,
+    TaylorAttributionMetric,
+)
+from pruning_lab.compare import accuracy_curves
+from pruning_lab.compare.measures import measure_runs
+from pruning_lab.compare.pairs import by_block, differences
+from pruning_lab.errors import UserError
+from pruning_lab.schedules import Geometric
+from pruning_lab.study import compare_criteria
+from pruning_lab.training import Training
+from tests.experiment import two_steps
+
+SCHEDULE = Geometric(target=0.5, steps=2, of="flops")
+NUMBERS = ["removed_flops", "test_accuracy_before", "test_accuracy_after", "test_loss_after"]
+
+
+def test_rows_are_those_of_an_experiment(tmp_path):
+    done = two_steps(tmp_path, "attributions=none", "controls.untuned=true")
+    done._obtain_baseline = lambda: None  # as it was drawn
+    before = {key: value.clone() for key, value in done.model.state_dict().items()}
+    found = compare_criteria(
+        done.model, done.splits, {"taylor": TaylorAttributionMetric}, done.schedule, done.finetune
+    )
+    assert all(torch.equal(before[key], value) for key, value in done.model.state_dict().items())
+    done.run()
+    for track in ("main", "untuned"):
+        mine = found[found["track"] == track][NUMBERS].to_numpy().tolist()
+        assert mine == [[row[key] for key in NUMBERS] for row in done.record.of(track)]
+    assert found["step"].tolist() == [0, 1, 2] * 2
+
+
+def test_several_baselines_are_blocks_of_a_comparison(tmp_path):
+    done = two_steps(tmp_path, "attributions=none")
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)))
+    criteria = {
+        "random": RandomAttributionMetric,
+        "shapley": partial(ShapleyAttributionMetric, samples=4, sv_samples=2),
+    }
+    frame = compare_criteria(
+        models, done.splits, criteria, SCHEDULE, Training(epochs=0), batch_size=16
+    )
+    assert set(frame["track"]) == {"main"}
+    assert frame["run_id"].nunique() == 6
+    pairs = differences(by_block(measure_runs(frame), "area_flops_after"))
+    assert pairs["pairs"].tolist() == [3]
+    assert accuracy_curves(frame).get_suptitle() == "Sequential on given, Geometric schedule"
+
+
+def test_a_baseline_is_scored_once_for_both_tracks(tmp_path):
+    done, scored = two_steps(tmp_path, "attributions=none"), []
+
+    class Counted(TaylorAttributionMetric):
+        def estimate(self, *args, **options):
+            scored.append(self)
+            return super().estimate(*args, **options)
+
+    frame = compare_criteria(
+        done.model, done.splits, {"taylor": Counted}, SCHEDULE, Training(epochs=1)
+    )
+    assert set(frame["track"]) == {"main", "untuned"}
+    assert len(scored) == 1 + 2  # the baseline, and the second step of each track
+
+
+@pytest.mark.parametrize(
+    ("baselines", "criteria", "message"),
+    [([], {"random": RandomAttributionMetric}, "0 baselines and 1"), ([nn.ReLU()], {}, "1 .* 0")],
+)
+def test_nothing_to_compare_is_refused(baselines, criteria, message, tmp_path):
+    splits = two_steps(tmp_path, "attributions=none").splits
+    with pytest.raises(UserError, match=message):
+        compare_criteria(baselines, splits, criteria, SCHEDULE, Training(epochs=0))
