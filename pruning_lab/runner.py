@@ -225,9 +225,10 @@ class Experiment:
         """Write one step down, and say it."""
         self.record.row(track, step, row)
         log.info(
-            "Step %d of %d, %s: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
-            "training)", step, len(self.steps), track, 100 * row["removed_flops"],
-            100 * row["test_accuracy_after"], 100 * row["test_accuracy_before"],
+            "Step %d of %d%s: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
+            "%s)", step, len(self.steps), "" if track == MAIN else f", {track}",
+            100 * row["removed_flops"], 100 * row["test_accuracy_after"],
+            100 * row["test_accuracy_before"], "training" if track == SCRATCH else "fine-tuning",
         )  # fmt: skip
 
     def _settings(self, name: str) -> str:
