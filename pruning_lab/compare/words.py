@@ -73,7 +73,7 @@ def on_ranking(ranking: Ranking, blocks: str) -> str:
     best = style_of(str(ranking.ranks.index[0])).label
     alike = next((group for group in ranking.alike if group[0] == ranking.ranks.index[0]), [])
     others = ", ".join(style_of(name).label for name in alike[1:])
-    verdict = f"but cannot be told from {others}" if others else "and stands alone"
+    verdict = f"but by ranks cannot be told from {others}" if others else "and stands alone"
     return start + (
         f"finds that ranks differ (p {p_value(ranking.p)}): {best} has the best mean rank, "
         f"{ranking.ranks.iloc[0]:.2f}, {verdict} (critical difference "
