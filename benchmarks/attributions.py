@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import coverage, growth, memory, one_pass, profile, pruning_step, shapley
+from benchmarks import (
+    coverage,
+    growth,
+    memory,
+    one_pass,
+    profile,
+    pruning_step,
+    same_error,
+    shapley,
+)
 from benchmarks.network import Network, trained_network
 
 OUTPUT = Path("docs/attributions.md")
@@ -38,7 +47,7 @@ SECTIONS = {
         "Shapley values: the same permutations", lambda net: shapley.same_permutations(net()), True
     ),
     "error": Section(
-        "Shapley values: the same error", lambda net: shapley.same_error(net()), True
+        "Shapley values: the same error", lambda net: same_error.same_error(net()), True
     ),
     "order": Section(
         "Shapley values: the same order again", lambda net: shapley.repeated_order(net()), True

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -18,8 +18,10 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
 from pruning_lab.network import Network
 from pruning_lab.schedules import Schedule
-from pruning_lab.track import MAIN, UNTUNED, Scored, Task, Track
+from pruning_lab.track import MAIN, UNTUNED, Row, Scored, Task, Track
 from pruning_lab.training import Training
+
+LOSS = F.cross_entropy
 
 Criterion = Callable[..., AttributionMetric]
 """Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
@@ -63,22 +65,24 @@ def compare_criteria(
         for (seed, model), (name, criterion) in runs:
             head = {"run_id": f"{name}-{seed}", "metric": name, "seed": seed}
             head |= {"baseline": str(seed), "block": str(seed)}
+            task = Task(splits, schedule, finetune, seed)
             main = Network(copy.deepcopy(model).to(device), splits.input_size, device)
-            task, first = Task(splits, schedule, finetune, seed), None
-            networks = {MAIN: (main, task)}
+            tracks = [Track(MAIN, main, criterion(main.model, batches, LOSS, device), task)]
             if untuned and finetune.epochs:
-                never = replace(task, finetune=replace(finetune, epochs=0))
-                networks[UNTUNED] = (main.copy(), never)
-            for label, (network, each) in networks.items():
-                metric = criterion(network.model, batches, F.cross_entropy, device)
-                track, steps = Track(label, network, metric, each), each.steps(network)
-                first = first or _score(track, tuple(network.layers))
-                found = [track.start(), *(done.row for done in track.run(steps, _score, first))]
-                rows += [
-                    {**head, **about, "track": label, "step": number, **row}
-                    for number, row in enumerate(found)
-                ]
+                other, never = main.copy(), replace(finetune, epochs=0)
+                metric = criterion(other.model, batches, LOSS, device)
+                tracks.append(Track(UNTUNED, other, metric, replace(task, finetune=never)))
+            rows += [{**head, **about, **row} for row in _followed(tracks)]
     return pd.DataFrame(rows)
+
+
+def _followed(tracks: Sequence[Track]) -> Iterator[Row]:
+    """The rows of tracks from one baseline, which is scored once."""
+    first = _score(tracks[0], tuple(tracks[0].network.layers))
+    for track in tracks:
+        steps = track.task.steps(track.network)
+        found = [track.start(), *(done.row for done in track.run(steps, _score, first))]
+        yield from ({"track": track.name, "step": k} | row for k, row in enumerate(found))
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:

@@ -1,7 +1,5 @@
 """Accuracy over what was removed, one line a criterion; a pure function, safe in any thread."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,7 +7,7 @@ from matplotlib.figure import Figure
 from pruning_lab.compare.runs import check_comparable, rows_of, was_finetuned
 from pruning_lab.compare.statistics import half_width
 from pruning_lab.compare.style import bare, in_order, style_of
-from pruning_lab.errors import UserError
+from pruning_lab.errors import check_choice
 from pruning_lab.track import MAIN, UNTUNED
 
 _QUANTITIES = {"flops": "FLOPs", "parameters": "Parameters", "units": "Units"}
@@ -41,8 +39,8 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
     Raises:
         UserError: for another ``x`` or ``split``, no runs, or runs that cannot share a curve.
     """
-    _check_choice("x", x, _QUANTITIES)
-    _check_choice("split", split, _SPLITS)
+    check_choice("x", x, _QUANTITIES)
+    check_choice("split", split, _SPLITS)
     check_comparable(frame)
     panels = _panels(frame, split)
     figure = Figure(figsize=(4.2 * len(panels) + 1.8, 3.8), layout="constrained")
@@ -79,11 +77,6 @@ def _panels(frame: pd.DataFrame, split: str) -> list[Panel]:
     if not was_finetuned(frame, split):
         return [("Without fine-tuning", main, before)]
     return [("Before fine-tuning", main, before), ("After fine-tuning", main, after)]
-
-
-def _check_choice(name: str, value: str, choices: Mapping[str, str]) -> None:
-    if value not in choices:
-        raise UserError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
 
 
 def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:

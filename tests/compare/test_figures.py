@@ -162,9 +162,9 @@ def test_runs_of_different_experiments_are_not_averaged(column: str) -> None:
 
 def test_bad_choices_are_refused_with_the_alternatives() -> None:
     frame = frame_of(["taylor"])
-    with pytest.raises(UserError, match=r"x='macs' .*flops, parameters, units"):
+    with pytest.raises(UserError, match=r"x=macs .*flops, parameters, units"):
         accuracy_curves(frame, x="macs")
-    with pytest.raises(UserError, match=r"split='train' .*test, val"):
+    with pytest.raises(UserError, match=r"split=train .*test, val"):
         accuracy_curves(frame, split="train")
     with pytest.raises(UserError, match="no runs"):
         accuracy_curves(frame.iloc[:0])

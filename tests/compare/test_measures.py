@@ -6,6 +6,7 @@ import pytest
 
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pairs import by_block, complete, differences
+from pruning_lab.compare.statistics import detectable_effect
 from pruning_lab.errors import UserError
 from pruning_lab.track import MAIN, SCRATCH, UNTUNED
 
@@ -137,6 +138,9 @@ def test_differences_are_paired_within_blocks():
     row = found.loc[("random", "apoz")]
     assert row["high"] - row["difference"] == pytest.approx(12.7062 * 0.05, rel=1e-4)
     assert row["pairs"] == 2
+    # differences of 0.2 and 0.3, among three pairs
+    effect = detectable_effect(2, 0.05 / 3)
+    assert row["detectable"] == pytest.approx(np.std([0.2, 0.3], ddof=1) * effect)
     assert (found["p_holm"] >= found["p"]).all()
 
 
