@@ -59,19 +59,6 @@ def between_criteria(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["one", "other", "layer", "units", *COLUMNS])
 
 
-def as_square(pairs: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The means of ``between_criteria`` over layers (and what else was stacked), criteria squared.
-
-    1 on the diagonal; NaN where a pair has no value at all.
-    """
-    criteria = in_order([*pairs["one"], *pairs["other"]])
-    means = pairs.groupby(["one", "other"])[measure].mean()
-    square = pd.DataFrame(np.eye(len(criteria)), index=criteria, columns=criteria)
-    for (one, other), value in means.items():
-        square.loc[one, other] = square.loc[other, one] = value
-    return square
-
-
 def between_scorings(scorings: Sequence[LayerScores]) -> pd.DataFrame:
     """Every pair of scorings by one criterion, of the same network: ``layer units`` and COLUMNS.
 

@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from pruning_lab.attributions.scores import Scores
-from pruning_lab.compare.agreement import COLUMNS, LOWEST, as_square, between_criteria
+from pruning_lab.compare.agreement import COLUMNS, LOWEST, between_criteria
 from pruning_lab.compare.curves import accuracy_curves
-from pruning_lab.compare.figures import correlation_map
+from pruning_lab.compare.figures import correlation_map, rank_correlations
 from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import SPEED_UPS, measure_runs
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
@@ -152,6 +152,8 @@ def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
 def _agreement(scores: Mapping[str, Scores]) -> Section:
     """How far criteria agree about the order of the units of the unpruned networks."""
     pairs = pd.concat([between_criteria(each) for each in scores.values()], ignore_index=True)
+    each_baseline = pd.concat([rank_correlations(each) for each in scores.values()])
+    square = each_baseline.groupby(level=0, sort=False).mean()
     means = pairs.groupby(["one", "other"], sort=False)[COLUMNS].mean().reset_index()
     return Section(
         "Agreement of the criteria",
@@ -161,7 +163,7 @@ def _agreement(scores: Mapping[str, Scores]) -> Section:
             f"of the {LOWEST:.0%} lowest units that two criteria have in common, beside what it is "
             "by chance. Of tied units those go first that a plan would take first.",
         ],
-        {"agreement": correlation_map(as_square(pairs, "spearman"), "Spearman's ρ (mean)")},
+        {"agreement": correlation_map(square, "Spearman's ρ (mean)")},
         {"agreement": means},
     )
 
