@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pruning_lab import record, tracking
+from pruning_lab import record, track, tracking
 from pruning_lab.checkpoint import save_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
-from pruning_lab.track import MAIN, SCRATCH, UNTUNED, seeded
+from pruning_lab.track import MAIN, SCRATCH, UNTUNED, seed_of, seeded
 from pruning_lab.training import evaluate, fit
 from tests.experiment import two_steps
 
@@ -136,3 +136,23 @@ def test_statistics_are_new_after_every_cut_where_that_is_wanted(tmp_path):
         done.run()
     assert rows(plain, UNTUNED)[0] == rows(anew, UNTUNED)[0]  # the baseline is as it was
     assert rows(plain, UNTUNED)[1][3] != rows(anew, UNTUNED)[1][3]
+
+
+def test_statistics_come_from_the_pictures_of_fine_tuning_in_an_order_of_their_own(
+    tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(track, "recalibrate", lambda *given: seen.append(given[1:]))
+    done = two_steps(
+        tmp_path, "attributions=none", "finetune.share=0.25", "after_cut.recalibrate=9"
+    )
+    done.run()
+    quarter = round(len(done.splits.train) / 4)
+    assert [(len(data), samples) for data, samples, _ in seen] == [(quarter, 9)] * 2
+    orders = [order.initial_seed() for *_, order in seen]
+    assert orders == [seed_of(0, 3), seed_of(0, 4)]  # 0 trains, 1 and 2 fine-tune
+
+
+def test_a_copy_keeps_its_own_rates_of_dropout(tmp_path):
+    done = two_steps(tmp_path, "attributions=none", "after_cut.rescale_dropout=false")
+    assert done.network.copy().pruner.rescale_dropout is False
