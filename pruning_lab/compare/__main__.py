@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from pruning_lab.attributions.scores import Scores
+from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.report import sections, write_report
 from pruning_lab.compare.runs import comparable
 from pruning_lab.errors import UserError
@@ -64,11 +65,12 @@ def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame
 def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
     """The report of runs that may be compared, with the frame itself beside it."""
     first = runs.iloc[0]
-    title = f"{first['model']} on {first['dataset']}: {runs['metric'].nunique()} criteria"
+    title = f"{first['model']} on {first['dataset']}: "
+    title += counted(runs["metric"].nunique(), "criterion", "criteria")
     counts = runs.groupby("metric", sort=False)["run_id"].nunique()
     about = [
         f"Schedule {first['schedule']}, fine-tuning {first['finetune']}, setting "
-        f"{first['setting']}; {runs['block'].nunique()} blocks; runs: "
+        f"{first['setting']}; {counted(runs['block'].nunique(), 'block')}; runs: "
         + ", ".join(f"{metric} {count}" for metric, count in counts.items())
         + ".",
         *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),

@@ -84,9 +84,11 @@ def sorted_scores(
     for ax, each in zip(axes, estimates.values(), strict=True):
         _draw_sorted(ax, style_of(criterion).color, each)
     figure.suptitle(f"{title}: {style_of(criterion).label}", fontsize="large")
+    bands = "95 % intervals that include the choice of the samples."
+    if any(each.sampling_error is not None for each in estimates.values()):
+        bands = "95 % intervals, dark for the draws,\nlight for the choice of the samples as well."
     figure.supxlabel(
-        "Units in ascending order. Bands: 95 % intervals, dark for the draws of the criterion, "
-        "light\nfor the choice of the samples as well.",
+        f"Units in ascending order. Bands: {bands}",
         fontsize="small",
         color="0.35",
     )

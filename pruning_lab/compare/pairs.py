@@ -39,9 +39,9 @@ def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.drop(index=gaps.index), words
 
 
-def counted(count: int, what: str) -> str:
-    """``1 block``, ``2 blocks``."""
-    return f"{count} {what}{'s' if count != 1 else ''}"
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 block``, ``2 blocks``; ``many`` is the plural where it is another."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:

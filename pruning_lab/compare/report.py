@@ -130,8 +130,8 @@ def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
         if GIVEN in table.index:
             advice = "Given weights are one block, whatever the seeds: compare several networks."
         section.words.append(
-            f"{table.shape[1]} criteria share {counted(len(table), 'block')}: nothing can be said "
-            f"of differences. {advice}"
+            f"Of {counted(table.shape[1], 'criterion', 'criteria')} on "
+            f"{counted(len(table), 'block')} nothing can be said of differences. {advice}"
         )
         return section
     pairs = differences(table)
@@ -159,9 +159,9 @@ def _agreement(scores: Mapping[str, Scores]) -> Section:
         "Agreement of the criteria",
         [
             f"Of the scores of the unpruned networks, by layer, averaged over the layers of "
-            f"{len(scores)} baselines: Spearman's and Kendall's correlation (tau-b), and the share "
-            f"of the {LOWEST:.0%} lowest units that two criteria have in common, beside what it is "
-            "by chance. Of tied units those go first that a plan would take first.",
+            f"{counted(len(scores), 'baseline')}: Spearman's and Kendall's correlation (tau-b), "
+            f"and the share of the {LOWEST:.0%} lowest units that two criteria have in common, "
+            "beside what it is by chance. Of tied units those count as lower that a plan takes.",
         ],
         {"agreement": correlation_map(square, "Spearman's ρ (mean)")},
         {"agreement": means},

@@ -306,9 +306,17 @@ def test_a_band_is_left_out_where_its_error_is_not_known() -> None:
     scores = np.array([1.0, 2.0, 3.0])
     plain = Estimate(scores)
     only = Estimate(scores, error=np.full(3, 0.1), degrees=np.array(4.0))
-    bare, one = sorted_scores("taylor", {"a": plain, "b": only}).axes[:2]
+    figure = sorted_scores("taylor", {"a": plain, "b": only})
+    assert "intervals that include the choice of the samples" in figure.get_supxlabel()
+    bare, one = figure.axes[:2]
     assert not bare.collections
     assert [band.get_alpha() for band in one.collections] == [0.25]
+
+
+def test_the_dark_band_is_named_where_there_is_one() -> None:
+    both = Estimate(np.arange(3.0), np.ones(3), np.ones(3), np.array(3.0), np.array(4.0))
+    figure = sorted_scores("shapley", {"a": both})
+    assert "dark for the draws,\nlight for the choice" in figure.get_supxlabel()
 
 
 def test_sorted_scores_mark_zero_where_some_are_below() -> None:

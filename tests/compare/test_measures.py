@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pruning_lab.compare.measures import measure_runs
-from pruning_lab.compare.pairs import by_block, complete, differences
+from pruning_lab.compare.pairs import by_block, complete, counted, differences
 from pruning_lab.compare.statistics import detectable_effect
 from pruning_lab.errors import UserError
 from pruning_lab.track import MAIN, SCRATCH, UNTUNED
@@ -128,6 +128,11 @@ def test_what_is_left_out_of_a_comparison_is_named():
         "Shapley is left out: it has 1 block.",
         "The block z is left out: there is no run of APoZ.",
     ]
+
+
+def test_one_is_not_many():
+    assert [counted(n, "block") for n in (0, 1, 2)] == ["0 blocks", "1 block", "2 blocks"]
+    assert [counted(n, "criterion", "criteria") for n in (1, 2)] == ["1 criterion", "2 criteria"]
 
 
 def test_differences_are_paired_within_blocks():

@@ -155,7 +155,7 @@ def test_experiments_without_fine_tuning_say_so():
 def test_one_seed_gives_curves_and_says_that_nothing_can_be_compared():
     found = sections(runs(seeds=1))
     words = [sentence for section in found for sentence in section.words]
-    assert sum("6 criteria share 1 block: nothing can be said" in each for each in words) == 2
+    assert sum("Of 6 criteria on 1 block nothing can be said" in each for each in words) == 2
     assert not any(name.startswith("diff") for section in found for name in section.figures)
 
 
