@@ -68,7 +68,7 @@ class Record:
 
     def scores(self, track: str, step: int, estimates: LayerEstimates) -> None:
         """The scores that lead to a step: raw; of the main track as histograms and sorted, too."""
-        self.run.scores({self.names.metric: estimates}, step, _prefix(track))
+        self.run.scores({self.names.metric: estimates}, step, track)
         if track != MAIN:
             return
         title = f"Scores that led to step {step}"
@@ -81,11 +81,11 @@ class Record:
     def row(self, track: str, step: int, measured: dict[str, float]) -> None:
         """Everything measured at one step of a track; step 0 is the unpruned network."""
         self.rows.append({"track": track, "step": step} | measured)
-        permille, prefix = round(1000 * measured["removed_flops"]), _prefix(track)
+        permille = round(1000 * measured["removed_flops"])
         shown = measured | {"removed/step": step}
-        if prefix:  # what it cost is in the main track's charts
+        if track != MAIN:  # what it cost is in the main track's charts
             shown = {k: v for k, v in measured.items() if "accuracy" in k or "loss" in k}
-        self.run.metrics(permille, shown, prefix)
+        self.run.metrics(permille, shown, track)
         self.run.table(pd.DataFrame(self.rows))
 
     def of(self, track: str) -> list[dict[str, Any]]:
@@ -117,11 +117,6 @@ class Record:
         log.info("%-13s %s", "Figure", figure)
         log.info("%-13s %s", "Pruned model", pruned)
         log.info("%-13s %s", "MLflow", tracking.ui_command(uri))
-
-
-def _prefix(track: str) -> str:
-    """What stands before the names of a track's metrics and files."""
-    return "" if track == MAIN else f"{track}_"
 
 
 @contextmanager

@@ -4,24 +4,35 @@ import argparse
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from pruning_lab.attributions.scores import Scores
+from pruning_lab.attributions.scores import Estimates
+from pruning_lab.compare.across import across
+from pruning_lab.compare.agreement import between_scorings
 from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.report import sections, write_report
-from pruning_lab.compare.runs import comparable
+from pruning_lab.compare.runs import comparable, rows_of
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import Runs, find_runs, keep_report, read_scores
+from pruning_lab.track import MAIN, UNTUNED
+from pruning_lab.tracking import Runs, find_runs, keep_report, read_estimates, read_scores
+
+ACROSS = "models_and_datasets"
+"""The folder of the report over all of them."""
+
+SECOND = 2
+"""The first step whose scores are those of a network that was fine-tuned."""
 
 
 def main() -> None:
     """Write a report for all finished runs, and keep it in MLflow.
 
-    Runs that differ in more than criterion and seed get a report of their own each.
+    Runs that differ in more than criterion and seed get a report of their own each; where there
+    are several models and data sets, one more has the ranks over them.
     """
     given = _parser().parse_args()
     try:
@@ -34,22 +45,37 @@ def main() -> None:
             raise UserError(f"No run of {names} that was asked for is finished.{reasons}")
     except UserError as error:
         raise SystemExit(str(error)) from None
-    failed = []
+    failed, told = [], {}
     for name, runs in groups.items():
         folder = given.output if len(groups) == 1 else given.output / name
-        with tempfile.TemporaryDirectory() as new:  # whatever else is in the folder stays out
-            try:
-                page = report(runs, found, Path(new), given.uri)
-            except UserError as error:
-                failed.append(f"No report of {name}: {error}")
-                continue
-            shutil.copytree(new, folder, dirs_exist_ok=True)
-            print((folder / "report.md").read_text(encoding="utf-8"))
-            print(f"Report: {folder / page.name}")
-            if given.keep:
-                print(_kept(given.uri, given.experiment[0], name, Path(new), runs))
+        try:
+            _publish(given, name, folder, runs, partial(report, runs, found, uri=given.uri))
+        except UserError as error:
+            failed.append(f"No report of {name}: {error}")
+        else:
+            told[name] = runs
+    if section := across(told):
+        write = partial(write_report, title=section.title, about=[], parts=[section])
+        _publish(given, ACROSS, given.output / ACROSS, pd.concat(told.values()), write)
     if failed:
         raise SystemExit("\n".join(failed))
+
+
+def _publish(
+    given: argparse.Namespace,
+    name: str,
+    folder: Path,
+    runs: pd.DataFrame,
+    write: Callable[[Path], Path],
+) -> None:
+    """Write a report whole or not at all, print it, keep it in MLflow."""
+    with tempfile.TemporaryDirectory() as new:  # whatever else is in the folder stays out
+        page = write(Path(new))
+        shutil.copytree(new, folder, dirs_exist_ok=True)
+        print((folder / "report.md").read_text(encoding="utf-8"))
+        print(f"Report: {folder / page.name}")
+        if given.keep:
+            print(_kept(given.uri, given.experiment[0], name, Path(new), runs))
 
 
 def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame) -> str:
@@ -75,23 +101,41 @@ def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
         + ".",
         *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),
     ]
-    page = write_report(folder, title, about, sections(runs, _baseline_scores(runs, uri)))
+    parts = sections(runs, _baseline_scores(runs, uri), _tuned_scores(runs, uri))
+    page = write_report(folder, title, about, parts)
     runs.to_csv(folder / "runs.csv", index=False)
     return page
 
 
-def _baseline_scores(runs: pd.DataFrame, uri: str) -> Mapping[str, Scores]:
+def _baseline_scores(runs: pd.DataFrame, uri: str) -> Mapping[str, Estimates]:
     """What several criteria say about each baseline, by one of its runs."""
-    found: dict[str, Scores] = {}
+    found: dict[str, Estimates] = {}
     for name, ids in runs.groupby("baseline")["run_id"]:
         for run in ids.unique():
             try:
-                scores = read_scores(uri, run)
+                scores = read_estimates(uri, run)
             except UserError:  # it has none: another run of the baseline may have
                 continue
             if len(scores) > max(1, len(found.get(name, {}))):
                 found[name] = scores
     return found
+
+
+def _tuned_scores(runs: pd.DataFrame, uri: str) -> pd.DataFrame:
+    """Agreement of each run's scores of what its first cut left, before and after fine-tuning.
+
+    The untuned track has those before: its first cut is the same.
+    """
+    found = []
+    for (metric, run), rows in rows_of(runs, UNTUNED).groupby(["metric", "run_id"], sort=False):
+        if (rows["step"] == SECOND).any():
+            try:
+                pair = [read_scores(uri, run, SECOND, track) for track in (UNTUNED, MAIN)]
+            except UserError:
+                continue
+            before, after = (layers for each in pair for layers in each.values())
+            found.append(between_scorings([before, after]).assign(metric=metric))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _left_out(row: pd.Series) -> str:

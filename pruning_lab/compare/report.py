@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pruning_lab.attributions.scores import Scores
+from pruning_lab.attributions.scores import Estimates, Scores, scores_of
 from pruning_lab.compare.agreement import COLUMNS, LOWEST, between_criteria
 from pruning_lab.compare.curves import accuracy_curves
 from pruning_lab.compare.figures import correlation_map, rank_correlations
@@ -18,12 +18,21 @@ from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import SPEED_UPS, measure_runs
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
 from pruning_lab.compare.ranks import critical_difference
+from pruning_lab.compare.repeats import AGAIN, scored_again
 from pruning_lab.compare.runs import GIVEN, main_track, rows_of, was_finetuned
 from pruning_lab.compare.statistics import ALPHA, half_width, ranking
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.compare.table import accuracy_table, markdown
 from pruning_lab.compare.words import on_differences, on_ranking, p_value
 from pruning_lab.track import UNTUNED
+
+REPEATS = {
+    "other_draws": "other draws",
+    "other_samples": "other samples",
+    "spearman": "after fine-tuning, Spearman",
+    "kendall": "Kendall",
+}
+"""The heads of the table on how far a criterion agrees with itself."""
 
 
 @dataclass
@@ -36,17 +45,25 @@ class Section:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def sections(runs: pd.DataFrame, scores: Mapping[str, Scores] | None = None) -> list[Section]:
+def sections(
+    runs: pd.DataFrame,
+    scores: Mapping[str, Estimates] | None = None,
+    tuned: pd.DataFrame | None = None,
+) -> list[Section]:
     """What there is to say of runs that differ in criterion and seed alone.
 
-    ``runs`` is one of the frames of ``comparable``, ``scores`` what the criteria say about each of
-    the unpruned baselines, where that is known.
+    ``runs`` is one of the frames of ``comparable``; where they are known, ``scores`` are what the
+    criteria say about each of the unpruned baselines, and ``tuned`` how scores agree before and
+    after fine-tuning, run by run: ``metric`` and the columns of ``between_scorings``.
     """
     measured, labels = measure_runs(runs), _labels(runs)
     found = [_curves(runs), _summary(runs, measured, labels)]
     found += [_comparison(measured, f"area_flops_{when}", labels[when])
               for when in labels if when != "before"]  # fmt: skip
-    return found + ([_agreement(scores)] if scores else [])
+    if scores:
+        found += [_agreement([scores_of(each) for each in scores.values()])]
+        found += [_repeats(list(scores.values()), pd.DataFrame() if tuned is None else tuned)]
+    return found
 
 
 def _labels(runs: pd.DataFrame) -> dict[str, str]:
@@ -149,10 +166,10 @@ def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
     return section
 
 
-def _agreement(scores: Mapping[str, Scores]) -> Section:
+def _agreement(scores: Sequence[Scores]) -> Section:
     """How far criteria agree about the order of the units of the unpruned networks."""
-    pairs = pd.concat([between_criteria(each) for each in scores.values()], ignore_index=True)
-    each_baseline = pd.concat([rank_correlations(each) for each in scores.values()])
+    pairs = pd.concat([between_criteria(each) for each in scores], ignore_index=True)
+    each_baseline = pd.concat([rank_correlations(each) for each in scores])
     square = each_baseline.groupby(level=0, sort=False).mean()
     means = pairs.groupby(["one", "other"], sort=False)[COLUMNS].mean().reset_index()
     return Section(
@@ -166,6 +183,27 @@ def _agreement(scores: Mapping[str, Scores]) -> Section:
         {"agreement": correlation_map(square, "Spearman's ρ (mean)")},
         {"agreement": means},
     )
+
+
+def _repeats(scores: Sequence[Estimates], tuned: pd.DataFrame) -> Section:
+    """How far a criterion agrees with itself: scored again, and after fine-tuning."""
+    again = pd.concat([scored_again(each) for each in scores]).groupby("metric")[list(AGAIN)].mean()
+    table = again.loc[in_order(again.index)]
+    words = [
+        "Pearson's correlation to be expected if a network were scored again, with other draws on "
+        "the same samples or on other samples as well, reckoned from the scores' own errors; "
+        "averaged over layers and baselines. – stands where a criterion knows of no error: random "
+        "scores would be others, weight norms the same."
+    ]
+    if len(tuned):
+        table = table.join(tuned.groupby("metric")[COLUMNS].mean(), how="outer")
+        words.append(
+            "Beside it the agreement of the scores of the network as its first cut left it with "
+            "those of the same network fine-tuned: Spearman's and Kendall's correlation (tau-b), "
+            "and the overlap. Random scores do not look at the network and stay what they are."
+        )
+    table = table.loc[in_order(table.index)].rename_axis("metric")
+    return Section("Agreement of a criterion with itself", words, tables={"repeats": table})
 
 
 # -- on disk ----------------------------------------------------------------------------------
@@ -227,6 +265,9 @@ def _label(criterion: str) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table for people: fractions of accuracy as points, p values short, criteria by name."""
+    if table.index.name == "metric":
+        shown = table.rename(index=_label, columns=REPEATS).rename_axis("criterion")
+        return shown.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
     if "spearman" in table:
         named = table.assign(one=table["one"].map(_label), other=table["other"].map(_label))
         return named.set_index("one").map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)

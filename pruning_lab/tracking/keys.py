@@ -1,5 +1,7 @@
 """The names under which everything is written to MLflow, and read back."""
 
+from pruning_lab.track import MAIN
+
 STEPS = "steps.csv"
 BASELINE_SCORES = "scores/baseline.npz"
 
@@ -20,9 +22,14 @@ ERROR = "error"
 """The tag that says why a run failed."""
 
 
-def scores_file(step: int | None, prefix: str = "") -> str:
+def scores_file(step: int | None, track: str = MAIN) -> str:
     """Where the scores that led to a step of a track are; without step the baseline's."""
-    return BASELINE_SCORES if step is None else f"scores/{prefix}step_{step:03d}.npz"
+    return BASELINE_SCORES if step is None else f"scores/{prefix_of(track)}step_{step:03d}.npz"
+
+
+def prefix_of(track: str) -> str:
+    """What stands before the names of a track's metrics and files."""
+    return "" if track == MAIN else f"{track}_"
 
 
 def in_section(key: str) -> str:

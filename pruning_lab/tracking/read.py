@@ -75,15 +75,15 @@ def find_runs(
     return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
 
 
-def read_scores(uri: str, run_id: str, step: int | None = None) -> Scores:
+def read_scores(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Scores:
     """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
-    return scores_of(read_estimates(uri, run_id, step))
+    return scores_of(read_estimates(uri, run_id, step, track))
 
 
-def read_estimates(uri: str, run_id: str, step: int | None = None) -> Estimates:
+def read_estimates(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Estimates:
     """The same with their errors, where those are known."""
     client = connect_to_read(uri)
-    with _file(client, client.get_run(run_id), scores_file(step)) as path:
+    with _file(client, client.get_run(run_id), scores_file(step, track)) as path:
         return load_estimates(path)
 
 

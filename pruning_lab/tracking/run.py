@@ -17,7 +17,16 @@ from mlflow.tracking import MlflowClient
 
 from pruning_lab.attributions.scores import Estimates, save_estimates
 from pruning_lab.errors import UserError
-from pruning_lab.tracking.keys import COLOR, COMPARISON, ERROR, STEPS, in_section, scores_file
+from pruning_lab.track import MAIN
+from pruning_lab.tracking.keys import (
+    COLOR,
+    COMPARISON,
+    ERROR,
+    STEPS,
+    in_section,
+    prefix_of,
+    scores_file,
+)
 from pruning_lab.tracking.store import connect, sqlite_file
 
 
@@ -28,8 +37,8 @@ class Run:
         self.client = client
         self.run_id = run_id
 
-    def metrics(self, permille: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """Log the numbers of one step, with ``prefix`` before their names.
+    def metrics(self, permille: int, values: Mapping[str, float], track: str = MAIN) -> None:
+        """Log the numbers of one step, with the track before their names.
 
         MLflow's step is the permille of FLOPs removed: the default charts are then curves of
         accuracy over FLOPs. ``test_accuracy_after`` is ``accuracy/test_accuracy_after`` there.
@@ -38,7 +47,8 @@ class Run:
         self.client.log_batch(
             self.run_id,
             metrics=[
-                Metric(in_section(prefix + k), float(v), now, permille) for k, v in values.items()
+                Metric(in_section(prefix_of(track) + k), float(v), now, permille)
+                for k, v in values.items()
             ],
         )
 
@@ -58,9 +68,9 @@ class Run:
         """Log the files of a folder."""
         self.client.log_artifacts(self.run_id, str(folder), name)
 
-    def scores(self, estimates: Estimates, step: int | None = None, prefix: str = "") -> None:
+    def scores(self, estimates: Estimates, step: int | None = None, track: str = MAIN) -> None:
         """Log scores and errors as npz, keys ``criterion|layer``; the baseline's without step."""
-        name = scores_file(step, prefix)
+        name = scores_file(step, track)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(name).name
             save_estimates(estimates, path)

@@ -13,6 +13,7 @@ from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare import __main__ as command
 from pruning_lab.errors import UserError
 from pruning_lab.tracking import read
+from tests.compare.test_across import several
 from tests.compare.test_report import runs
 
 ABOUT = [
@@ -222,3 +223,30 @@ def test_an_unknown_store_is_one_clean_line_and_is_not_made(tmp_path, monkeypatc
     with pytest.raises(SystemExit, match=r"mlflow.db is not there"):
         compare(monkeypatch, f"sqlite:///{path}")
     assert not path.exists()
+
+
+def test_several_models_get_ranks_over_all_of_them(uri, tmp_path, monkeypatch, capsys):
+    frame = several([("vgg16", "digits"), ("mlp", "digits")])
+    record(uri, frame.drop(columns="metric_settings"))
+    compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
+    folder = tmp_path / "out" / "models_and_datasets"
+    assert "Over 2 pairs of model and data set" in (folder / "report.md").read_text()
+    assert (folder / "critical_difference.png").exists()
+    assert "| vgg16 on digits | " in capsys.readouterr().out
+
+
+def test_scores_before_and_after_fine_tuning_are_those_of_the_second_step(
+    uri, tmp_path, monkeypatch
+):
+    ids = record(uri, runs(["random", "taylor"], seeds=2))
+    client, ramp = tracking.connect(uri), np.arange(9.0)
+    swapped = ramp.copy()
+    swapped[:2] = 1, 0  # squared differences of ranks: 1 + 1
+    for name in ("taylor-0", "taylor-1"):
+        run = tracking.Run(client, ids[name])
+        run.scores({"taylor": {"fc": Estimate(ramp)}}, 2, "untuned")
+        run.scores({"taylor": {"fc": Estimate(swapped)}}, 2)
+    compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
+    table = pd.read_csv(tmp_path / "out" / "repeats.csv").set_index("metric")
+    assert table.loc["taylor", "spearman"] == pytest.approx(1 - 6 * 2 / (9 * 80))
+    assert np.isnan(table.loc["random", "spearman"])
