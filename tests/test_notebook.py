@@ -1,8 +1,10 @@
 """The notebooks read a sweep back from MLflow and draw it; without one they make it."""
 
+import runpy
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -27,7 +29,7 @@ def of_kind(outputs, kind):
 
 
 def test_every_notebook_is_here():
-    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(PICTURES)
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {*PICTURES, "layerwise_robustness"}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -57,3 +59,23 @@ def test_without_runs_the_notebook_makes_some(tmp_path, monkeypatch):
     assert len(of_kind(outputs, "image/png")) == 2 + 2 + 1
     words = " ".join(of_kind(outputs, "text/markdown"))
     assert "By mean accuracy after fine-tuning," in words
+
+
+def test_the_frame_of_a_robustness_study_is_drawn(tmp_path, monkeypatch):
+    study = runpy.run_path(str(FOLDER.parent / "experiments/layerwise_robustness/run.py"))
+    totals = {
+        layer: {
+            name: np.array([[place + 1.0, 2 * place + 1.0]]) * scale
+            for place, name in enumerate(study["PUBLISHED"])
+        }
+        for layer, scale in (("a", 4), ("b", 6))
+    }
+    frame = study["results"](totals, {"a": 4, "b": 6})
+    frame.to_csv(tmp_path / "results.csv")
+    monkeypatch.setenv("PRUNING_LAB_LAYERWISE", str(tmp_path))
+    outputs = executed("layerwise_robustness", tmp_path)
+    assert len(of_kind(outputs, "image/png")) == 1
+    table, ranks = of_kind(outputs, "text/html")
+    # the second criterion: 2 and 3 per unit on the two pictures, t(0.975, 1) = 12.706 times 0.5
+    assert "<th>Random</th>\n      <td>2.500 ± 6.353</td>" in table
+    assert "<th>Shapley, mean + 2 std</th>\n      <td>8</td>\n      <td>8</td>" in ranks

@@ -11,7 +11,7 @@ SMALL = {
     "compare_criteria": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "low_data": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "fashion_mnist_short": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
-    "untrained": ["model.hidden=[16,12]", "metric.samples=8"],
+    "untrained_networks": ["model.hidden=[16,12]", "metric.samples=8"],
 }
 DATA = ["dataset=synthetic", "dataset.train=128", "dataset.test=64", "attributions=none"]
 
@@ -32,5 +32,5 @@ def test_the_preset_runs_to_its_end(preset, tmp_path):
     assert done.record.of(MAIN)[-1]["removed_units"] > 0
     trained = done.config.baseline.training.epochs > 0
     assert (done.names.model, trained) == (
-        ("mlp", False) if preset == "untrained" else ("convnet", True)
+        ("mlp", False) if preset == "untrained_networks" else ("convnet", True)
     )

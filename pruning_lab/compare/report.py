@@ -192,8 +192,9 @@ def _repeats(scores: Sequence[Estimates], tuned: pd.DataFrame) -> Section:
     words = [
         "Pearson's correlation to be expected if a network were scored again, with other draws on "
         "the same samples or on other samples as well, reckoned from the scores' own errors; "
-        "averaged over layers and baselines. – stands where a criterion knows of no error: random "
-        "scores would be others, weight norms the same."
+        "averaged over layers and baselines. – stands where the error is not known: random scores "
+        "would be others, weight norms the same, and Shapley values know the error of their draws "
+        "from two pairs of orders on."
     ]
     if len(tuned):
         table = table.join(tuned.groupby("metric")[COLUMNS].mean(), how="outer")

@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,8 @@ def test_the_published_figures_are_those_of_the_paper(experiment):
 
 def test_robustness_is_the_mean_over_all_single_removals(experiment, network):
     model, layers, scored, tested = network
-    found = experiment["robustness"](model, layers, scored, tested, draws=2, points=None)
+    totals = experiment["robustness"](model, layers, scored, tested, draws=2, points=None)
+    found = experiment["per_unit"](totals, {"conv": 5, "fc": 7})
     assert {name: len(each) for name, each in found.items()} == {
         "weight_norm": 1, "apoz": 1, "sensitivity": 1, "taylor": 1, "taylor_signed": 1,
         "random": 2, "shapley_mean": 2, "shapley_mean_plus_2_std": 2,
@@ -91,15 +93,67 @@ def test_an_interrupted_run_goes_on(experiment, network, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"conv.npz", "fc.npz"}
     (tmp_path / "fc.npz").unlink()
     again = run(model, layers, scored, tested, draws=1, folder=tmp_path)
-    for name, each in whole.items():
-        np.testing.assert_array_equal(each, again[name])
+    for layer, by_criterion in whole.items():
+        for name, each in by_criterion.items():
+            np.testing.assert_array_equal(each, again[layer][name])
 
 
 def test_the_table_has_means_with_intervals_beside_the_published(experiment):
-    found = {name: np.array([[1.0, 3.0], [2.0, 4.0]]) for name in experiment["PUBLISHED"]}
-    found["taylor"] = np.array([[0.5, 0.5]])
-    table = experiment["table"](found)
-    assert table.index[0] == "taylor"
-    assert table.loc["taylor"].tolist() == ["0.500 ± 0.000", "", "0.47"]
-    # over two samples, 1.5 and 3.5: standard error 1, t(0.975, 1) = 12.706
-    assert table.loc["random"].tolist() == ["2.500 ± 12.706", "2.000 to 3.000", "0.48"]
+    # two layers of 1 and 3 units; totals over two pictures
+    found = {
+        "one": {name: np.array([[1.0, 3.0], [2.0, 4.0]]) for name in experiment["PUBLISHED"]},
+        "two": {name: np.array([[3.0, 1.0], [4.0, 2.0]]) for name in experiment["PUBLISHED"]},
+    }
+    found["one"]["taylor"] = np.array([[0.0, 0.5]])
+    found["two"]["taylor"] = np.array([[2.0, 1.5]])
+    frame = experiment["results"](found, {"one": 1, "two": 3})
+    table = experiment["table"](frame)
+    assert table.index[0] == "Taylor"
+    # per unit 0.5 on either picture; the others (1.5 + 3.5) / 4 and (3.5 + 1.5) / 4
+    assert table.loc["Taylor"].tolist() == ["0.500 ± 0.000", "", "-0.750 ± 0.000", "0.47"]
+    assert table.loc["Random"].tolist() == ["1.250 ± 0.000", "1.000 to 1.500", "0.000 ± 0.000",
+                                            "0.48"]  # fmt: skip
+    assert table.loc["Shapley, mean + 2 std"].tolist()[2:] == ["", "0.31"]
+    layers = frame.set_index(["layer", "criterion"])
+    # 1.5 and 3.5 over two pictures: standard error 1, t(0.975, 1) = 12.706
+    random = layers.loc[("one", "random")]
+    assert random[["units", "rise", "half"]].tolist() == pytest.approx([1, 2.5, 12.706], abs=1e-3)
+    assert random[["lowest", "highest"]].tolist() == [2, 3]
+    # taylor has 0 and 0.5 there: 1.5 and 3 less, a mean of -2.25 with a standard error of 0.75
+    taylor = layers.loc[("one", "taylor")]
+    assert taylor[["more", "more_half"]].tolist() == pytest.approx([-2.25, 9.530], abs=1e-3)
+
+
+def test_the_grid_is_held_against_every_removal(experiment, network):
+    model, layers, scored, tested = network
+    orders = experiment["orders_of"](model, layers["fc"], scored, "cpu", 1)
+    given = (model, layers["fc"], orders, tested, "cpu")
+    assert experiment["off_by"](*given, points=7) == 0
+    totals = [experiment["layer_totals"](*given, points) for points in (3, None)]
+    errors = [abs(totals[0][name].mean() / totals[1][name].mean() - 1) for name in orders]
+    assert experiment["off_by"](*given, points=3) == max(errors) > 0
+
+
+def test_the_command_writes_table_frame_and_figure(experiment, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    small = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5), nn.ReLU(),
+        nn.Linear(5, 10),
+    )  # fmt: skip
+    command = experiment["main"]
+    monkeypatch.setitem(command.__globals__, "VGG", lambda *_: small)
+    given = "--dataset digits --train 64 --epochs 1 --score 10 --test 10 --samples 2 --points 3"
+    places = ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["run.py", *given.split(), *places])
+    command()
+    printed = capsys.readouterr().out
+    text = (tmp_path / "out/results.md").read_text()
+    assert text in printed
+    assert "VGG16, trained for 1 epochs on 64 pictures of digits, " in text
+    assert "totals of 3 differ by at most " in text
+    frame = pd.read_csv(tmp_path / "out/results.csv")
+    assert frame.groupby("layer")["units"].first().to_dict() == {"0": 4, "3": 5, "all": 9}
+    assert len(frame) == 3 * 8
+    for row in frame.query("layer == 'all'").itertuples():
+        assert f"{row.rise:.3f} ± {row.half:.3f}" in text
+    assert (tmp_path / "out/robustness.png").read_bytes().startswith(b"\x89PNG")
