@@ -166,6 +166,7 @@ def robustness(
         if path is not None and path.exists():
             with np.load(path, allow_pickle=False) as kept:
                 found[name] = dict(kept)
+            assert found[name].keys() == PUBLISHED.keys(), f"{path} is of other criteria: delete it"
             continue
         orders = orders_of(model, layer, scored, device, draws, samples)
         found[name] = layer_totals(model, layer, orders, tested, device, points)
@@ -284,7 +285,7 @@ def figure(frame: pd.DataFrame) -> Figure:
                    marker=style.marker, ms=3.5, lw=1.2, label=label_of(name))  # fmt: skip
     right.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
     right.set_ylabel("Rise of the loss per unit")
-    right.set_ylim(bottom=0)
+    right.axhline(0, color="0.2", lw=0.8)
     right.legend(fontsize=6.5, frameon=False)
     for ax in (left, right):
         bare(ax)
@@ -315,9 +316,9 @@ def parser() -> argparse.ArgumentParser:
     add("--train", type=int, default=5000, help="pictures for training")
     add("--epochs", type=int, default=4, help="of training")
     add("--score", type=int, default=256, help="pictures that the criteria see")
-    add("--test", type=int, default=100, help="pictures on which the loss is measured")
+    add("--test", type=int, default=64, help="pictures on which the loss is measured")
     add("--draws", type=int, default=2, help="runs of criteria that draw at random")
-    add("--samples", type=int, default=12, help="of the scored pictures, for Shapley values")
+    add("--samples", type=int, default=8, help="of the scored pictures, for Shapley values")
     add("--points", type=int, default=32, help="removal counts in each layer")
     add("--work", type=Path, default=Path("outputs/layerwise_robustness"), help="is gone on from")
     add("--output", type=Path, default=Path(__file__).parent, help="a folder")
@@ -331,7 +332,15 @@ def main() -> None:
     weights = given.work / f"vgg16-{given.dataset}-{given.train}-{given.epochs}.safetensors"
     model = trained(splits, given.epochs, weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-    wanted = (given.score, given.test, given.draws, given.points, given.samples, digest)
+    wanted = (
+        given.dataset,
+        given.score,
+        given.test,
+        given.draws,
+        given.points,
+        given.samples,
+        digest,
+    )
     layers = choose_layers(model, find_structure(model, splits.input_size), splits.input_size)[0]
     units = {name: units_of(layer) for name, layer in layers.items()}
     scored, tested = loader(splits.score, 64), loader(splits.test, 64)
@@ -339,18 +348,20 @@ def main() -> None:
         model, layers, scored, tested, draws=given.draws, points=given.points,
         samples=given.samples, folder=given.work / "-".join(map(str, wanted)),
     )  # fmt: skip
-    *_, checked = (name for name in layers if units[name] > given.points)
-    orders = orders_of(model, layers[checked], scored, "cpu", given.draws, given.samples)
-    error = off_by(model, layers[checked], orders, tested, "cpu", given.points)
+    *_, (checked, last) = ((k, each) for k, each in layers.items() if isinstance(each, nn.Conv2d))
+    orders = orders_of(model, last, scored, "cpu", given.draws, given.samples)
+    error = off_by(model, last, orders, tested, "cpu", given.points)
     accuracy = evaluate(model, splits.test).accuracy
     text = (
         f"VGG16, trained for {given.epochs} epochs on {given.train} pictures of {given.dataset}, "
         f"{accuracy:.1%} right on the {given.test} test pictures on which the loss is measured; "
         f"{given.score} pictures for the scores, {given.samples} of them for Shapley values, by "
-        f"two orders and their reverses; {given.points} removal counts in each of {len(layers)} "
-        f"layers; {given.draws} draws of random and Shapley scores. Behind ± is half the 95 % "
-        "interval over the test pictures. At every single removal instead of the grid, the totals "
-        f"of {checked} differ by at most {error:.2%}.\n\n"
+        f"two orders and their reverses; {given.draws} draws of random and Shapley scores. In one "
+        "layer after the other the units go, lowest score first; what the loss has risen by is "
+        "summed over all removals and all layers and divided by the number of units. The sums are "
+        f"by the trapezoid rule over {given.points} removal counts in each of {len(layers)} "
+        f"layers; over every single removal, those of {checked} differ by at most {error:.2%}. "
+        "Behind ± is half the 95 % interval over the test pictures, for this one network.\n\n"
     )
     frame = results(found, units)
     text += markdown(table(frame))

@@ -4,28 +4,28 @@ import argparse
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from pruning_lab.attributions.scores import Estimates
 from pruning_lab.compare.across import across
-from pruning_lab.compare.agreement import between_scorings
 from pruning_lab.compare.pairs import counted
-from pruning_lab.compare.report import sections, write_report
-from pruning_lab.compare.runs import comparable, rows_of
+from pruning_lab.compare.recorded import (
+    baseline_scores,
+    options,
+    shared_options,
+    tuned_scores,
+)
+from pruning_lab.compare.report import Section, sections, write_report
+from pruning_lab.compare.runs import comparable
 from pruning_lab.errors import UserError
-from pruning_lab.track import MAIN, UNTUNED
-from pruning_lab.tracking import Runs, find_runs, keep_report, read_estimates, read_scores
+from pruning_lab.tracking import Runs, find_runs, keep_report
 
 ACROSS = "models_and_datasets"
 """The folder of the report over all of them."""
-
-SECOND = 2
-"""The first step whose scores are those of a network that was fine-tuned."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
             raise UserError(f"No run of {names} that was asked for is finished.{reasons}")
     except UserError as error:
         raise SystemExit(str(error)) from None
-    failed, told = [], {}
+    failed, told = [], set[str]()
     for name, runs in groups.items():
         folder = given.output if len(groups) == 1 else given.output / name
         try:
@@ -53,10 +53,11 @@ def main() -> None:
         except UserError as error:
             failed.append(f"No report of {name}: {error}")
         else:
-            told[name] = runs
-    if section := across(told):
-        write = partial(write_report, title=section.title, about=[], parts=[section])
-        _publish(given, ACROSS, given.output / ACROSS, pd.concat(told.values()), write)
+            told |= set(runs["run_id"])
+    if told and (parts := across(found.frame[found.frame["run_id"].isin(told)])):
+        title = "Criteria over models and data sets"
+        write = partial(write_report, title=title, about=[], parts=parts)
+        _publish(given, ACROSS, given.output / ACROSS, found.frame, write)
     if failed:
         raise SystemExit("\n".join(failed))
 
@@ -93,49 +94,21 @@ def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
     first = runs.iloc[0]
     title = f"{first['model']} on {first['dataset']}: "
     title += counted(runs["metric"].nunique(), "criterion", "criteria")
+    settings = runs.groupby("metric", sort=False)["metric_settings"].unique()
     counts = runs.groupby("metric", sort=False)["run_id"].nunique()
     about = [
         f"Schedule {first['schedule']}, fine-tuning {first['finetune']}, setting "
         f"{first['setting']}; {counted(runs['block'].nunique(), 'block')}; runs: "
         + ", ".join(f"{metric} {count}" for metric, count in counts.items())
         + ".",
+        *(f"{metric}: {options(texts)}." for metric, texts in settings.items()),
         *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),
     ]
-    parts = sections(runs, _baseline_scores(runs, uri), _tuned_scores(runs, uri))
+    parts = sections(runs, baseline_scores(runs, uri), tuned_scores(runs, uri))
+    parts.append(Section("What the runs share", tables={"shared": shared_options(runs, uri)}))
     page = write_report(folder, title, about, parts)
     runs.to_csv(folder / "runs.csv", index=False)
     return page
-
-
-def _baseline_scores(runs: pd.DataFrame, uri: str) -> Mapping[str, Estimates]:
-    """What several criteria say about each baseline, by one of its runs."""
-    found: dict[str, Estimates] = {}
-    for name, ids in runs.groupby("baseline")["run_id"]:
-        for run in ids.unique():
-            try:
-                scores = read_estimates(uri, run)
-            except UserError:  # it has none: another run of the baseline may have
-                continue
-            if len(scores) > max(1, len(found.get(name, {}))):
-                found[name] = scores
-    return found
-
-
-def _tuned_scores(runs: pd.DataFrame, uri: str) -> pd.DataFrame:
-    """Agreement of each run's scores of what its first cut left, before and after fine-tuning.
-
-    The untuned track has those before: its first cut is the same.
-    """
-    found = []
-    for (metric, run), rows in rows_of(runs, UNTUNED).groupby(["metric", "run_id"], sort=False):
-        if (rows["step"] == SECOND).any():
-            try:
-                pair = [read_scores(uri, run, SECOND, track) for track in (UNTUNED, MAIN)]
-            except UserError:
-                continue
-            before, after = (layers for each in pair for layers in each.values())
-            found.append(between_scorings([before, after]).assign(metric=metric))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _left_out(row: pd.Series) -> str:

@@ -18,7 +18,7 @@ def by_block(measured: pd.DataFrame, measure: str) -> pd.DataFrame:
     return means[in_order(measured["metric"])]
 
 
-def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def complete(table: pd.DataFrame, block: str = "block") -> tuple[pd.DataFrame, list[str]]:
     """The blocks of ``by_block`` that all criteria have, and sentences on what was left out.
 
     A criterion with fewer than two blocks goes first: it would leave nothing of the others.
@@ -28,14 +28,14 @@ def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if len(few) == table.shape[1]:
         return table.dropna(), []
     words = [
-        f"{style_of(name).label} is left out: it has {counted(counts[name], 'block')}."
+        f"{style_of(name).label} is left out: it has {counted(counts[name], block)}."
         for name in few
     ]
     table = table.drop(columns=few).dropna(how="all")
     gaps = table[table.isna().any(axis=1)]
     for name, row in gaps.iterrows():
         lacking = ", ".join(style_of(str(each)).label for each in row.index[row.isna()])
-        words.append(f"The block {name} is left out: there is no run of {lacking}.")
+        words.append(f"The {block} {name} is left out: it lacks {lacking}.")
     return table.drop(index=gaps.index), words
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pruning_lab.attributions.scores import Estimates, Scores, scores_of
+from pruning_lab.attributions.scores import Scores
 from pruning_lab.compare.agreement import COLUMNS, LOWEST, between_criteria
 from pruning_lab.compare.curves import accuracy_curves
 from pruning_lab.compare.figures import correlation_map, rank_correlations
@@ -18,21 +18,12 @@ from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import SPEED_UPS, measure_runs
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
 from pruning_lab.compare.ranks import critical_difference
-from pruning_lab.compare.repeats import AGAIN, scored_again
 from pruning_lab.compare.runs import GIVEN, main_track, rows_of, was_finetuned
 from pruning_lab.compare.statistics import ALPHA, half_width, ranking
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.compare.table import accuracy_table, markdown
 from pruning_lab.compare.words import on_differences, on_ranking, p_value
 from pruning_lab.track import UNTUNED
-
-REPEATS = {
-    "other_draws": "other draws",
-    "other_samples": "other samples",
-    "spearman": "after fine-tuning, Spearman",
-    "kendall": "Kendall",
-}
-"""The heads of the table on how far a criterion agrees with itself."""
 
 
 @dataclass
@@ -47,7 +38,7 @@ class Section:
 
 def sections(
     runs: pd.DataFrame,
-    scores: Mapping[str, Estimates] | None = None,
+    scores: Mapping[str, Scores] | None = None,
     tuned: pd.DataFrame | None = None,
 ) -> list[Section]:
     """What there is to say of runs that differ in criterion and seed alone.
@@ -61,8 +52,9 @@ def sections(
     found += [_comparison(measured, f"area_flops_{when}", labels[when])
               for when in labels if when != "before"]  # fmt: skip
     if scores:
-        found += [_agreement([scores_of(each) for each in scores.values()])]
-        found += [_repeats(list(scores.values()), pd.DataFrame() if tuned is None else tuned)]
+        found.append(_agreement(list(scores.values())))
+    if tuned is not None and len(tuned):
+        found.append(_through_finetuning(tuned))
     return found
 
 
@@ -105,8 +97,9 @@ def _summary(runs: pd.DataFrame, measured: pd.DataFrame, labels: Mapping[str, st
             whole = own[key].notna().all()  # of those alone that got there a mean would flatter
             values = 100 * own.groupby("block")[key].mean()
             cells[head] = mean_and_half_width(values) if whole else "–"
-        for key in ("speed_up", "compression", "latency_ratio"):
+        for key in ("speed_up", "compression"):
             cells[key.replace("_", " ")] = f"{own.groupby('block')[key].mean().mean():.2f}"
+        cells["latency ratio"] = mean_and_half_width(own.groupby("block")["latency_ratio"].mean())
         rows[style_of(criterion).label] = cells
     reached = 100 * main_track(runs).groupby("run_id")["removed_flops"].max().min()
     return Section(
@@ -117,7 +110,9 @@ def _summary(runs: pd.DataFrame, measured: pd.DataFrame, labels: Mapping[str, st
             "Behind ± is half the 95 % interval of the mean over a criterion's blocks; criteria "
             "are compared by the paired differences below. Speed-up is the original's FLOPs over "
             "those left, compression its parameters over those left; the latency ratio was "
-            "measured on one sample. – stands where not all runs got to a speed-up.",
+            "measured on one sample, as well as other work on the machine let it. – stands where "
+            "not all runs got to a speed-up. No interval covers the choice of the test samples: "
+            "all runs share them.",
         ],
         tables={"summary": pd.DataFrame(rows).T.rename_axis("criterion")},
     )
@@ -185,26 +180,23 @@ def _agreement(scores: Sequence[Scores]) -> Section:
     )
 
 
-def _repeats(scores: Sequence[Estimates], tuned: pd.DataFrame) -> Section:
-    """How far a criterion agrees with itself: scored again, and after fine-tuning."""
-    again = pd.concat([scored_again(each) for each in scores]).groupby("metric")[list(AGAIN)].mean()
-    table = again.loc[in_order(again.index)]
-    words = [
-        "Pearson's correlation to be expected if a network were scored again, with other draws on "
-        "the same samples or on other samples as well, reckoned from the scores' own errors; "
-        "averaged over layers and baselines. – stands where the error is not known: random scores "
-        "would be others, weight norms the same, and Shapley values know the error of their draws "
-        "from two pairs of orders on."
-    ]
-    if len(tuned):
-        table = table.join(tuned.groupby("metric")[COLUMNS].mean(), how="outer")
-        words.append(
-            "Beside it the agreement of the scores of the network as its first cut left it with "
-            "those of the same network fine-tuned: Spearman's and Kendall's correlation (tau-b), "
-            "and the overlap. Random scores do not look at the network and stay what they are."
-        )
-    table = table.loc[in_order(table.index)].rename_axis("metric")
-    return Section("Agreement of a criterion with itself", words, tables={"repeats": table})
+def _through_finetuning(tuned: pd.DataFrame) -> Section:
+    """How far a criterion agrees with itself before and after fine-tuning."""
+    layers = tuned.groupby(["metric", "layer"], sort=False)
+    table = layers[COLUMNS].mean()
+    table.insert(0, "runs", layers.size())
+    return Section(
+        "The order of units before and after fine-tuning",
+        [
+            "Scores of the network as its first cut left it, and of the same network fine-tuned "
+            "since: Spearman's and Kendall's correlation (tau-b), and the share of the "
+            f"{LOWEST:.0%} lowest units in common, means over the runs. Both are on the same "
+            "samples with the same draws, so that noise is shared: two independent scorings would "
+            "agree less. Each criterion is asked about the units that it kept. Random scores do "
+            "not look at the network and stay what they are."
+        ],
+        tables={"through_finetuning": table.loc[in_order(tuned["metric"])].reset_index()},
+    )
 
 
 # -- on disk ----------------------------------------------------------------------------------
@@ -266,12 +258,13 @@ def _label(criterion: str) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table for people: fractions of accuracy as points, p values short, criteria by name."""
-    if table.index.name == "metric":
-        shown = table.rename(index=_label, columns=REPEATS).rename_axis("criterion")
-        return shown.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
     if "spearman" in table:
-        named = table.assign(one=table["one"].map(_label), other=table["other"].map(_label))
-        return named.set_index("one").map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)
+        criteria = [column for column in ("metric", "one", "other") if column in table]
+        named = table.assign(**{column: table[column].map(_label) for column in criteria})
+        first = named.set_index(criteria[0])
+        return first.map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)
+    if table.index.name == "pair":
+        return (100 * table).map("{:.2f}".format).rename(columns=_label)
     if "p_holm" not in table:
         return table
     rows = [

@@ -26,7 +26,7 @@ def on_differences(table: pd.DataFrame, what: str) -> list[str]:
     rest = table.drop(told.index)
     return [
         f"By {what}, {len(told)} of {len(table)} pairs can be told apart on {blocks} blocks, "
-        "all pairs taken into account (Holm, 0.05); in brackets 95 % intervals:",
+        "all pairs taken into account (Holm, 0.05); in brackets 95 % intervals of each alone:",
         *(_beats(name, rows) for name, rows in told.groupby("better", sort=False)),
         *([_power(rest, "Of the other pairs, a true difference")] if len(rest) else []),
     ]
@@ -45,8 +45,8 @@ def _power(table: pd.DataFrame, start: str) -> str:
 
 
 def _beats(better: str, rows: pd.DataFrame) -> str:
-    beaten = (f"{style_of(row.worse).label} by {_points(row)}" for row in rows.itertuples())
-    return f"{style_of(better).label} keeps more than {'; '.join(beaten)}."
+    beaten = (f"than {style_of(row.worse).label} by {_points(row)}" for row in rows.itertuples())
+    return f"{style_of(better).label} keeps more {', '.join(beaten)}."
 
 
 def _points(row: Any) -> str:

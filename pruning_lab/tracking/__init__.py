@@ -5,6 +5,7 @@ from pruning_lab.tracking.read import (
     Runs,
     find_runs,
     read_estimates,
+    read_params,
     read_runs,
     read_scores,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "flatten",
     "keep_report",
     "read_estimates",
+    "read_params",
     "read_runs",
     "read_scores",
     "run",

@@ -87,6 +87,11 @@ def read_estimates(uri: str, run_id: str, step: int | None = None, track: str = 
         return load_estimates(path)
 
 
+def read_params(uri: str, run_id: str) -> dict[str, str]:
+    """The configuration of a run as dotted keys."""
+    return dict(connect_to_read(uri).get_run(run_id).data.params)
+
+
 def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Any]:
     """All runs of experiments, the newest first."""
     ids = []

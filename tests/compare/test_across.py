@@ -5,7 +5,7 @@ import pytest
 
 from pruning_lab.compare.across import across
 from pruning_lab.compare.measures import measure_runs
-from pruning_lab.compare.runs import comparable
+from pruning_lab.compare.report import readable
 from tests.compare.test_report import runs
 
 THREE = ["random", "taylor", "shapley"]
@@ -26,39 +26,65 @@ def several(pairs, criteria=THREE, seeds=2):
 
 
 def test_a_pair_is_one_block_and_its_value_the_mean_over_seeds():
-    groups = comparable(several([("vgg16", "digits"), ("vgg16", "clothes"), ("mlp", "digits")]))
-    section = across(groups)
-    table = section.tables["mean_accuracy"]
+    frame = several([("vgg16", "digits"), ("vgg16", "clothes"), ("mlp", "digits")])
+    (section,) = across(frame)
+    assert section.title == "Over models and data sets: geometric, sgd"
+    table = section.tables["mean_accuracy_geometric_sgd"]
     assert list(table.index) == ["vgg16 on digits", "vgg16 on clothes", "mlp on digits"]
-    for name, frame in zip(table.index, groups.values(), strict=True):
-        areas = measure_runs(frame).groupby("metric")["area_flops_after"].mean()
-        assert table.loc[name].tolist() == [round(100 * areas[each], 2) for each in THREE]
+    for name, (_, own) in zip(table.index, frame.groupby("setting", sort=False), strict=True):
+        areas = measure_runs(own).groupby("metric")["area_flops_after"].mean()
+        assert table.loc[name].tolist() == pytest.approx([areas[each] for each in THREE])
     # the same curves, some points lower: all pairs have the same order
-    lines = section.figures["critical_difference"].axes[0].lines
+    lines = section.figures["critical_difference_geometric_sgd"].axes[0].lines
     ranks = {line.get_gid(): line.get_xdata()[0] for line in lines}
     for row in table.index:
-        assert [ranks[f"rank:{name}"] for name in THREE] == table.loc[row].rank(
-            ascending=False
-        ).tolist()
+        expected = table.loc[row].rank(ascending=False).tolist()
+        assert [ranks[f"rank:{name}"] for name in THREE] == expected
     assert section.words[-1].startswith("Over 3 pairs of model and data set, Friedman's test ")
+    assert readable(table).loc["mlp on digits", "Random"] == f"{100 * table.iloc[2, 0]:.2f}"
 
 
 def test_of_two_settings_of_a_pair_one_counts_and_the_other_is_named():
     frame = several([("vgg16", "digits"), ("vgg16", "digits"), ("mlp", "digits")])
-    fewer = frame.query("setting != 'vgg160' or seed == 0")
-    section = across(comparable(fewer))
+    (section,) = across(frame.query("setting != 'vgg160' or seed == 0"))
     assert section.words[0] == (
-        "vgg16-digits-geometric-sgd-vgg160 is left out: vgg16-digits-geometric-sgd-vgg161 has the "
-        "same model and data set."
+        "vgg16 on digits: the setting vgg160 is left out, it has fewer runs than another."
     )
-    assert len(section.tables["mean_accuracy"]) == 2
+    assert len(section.tables["mean_accuracy_geometric_sgd"]) == 2
 
 
-def test_a_criterion_that_most_pairs_lack_is_named():
+def test_what_a_pair_lacks_is_named():
+    frame = several([("vgg16", "digits"), ("mlp", "digits")], [*THREE, "apoz"], seeds=3)
+    one_block = frame.query("model != 'mlp' or metric != 'apoz' or seed == 0")
+    (section,) = across(one_block)
+    assert section.words[:2] == [
+        "mlp on digits: APoZ is left out: it has 1 block.",
+        "APoZ is left out: it has 1 pair of model and data set.",
+    ]
+    assert list(section.tables["mean_accuracy_geometric_sgd"]) == THREE
+    two = several([("vgg16", "digits"), ("mlp", "digits"), ("cnn", "digits")], [*THREE, "apoz"])
+    (section,) = across(two.query("model != 'cnn' or metric != 'apoz'"))
+    assert "The pair of model and data set cnn on digits is left out: it lacks APoZ." in (
+        section.words
+    )
+    apart = two.query("model != 'cnn' or (seed == 0) == (metric == 'random')")
+    (section,) = across(apart)
+    assert "cnn on digits is left out: its criteria share no block." in section.words
+
+
+def test_only_pairs_of_the_same_schedule_and_fine_tuning_are_ranked_together():
+    frame = several([("vgg16", "digits"), ("mlp", "digits")])
+    assert across(frame.assign(schedule=frame["model"])) == []
+    both = pd.concat([frame, frame.assign(finetune="none", run_id=frame["run_id"] + " none")])
+    titles = [section.title for section in across(both)]
+    assert titles == [f"Over models and data sets: geometric, {name}" for name in ("sgd", "none")]
+
+
+def test_a_criterion_with_other_options_is_another_criterion():
     frame = several([("vgg16", "digits"), ("mlp", "digits")], [*THREE, "apoz"])
-    section = across(comparable(frame.query("model != 'mlp' or metric != 'apoz'")))
-    assert "APoZ is left out: it has 1 block." in section.words
-    assert list(section.tables["mean_accuracy"]) == ["Random", "Taylor", "Shapley"]
+    few = (frame["model"] == "mlp") & (frame["metric"] == "shapley")
+    (section,) = across(frame.assign(metric_settings=few.map({True: '{"n": 1}', False: "{}"})))
+    assert "shapley n=1 is left out: it has 1 pair of model and data set." in section.words
 
 
 @pytest.mark.parametrize(
@@ -66,4 +92,4 @@ def test_a_criterion_that_most_pairs_lack_is_named():
     [([("vgg16", "digits")], THREE), ([("vgg16", "digits"), ("mlp", "digits")], THREE[:2])],
 )
 def test_fewer_have_no_ranks(pairs, criteria):
-    assert across(comparable(several(pairs, criteria))) is None
+    assert across(several(pairs, criteria)) == []

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare.agreement import (
     between_criteria,
     between_scorings,
@@ -11,7 +10,6 @@ from pruning_lab.compare.agreement import (
     overlap,
     spearman,
 )
-from pruning_lab.compare.repeats import expected_correlation, scored_again
 from pruning_lab.errors import UserError
 
 ONE = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -76,32 +74,3 @@ def test_scorings_of_one_criterion_are_compared_in_pairs():
 def test_scorings_of_other_networks_are_refused():
     with pytest.raises(UserError, match=r"of different layers, or of different widths"):
         between_scorings([{"a": ONE}, {"a": ONE[:3]}])
-
-
-def test_scored_again_by_hand():
-    # variance of 1 ... 5 is 2.5; squared errors of 0.5 on average leave 2 of it
-    errors = np.sqrt([0.3, 0.7, 0.5, 0.4, 0.6])
-    found = scored_again({"shapley": {"a": Estimate(ONE, errors / 2, errors)}})
-    assert found.to_numpy().tolist() == [["shapley", "a", pytest.approx(0.95), pytest.approx(0.8)]]
-
-
-def test_what_is_not_known_or_constant_has_no_expected_correlation():
-    known = np.full(5, 0.1)
-    assert np.isnan(expected_correlation(Estimate(ONE)))
-    assert np.isnan(expected_correlation(Estimate(ONE, error=known), "sampling_error"))
-    assert np.isnan(expected_correlation(Estimate(np.ones(5), error=known)))
-    assert np.isnan(expected_correlation(Estimate(ONE[:2], error=known[:2])))
-    assert expected_correlation(Estimate(ONE, error=known + 9)) == 0
-
-
-def test_scorings_correlate_as_expected():
-    """Scores with known errors, scored twice: the mean correlation is the one expected."""
-    rng = np.random.default_rng(0)
-    expected, found = [], []
-    for _ in range(400):
-        true, errors = rng.normal(size=60), np.full(60, 0.7)
-        one, other = true + errors * rng.normal(size=(2, 60))
-        expected.append(expected_correlation(Estimate(one, error=errors)))
-        found.append(np.corrcoef(one, other)[0, 1])
-    assert np.mean(expected) == pytest.approx(np.mean(found), abs=0.01)
-    assert np.mean(found) == pytest.approx(1 / 1.49, abs=0.02)

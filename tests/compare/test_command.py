@@ -11,6 +11,7 @@ import pytest
 from pruning_lab import tracking
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare import __main__ as command
+from pruning_lab.compare import recorded
 from pruning_lab.errors import UserError
 from pruning_lab.tracking import read
 from tests.compare.test_across import several
@@ -231,7 +232,7 @@ def test_several_models_get_ranks_over_all_of_them(uri, tmp_path, monkeypatch, c
     compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
     folder = tmp_path / "out" / "models_and_datasets"
     assert "Over 2 pairs of model and data set" in (folder / "report.md").read_text()
-    assert (folder / "critical_difference.png").exists()
+    assert (folder / "critical_difference_geometric_sgd.png").exists()
     assert "| vgg16 on digits | " in capsys.readouterr().out
 
 
@@ -247,6 +248,37 @@ def test_scores_before_and_after_fine_tuning_are_those_of_the_second_step(
         run.scores({"taylor": {"fc": Estimate(ramp)}}, 2, "untuned")
         run.scores({"taylor": {"fc": Estimate(swapped)}}, 2)
     compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
-    table = pd.read_csv(tmp_path / "out" / "repeats.csv").set_index("metric")
-    assert table.loc["taylor", "spearman"] == pytest.approx(1 - 6 * 2 / (9 * 80))
-    assert np.isnan(table.loc["random", "spearman"])
+    table = pd.read_csv(tmp_path / "out" / "through_finetuning.csv")
+    assert table[["metric", "layer", "runs"]].to_numpy().tolist() == [["taylor", "fc", 2]]
+    assert table.loc[0, "spearman"] == pytest.approx(1 - 6 * 2 / (9 * 80))
+
+
+def test_scores_of_other_layers_do_not_cost_the_report(uri, tmp_path, monkeypatch):
+    ids = record(uri, runs(["random", "taylor"], seeds=2))
+    run = tracking.Run(tracking.connect(uri), ids["taylor-0"])
+    run.scores({"taylor": {"fc": Estimate(np.arange(9.0))}}, 2, "untuned")
+    run.scores({"taylor": {"fc": Estimate(np.arange(8.0))}}, 2)
+    compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "through_finetuning.csv").exists()
+
+
+def test_scores_of_all_runs_of_a_baseline_are_put_together():
+    metrics = ["taylor", "shapley n=1", "shapley n=2", "taylor"]
+    frame = pd.DataFrame({"baseline": list("bbbc"), "run_id": list("1234"), "metric": metrics})
+    kept = {"1": {"taylor": 1, "shapley": 0}, "2": {"shapley": 2}, "3": {"shapley": 3},
+                "4": {"taylor": 4}}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded, "read_scores", lambda uri, run: kept[run])
+        found = recorded.baseline_scores(frame, "uri")
+    assert found == {"b": {"taylor": 1, "shapley n=1": 2, "shapley n=2": 3}}
+
+
+def test_the_report_says_what_was_run(uri, tmp_path, monkeypatch):
+    record(uri, runs(["random", "taylor"], seeds=2), **{
+        "schedule.target": 0.8, "finetune.share": None, "dataset.root": "data", "metric.n": 3,
+    })  # fmt: skip
+    compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "taylor: no options." in text
+    assert text.endswith("| option | value |\n| --- | ---: |\n| schedule.target | 0.8 |\n")

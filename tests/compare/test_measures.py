@@ -126,7 +126,7 @@ def test_what_is_left_out_of_a_comparison_is_named():
     assert words == [
         "Weight norm is left out: it has 0 blocks.",
         "Shapley is left out: it has 1 block.",
-        "The block z is left out: there is no run of APoZ.",
+        "The block z is left out: it lacks APoZ.",
     ]
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pairs import by_block, differences
@@ -169,7 +168,7 @@ def test_blocks_that_not_all_criteria_have_are_named_and_left_out():
     frame = runs()
     frame = frame[frame["run_id"] != "taylor-2"]
     section = sections(frame)[-1]
-    assert section.words[0] == "The block init 2 is left out: there is no run of Taylor."
+    assert section.words[0] == "The block init 2 is left out: it lacks Taylor."
     assert set(section.tables["differences_after"]["pairs"]) == {3}
 
 
@@ -178,52 +177,35 @@ def test_two_criteria_have_a_difference_but_no_ranks():
     assert list(section.figures) == ["differences_after"]
 
 
-def estimates():
-    """Scores on three baselines; those of Shapley have errors."""
-    rng = np.random.default_rng(1)
-    return {
-        f"b{seed}": {
-            "random": {"fc": Estimate(rng.random(20))},
-            "taylor": {"fc": Estimate(rng.random(20))},
-            "shapley": {"fc": Estimate(rng.random(20), np.full(20, 0.05), np.full(20, 0.1))},
-        }
-        for seed in range(3)
-    }
-
-
-def test_a_criterion_is_compared_with_itself():
-    scores = estimates()
+def test_the_order_of_units_is_compared_before_and_after_fine_tuning():
     tuned = pd.DataFrame(
-        {"metric": ["taylor", "taylor"], "layer": "fc", "units": 20, "spearman": [0.2, 0.4],
-         "kendall": [0.1, 0.3], "overlap": [0.5, 0.5], "chance": 0.3}
+        {"metric": ["taylor", "random", "taylor"], "layer": ["fc", "fc", "fc"], "units": 20,
+         "spearman": [0.2, 1, 0.4], "kendall": [0.1, 1, 0.3], "overlap": [0.5, 1, 0.5],
+         "chance": 0.3}
     )  # fmt: skip
-    section = sections(runs(), scores, tuned)[-1]
-    table = section.tables["repeats"]
-    assert list(table.index) == ["random", "taylor", "shapley"]
-    variances = [each["shapley"]["fc"].scores.var(ddof=1) for each in scores.values()]
-    expected = np.mean([1 - 0.1**2 / variance for variance in variances])
-    assert table.loc["shapley", "other_samples"] == pytest.approx(expected)
-    assert table.loc["taylor", "spearman"] == pytest.approx(0.3)
-    assert table["spearman"].notna().tolist() == [False, True, False]
+    section = sections(runs(), tuned=tuned)[-1]
+    table = section.tables["through_finetuning"]
+    assert table["metric"].tolist() == ["random", "taylor"]
+    assert table.loc[1, ["layer", "runs"]].tolist() == ["fc", 2]
+    assert table.loc[1, "spearman"] == pytest.approx(0.3)
     shown = readable(table)
-    assert shown.loc["Taylor"].tolist() == ["–", "–", "0.30", "0.20", "0.50", "0.30"]
-    alone = sections(runs(), scores)[-1]
-    assert list(alone.tables["repeats"].columns) == ["other_draws", "other_samples"]
-    assert len(alone.words) == 1
+    assert shown.loc["Taylor"].tolist() == ["fc", 2, "0.30", "0.20", "0.50", "0.30"]
 
 
 def test_scores_are_compared_where_they_are_known():
-    scores = estimates()
-    *_, section, _ = sections(runs(), scores)
+    rng = np.random.default_rng(1)
+    scores = {
+        f"b{seed}": {name: {"fc": rng.random(20)} for name in ("random", "taylor", "shapley")}
+        for seed in range(3)
+    }
+    section = sections(runs(), scores)[-1]
     table = section.tables["agreement"]
     assert table[["one", "other"]].to_numpy().tolist() == [
         ["random", "taylor"], ["random", "shapley"], ["taylor", "shapley"],
     ]  # fmt: skip
     expected = np.mean(
         [
-            pd.Series(each["random"]["fc"].scores).corr(
-                pd.Series(each["taylor"]["fc"].scores), "spearman"
-            )
+            pd.Series(each["random"]["fc"]).corr(pd.Series(each["taylor"]["fc"]), "spearman")
             for each in scores.values()
         ]
     )

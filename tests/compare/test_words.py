@@ -21,7 +21,7 @@ def test_a_clear_difference_is_told_with_its_interval():
     first, told, rest = on_differences(table, "mean accuracy")
     assert first == (
         "By mean accuracy, 2 of 3 pairs can be told apart on 12 blocks, all pairs taken into "
-        "account (Holm, 0.05); in brackets 95 % intervals:"
+        "account (Holm, 0.05); in brackets 95 % intervals of each alone:"
     )
     assert told.startswith("Shapley keeps more than ")
     for worse, label in (("random", "Random"), ("taylor", "Taylor")):

@@ -150,7 +150,7 @@ def test_the_command_writes_table_frame_and_figure(experiment, tmp_path, monkeyp
     text = (tmp_path / "out/results.md").read_text()
     assert text in printed
     assert "VGG16, trained for 1 epochs on 64 pictures of digits, " in text
-    assert "totals of 3 differ by at most " in text
+    assert "those of 0 differ by at most " in text
     frame = pd.read_csv(tmp_path / "out/results.csv")
     assert frame.groupby("layer")["units"].first().to_dict() == {"0": 4, "3": 5, "all": 9}
     assert len(frame) == 3 * 8
