@@ -265,7 +265,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def figure(frame: pd.DataFrame) -> Figure:
     """All layers together with 95 % intervals beside the published, and layer by layer."""
-    drawn = Figure(figsize=(9.2, 3.6), layout="constrained")
+    drawn = Figure(figsize=(10.6, 3.6), layout="constrained")
     left, right = drawn.subplots(1, 2, width_ratios=[1, 1.25])
     whole = frame[frame["layer"] == "all"].sort_values("rise", ascending=False, kind="stable")
     for place, row in enumerate(whole.itertuples()):
@@ -286,7 +286,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     right.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
     right.set_ylabel("Rise of the loss per unit")
     right.axhline(0, color="0.2", lw=0.8)
-    right.legend(fontsize=6.5, frameon=False)
+    right.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for ax in (left, right):
         bare(ax)
     return drawn

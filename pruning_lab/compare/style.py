@@ -1,6 +1,7 @@
 """One look for each criterion, the same in every figure."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -35,22 +36,37 @@ _OTHER_LINESTYLES = ("-", "--", "-.", ":")
 
 
 def style_of(criterion: str) -> Style:
-    """The style of a criterion; one that is not in ``STYLES`` gets its own, fixed by its name."""
+    """The style of a criterion; one that is not in ``STYLES`` gets its own, fixed by its name.
+
+    With options in its name (``shapley samples=64``) it keeps its colour.
+    """
     if criterion in STYLES:
         return STYLES[criterion]
+    name, _, options = criterion.partition(" ")
     digest = hashlib.sha256(criterion.encode()).digest()
+    known = STYLES.get(name)
     return Style(
-        criterion.replace("_", " "),
-        _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
+        f"{known.label} {options}" if known else criterion.replace("_", " "),
+        known.color if known else _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
         _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
         _OTHER_LINESTYLES[digest[2] % len(_OTHER_LINESTYLES)],
     )
 
 
 def in_order(criteria: Iterable[str]) -> list[str]:
-    """The distinct criteria in the order of ``STYLES``, then the others by name."""
-    names = set(criteria)
-    return [name for name in STYLES if name in names] + sorted(names - set(STYLES))
+    """The distinct criteria in the order of ``STYLES``, then the others by name.
+
+    Those with options in their names follow in their order (samples=16 before samples=128).
+    """
+    order = list(STYLES)
+
+    def place(criterion: str) -> tuple[int, list[int | str]]:
+        name = criterion.partition(" ")[0]
+        parts = re.split(r"(\d+)", criterion)  # every second one is a number
+        numbers = [int(part) if odd % 2 else part for odd, part in enumerate(parts)]
+        return (order.index(name) if name in order else len(order), numbers)
+
+    return sorted(set(criteria), key=place)
 
 
 def bare(ax: Axes, *sides: str) -> None:

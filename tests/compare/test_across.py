@@ -84,7 +84,7 @@ def test_a_criterion_with_other_options_is_another_criterion():
     frame = several([("vgg16", "digits"), ("mlp", "digits")], [*THREE, "apoz"])
     few = (frame["model"] == "mlp") & (frame["metric"] == "shapley")
     (section,) = across(frame.assign(metric_settings=few.map({True: '{"n": 1}', False: "{}"})))
-    assert "shapley n=1 is left out: it has 1 pair of model and data set." in section.words
+    assert "Shapley n=1 is left out: it has 1 pair of model and data set." in section.words
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pruning_lab.compare import (
     widths,
 )
 from pruning_lab.compare.figures import sorted_scores
+from pruning_lab.compare.style import in_order
 from pruning_lab.errors import UserError
 
 SIX = ["random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley"]
@@ -188,6 +189,15 @@ def test_the_seven_criteria_differ_in_colour_marker_and_line() -> None:
     styles = [style_of(name) for name in [*SIX, "taylor_signed"]]
     for field in ("label", "color", "marker", "linestyle"):
         assert len({getattr(style, field) for style in styles}) == 7
+
+
+def test_a_criterion_with_options_in_its_name_keeps_its_colour_and_its_place() -> None:
+    few, many = style_of("shapley samples=16"), style_of("shapley samples=64")
+    assert few.color == many.color == style_of("shapley").color
+    assert (few.label, many.label) == ("Shapley samples=16", "Shapley samples=64")
+    assert few[2:] != many[2:]
+    names = ["shapley samples=16", "shapley samples=128", "a 2", "a 10", "b"]
+    assert in_order(["b", "a 10", names[1], "taylor", "a 2", names[0]]) == ["taylor", *names]
 
 
 def test_an_unknown_criterion_keeps_the_style_of_its_name() -> None:

@@ -157,3 +157,12 @@ def test_the_command_writes_table_frame_and_figure(experiment, tmp_path, monkeyp
     for row in frame.query("layer == 'all'").itertuples():
         assert f"{row.rise:.3f} ± {row.half:.3f}" in text
     assert (tmp_path / "out/robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_results_are_whole_and_their_table_is_in_the_readme(experiment):
+    frame = pd.read_csv(FOLDER / "results.csv")
+    assert set(frame["criterion"]) == set(experiment["PUBLISHED"])
+    assert frame["layer"].nunique() == 16
+    table = experiment["markdown"](experiment["table"](frame)).strip()
+    assert table in (FOLDER / "results.md").read_text()
+    assert table in (FOLDER / "README.md").read_text()
