@@ -10,7 +10,6 @@ from tests.experiment import experiment
 SMALL = {
     "compare_criteria": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "low_data": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
-    "fashion_mnist_short": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "untrained_networks": ["model.hidden=[16,12]", "metric.samples=8"],
 }
 DATA = ["dataset=synthetic", "dataset.train=128", "dataset.test=64", "attributions=none"]
