@@ -41,7 +41,7 @@ def commands():
 
 
 def test_all_commands_are_found():
-    assert len(list(commands())) == README.count("python -m pruning_lab ") + 5 + 11  # two sweeps
+    assert len(list(commands())) == README.count("python -m pruning_lab ") + 5 + 2 * 11  # sweeps
 
 
 def test_the_snippets_do_what_their_comments_say(capsys):
