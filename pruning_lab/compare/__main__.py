@@ -70,13 +70,14 @@ def _publish(
     write: Callable[[Path], Path],
 ) -> None:
     """Write a report whole or not at all, print it, keep it in MLflow."""
-    with tempfile.TemporaryDirectory() as new:  # whatever else is in the folder stays out
-        page = write(Path(new))
+    with tempfile.TemporaryDirectory() as private:  # whatever else is in the folder stays out
+        new = Path(private) / "report"  # which others may read, as any new folder
+        page = write(new)
         shutil.copytree(new, folder, dirs_exist_ok=True)
         print((folder / "report.md").read_text(encoding="utf-8"))
         print(f"Report: {folder / page.name}")
         if given.keep:
-            print(_kept(given.uri, given.experiment[0], name, Path(new), runs))
+            print(_kept(given.uri, given.experiment[0], name, new, runs))
 
 
 def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame) -> str:

@@ -65,6 +65,8 @@ def test_the_command_writes_the_report_and_the_frame(uri, tmp_path, monkeypatch,
     printed = capsys.readouterr().out
     text = (tmp_path / "out" / "report.md").read_text()
     assert text in printed
+    (tmp_path / "any").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "any").stat().st_mode
     assert f"Report: {tmp_path / 'out' / 'report.html'}" in printed
     assert "# vgg16 on digits: 6 criteria" in text
     client = tracking.connect(uri)
