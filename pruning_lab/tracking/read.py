@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -82,9 +83,14 @@ def read_scores(uri: str, run_id: str, step: int | None = None, track: str = MAI
 
 def read_estimates(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Estimates:
     """The same with their errors, where those are known."""
-    client = connect_to_read(uri)
-    with _file(client, client.get_run(run_id), scores_file(step, track)) as path:
+    with _file(*_opened(uri, run_id), scores_file(step, track)) as path:
         return load_estimates(path)
+
+
+@lru_cache(maxsize=1)  # several files of a run are read one after the other
+def _opened(uri: str, run_id: str) -> tuple[MlflowClient, Any]:
+    client = connect_to_read(uri)
+    return client, client.get_run(run_id)
 
 
 def read_params(uri: str, run_id: str) -> dict[str, str]:
