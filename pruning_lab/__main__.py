@@ -9,8 +9,9 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from pruning_lab.errors import UserError
+from pruning_lab.identity import identify
 from pruning_lab.record import Names
-from pruning_lab.runner import Experiment
+from pruning_lab.runner import Experiment, finished
 
 # Torch asks for huge pages where the system lends them on request: the gradients of wide layers are
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
@@ -25,6 +26,8 @@ def main(config: DictConfig) -> float:
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     output = Path(hydra_config.runtime.output_dir)
     try:
+        if not config.force and (done := finished(config, identify(config))) is not None:
+            return done  # nothing is built for what is finished
         return Experiment(config, names, output).run()
     except UserError as error:
         raise CompactHydraException(str(error)) from None  # printed without traceback

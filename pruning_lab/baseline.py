@@ -1,7 +1,5 @@
 """The trained starting point that every criterion shares, under a hash of what determines it."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +8,15 @@ from typing import Any
 from filelock import FileLock
 from torch import nn
 
-from pruning_lab.attributions.scores import LayerEstimates, load_estimates, save_estimates
+from pruning_lab.atomic import write_json
 from pruning_lab.checkpoint import load_state, save_state
 from pruning_lab.errors import UserError
+from pruning_lab.identity import identity
+from pruning_lab.resume import KeptEpochs, kept_scores, undamaged
+from pruning_lab.track import Scored
+from pruning_lab.training import Epochs
 
 MODEL = "model.safetensors"
-
-
-def identity(determinants: Mapping[str, Any]) -> str:
-    """Twelve hex digits that name whatever the determinants determine (sha256 of their JSON)."""
-    text = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Baseline:
@@ -31,49 +27,33 @@ class Baseline:
         self.folder = folder / self.name
         self.determinants = determinants
 
-    def obtain(self, model: nn.Module, train: Callable[[nn.Module], None]) -> bool:
-        """Give ``model`` the trained weights; True when ``train`` had to make them first."""
-        path = self.folder / MODEL
+    def obtain(self, model: nn.Module, train: Callable[[nn.Module, Epochs], None]) -> bool:
+        """Give ``model`` the trained weights; True when ``train`` had to make them first.
+
+        A training that was cut off goes on behind its last epoch.
+        """
+        path, epochs = self.folder / MODEL, KeptEpochs(self.folder / "training.safetensors")
         with self._locked():
-            if path.exists():
-                with self._undamaged(path):
+            if new := not path.exists():
+                write_json(self.folder / "determinants.json", self.determinants)
+                train(model, epochs)
+                save_state(model, path)
+            else:
+                with undamaged(path, self.folder):
                     load_state(model, path)
-                return False
-            train(model)
-            about = json.dumps(self.determinants, indent=2)
-            (self.folder / "determinants.json").write_text(about + "\n")
-            save_state(model, path)
-            return True
+            epochs.path.unlink(missing_ok=True)
+            return new
 
     def scores(
-        self,
-        criterion: str,
-        settings: Mapping[str, Any],
-        score: Callable[[], tuple[LayerEstimates, float]],
-    ) -> tuple[LayerEstimates, float]:
+        self, criterion: str, settings: Mapping[str, Any], score: Callable[[], Scored]
+    ) -> Scored:
         """The criterion's scores by layer on this baseline and the seconds that ``score`` took.
 
         Computed once; ``settings`` is what they depend on besides the baseline.
         """
         path = self.folder / f"{criterion}-{identity(settings)}.npz"
-        cost = path.with_suffix(".json")
         with self._locked():
-            if not path.exists():
-                found, seconds = score()
-                cost.write_text(json.dumps({"settings": settings, "seconds": seconds}) + "\n")
-                save_estimates({criterion: found}, path)
-            with self._undamaged(path):
-                return load_estimates(path)[criterion], json.loads(cost.read_text())["seconds"]
-
-    @contextmanager
-    def _undamaged(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # a damaged file makes its reader raise nearly anything
-            raise UserError(
-                f"{path} is damaged ({error}). Delete {self.folder} and run again: it holds "
-                "nothing but what this program makes anew."
-            ) from error
+            return kept_scores(path, self.folder, settings, score)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -1,9 +1,7 @@
 """Models to disk and back: tensors as safetensors, the recipe as JSON, never a pickle."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pruning_lab.atomic import replacing, write_json
 from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import WIDTHS, WITH_WIDTHS
 
@@ -19,8 +18,8 @@ ATTRIBUTES = (*WIDTHS, "p")
 
 
 def save_state(model: nn.Module, path: str | Path) -> None:
-    """The state dict as safetensors, written whole or not at all."""
-    _save(model.state_dict(), path)
+    """The state dict as safetensors."""
+    save_tensors(model.state_dict(), Path(path))
 
 
 def load_state(model: nn.Module, path: str | Path) -> None:
@@ -48,9 +47,8 @@ def save_pruned(model: nn.Module, folder: str | Path, kept: Mapping[str, list[in
     """
     folder = Path(folder)
     recipe = {"version": VERSION, "kept": dict(kept), "modules": _described(model)}
-    _save(_all_tensors(model), folder / TENSORS)
-    with _whole(folder / RECIPE) as temporary:
-        temporary.write_text(json.dumps(recipe, indent=1) + "\n")
+    save_tensors(all_tensors(model), folder / TENSORS)
+    write_json(folder / RECIPE, recipe)
 
 
 def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
@@ -60,7 +58,7 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     tensors, recipe = Path(folder) / TENSORS, Path(folder) / RECIPE
     state, described = _read(tensors), _read_recipe(recipe)
-    own = _all_tensors(model)
+    own = all_tensors(model)
     _check_keys(tensors, state, own)
     wrong = [
         f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
@@ -78,19 +76,22 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     return model
 
 
-def _all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict and the buffers that it leaves out: these may be sliced, too."""
     return dict(model.named_buffers(remove_duplicate=False)) | model.state_dict(keep_vars=True)
 
 
-def _save(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, about: dict[str, str] | None = None
+) -> None:
+    """Tensors, and words about them, as safetensors; written whole or not at all."""
     # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
     copies = {
         key: value.detach().clone(memory_format=torch.contiguous_format)
-        for key, value in state.items()
+        for key, value in tensors.items()
     }
-    with _whole(Path(path)) as temporary:
-        save_file(copies, temporary)
+    with replacing(path) as temporary:
+        save_file(copies, temporary, about)
 
 
 def _described(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -124,18 +125,6 @@ def _can_be_left_of(pruned: torch.Tensor, original: torch.Tensor) -> bool:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -13,12 +13,10 @@ from typing import Any
 import pandas as pd
 from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from pruning_lab import __version__, tracking
 from pruning_lab.attributions.scores import Estimates, LayerEstimates, scores_of
-from pruning_lab.baseline import Baseline, identity
-from pruning_lab.checkpoint import save_pruned
+from pruning_lab.baseline import Baseline
 from pruning_lab.compare import (
     accuracy_curves,
     rank_correlation,
@@ -28,8 +26,9 @@ from pruning_lab.compare import (
     widths,
 )
 from pruning_lab.compare.runs import GIVEN
+from pruning_lab.identity import identity
 from pruning_lab.setup import plain
-from pruning_lab.track import MAIN
+from pruning_lab.track import MAIN, Row
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +53,13 @@ class Record:
     def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
         self.run, self.names, self.output = run, names, output
         self.rows: list[dict[str, Any]] = []
+        self._seconds: dict[str, float] = {}
 
     def baseline_scores(self, estimates: Estimates, seconds: dict[str, float]) -> None:
         """All criteria on the unpruned network, and the seconds that each took."""
         self.run.scores(estimates)
         scores = scores_of(estimates)
-        self.run.metrics(0, {f"seconds/baseline_{key}": s for key, s in seconds.items()})
+        self._seconds = {f"seconds/baseline_{key}": s for key, s in seconds.items()}
         self.run.figure(score_histograms(scores), "scores_baseline")
         if len(scores) > 1:
             table, figure = rank_correlation(scores)
@@ -78,15 +78,21 @@ class Record:
             figure = sorted_scores(self.names.metric, estimates, title)
             self.run.figure(figure, f"sorted_step_{step:03d}")
 
-    def row(self, track: str, step: int, measured: dict[str, float]) -> None:
+    def row(self, track: str, step: int, measured: Row) -> None:
         """Everything measured at one step of a track; step 0 is the unpruned network."""
         self.rows.append({"track": track, "step": step} | measured)
         permille = round(1000 * measured["removed_flops"])
-        shown = measured | {"removed/step": step}
-        if track != MAIN:  # what it cost is in the main track's charts
-            shown = {k: v for k, v in measured.items() if "accuracy" in k or "loss" in k}
-        self.run.metrics(permille, shown, track)
+        shown = {key: value for key, value in measured.items() if key != "time"}
+        if track == MAIN:
+            shown |= {"removed/step": step} | (self._seconds if step == 0 else {})
+        else:  # what it cost is in the main track's charts
+            shown = {k: v for k, v in shown.items() if "accuracy" in k or "loss" in k}
+        self.run.metrics(permille, shown, track, measured["time"])
         self.run.table(pd.DataFrame(self.rows))
+
+    def model(self, step: int, folder: Path) -> None:
+        """The pruned model as it is after a step."""
+        self.run.folder(folder, f"pruned_models/step_{step:03d}")
 
     def of(self, track: str) -> list[dict[str, Any]]:
         """The rows of a track so far."""
@@ -103,25 +109,24 @@ class Record:
         self.run.figure(curves, "accuracy_vs_flops")
         return figure, table
 
-    def conclude(self, model: nn.Module, kept: dict[str, list[int]], uri: str) -> None:
+    def conclude(self, uri: str, pruned: Path | None) -> None:
         """The curve, the widths and the pruned model; says where to look."""
         main = pd.DataFrame(self.of(MAIN))
         figure, table = self.curves()
-        pruned = self.output / "pruned_model"
-        save_pruned(model, pruned, kept)
         left = main.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
         self.run.figure(widths(left.set_index(main["removed_flops"])), "widths")
-        self.run.folder(pruned, "pruned_model")
         log.info("\n%s\n", main[TABLE].to_string(index=False, float_format="{:.4g}".format))
         log.info("%-13s %s", "Table", table)
         log.info("%-13s %s", "Figure", figure)
-        log.info("%-13s %s", "Pruned model", pruned)
+        if pruned is not None:
+            self.run.folder(pruned, "pruned_model")
+            log.info("%-13s %s", "Pruned model", pruned)
         log.info("%-13s %s", "MLflow", tracking.ui_command(uri))
 
 
 @contextmanager
 def recording(
-    client: MlflowClient, config: DictConfig, names: Names, baseline: Baseline, output: Path
+    client: MlflowClient, config: DictConfig, names: Names, labels: dict[str, Any], output: Path
 ) -> Iterator[Record]:
     """A record in an MLflow run that holds the whole configuration."""
     shown = config.copy()
@@ -130,7 +135,7 @@ def recording(
         client,
         config.tracking.experiment,
         f"{names.model} {names.metric} seed {config.seed}",
-        tags(config, names, baseline),
+        labels,
         tracking.flatten(plain(shown)),
         style_of(names.metric).color,
     ) as run:
@@ -139,7 +144,7 @@ def recording(
 
 
 def tags(config: DictConfig, names: Names, baseline: Baseline) -> dict[str, Any]:
-    """What runs are grouped and found by."""
+    """What runs are grouped by."""
     own = {k: v for k, v in plain(config.metric).items() if k not in ("_partial_", "seed")}
     return asdict(names) | {
         "seed": config.seed,

@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,27 +20,22 @@ from pruning_lab.attributions.activations import ActivationMetric, run_together
 from pruning_lab.attributions.coupled import TOGETHER
 from pruning_lab.attributions.scores import Estimates, LayerEstimates
 from pruning_lab.baseline import Baseline
-from pruning_lab.checkpoint import load_state
-from pruning_lab.datasets import Splits, loader
-from pruning_lab.errors import UserError
+from pruning_lab.checkpoint import load_state, save_pruned
+from pruning_lab.datasets import loader
+from pruning_lab.errors import UserError, check_choice
+from pruning_lab.identity import Job, baseline_determinants, digest_of_program, identify
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
-from pruning_lab.record import Names, recording
+from pruning_lab.record import Names, Record, recording, tags
+from pruning_lab.resume import Checkpoint
 from pruning_lab.schedules import Schedule, ToTarget
-from pruning_lab.setup import (
-    baseline_determinants,
-    build,
-    build_model,
-    check_numbers,
-    digest_of_program,
-    find_device,
-    plain,
-)
+from pruning_lab.setup import build, build_model, plain
 from pruning_lab.track import (
     MAIN,
     SCRATCH,
     UNTUNED,
+    Done,
     Row,
     Scored,
     Task,
@@ -49,12 +45,25 @@ from pruning_lab.track import (
     seed_of,
     seeded,
 )
-from pruning_lab.training import Training, fit
+from pruning_lab.training import Epochs, Training, fit
 
 log = logging.getLogger(__name__)
 
-THREADS = torch.get_num_threads()
-"""As many as torch chooses; a job of a sweep must not inherit another job's."""
+KEEP = ("none", "last", "all")
+"""Which pruned models stay: none, the last, or that after every step."""
+
+
+def finished(config: DictConfig, job: Job) -> float | None:
+    """The test accuracy that this configuration ended with; None where it is not finished."""
+    client = tracking.connect(config.tracking.uri)
+    done = tracking.find_finished(client, config.tracking.experiment, job.name)
+    if done is None:
+        return None
+    log.info(
+        "Finished already: run %s (%s), test accuracy %.2f %%. force=true runs it again.",
+        done.run_id, done.name, 100 * done.accuracy,
+    )  # fmt: skip
+    return done.accuracy
 
 
 class Experiment:
@@ -62,20 +71,21 @@ class Experiment:
 
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         self.config, self.names, self.output = config, names, output
-        check_numbers(config)
-        self.device = find_device(config.device)
-        torch.set_num_threads(config.threads or THREADS)
+        check_choice("keep", config.keep, KEEP)
+        self.job = identify(config)
+        self.device, self.splits = self.job.device, self.job.splits
+        torch.set_num_threads(self.job.threads)
         self.schedule: Schedule = build(config.schedule, "schedule")
         self.training: Training = build(config.baseline.training, "baseline.training")
         self.finetune: Training = build(config.finetune, "finetune")
         self.client = tracking.connect(config.tracking.uri)
-        self.splits: Splits = build(config.dataset, "dataset")
         self.network = self._fresh_network()
         self.model = self.network.model
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
-        determinants = baseline_determinants(config, self.device, self.splits, self.model)
+        determinants = baseline_determinants(self.job.start, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
+        self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name)
         after_cut = config.after_cut
         self.task = Task(
             self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate
@@ -95,15 +105,21 @@ class Experiment:
             self.main.plan(blank, self.steps[-1])
 
     def run(self) -> float:
-        """The method; returns the test accuracy after the last step."""
-        with recording(
-            self.client, self.config, self.names, self.baseline, self.output
-        ) as self.record:
+        """Do what is not done yet; returns the test accuracy after the last step."""
+        with self.checkpoint.locked(self._say_who_waits):
+            done = None if self.config.force else finished(self.config, self.job)
+            accuracy = self._run() if done is None else done
+            self.checkpoint.discard()
+        return accuracy
+
+    def _run(self) -> float:
+        """The method."""
+        with self._recording() as self.record:
             self._obtain_baseline()
             scored = self._attribute()
             controls = self._controls()  # copies of the baseline, while it is whole
             plans = self._prune(self.main, scored)
-            self.record.conclude(self.model, self.network.pruner.kept, self.config.tracking.uri)
+            self.record.conclude(self.config.tracking.uri, self._pruned_model())
             for track in controls:
                 self._prune(track, scored)
             if self.config.controls.scratch:
@@ -117,7 +133,7 @@ class Experiment:
     def _obtain_baseline(self) -> None:
         """The weights that every criterion starts from: trained once, or loaded."""
 
-        def train(model: nn.Module) -> None:
+        def train(model: nn.Module, kept: Epochs) -> None:
             if self.config.baseline.checkpoint is not None:
                 load_state(model, self.config.baseline.checkpoint)
             elif not self.config.model.get("weights"):
@@ -125,7 +141,7 @@ class Experiment:
                 log.info("%s, %d epochs ...", label, self.training.epochs)
                 optimizer = self.training.optimizer(model)
                 order = seeded(self.config.seeds.order, 0)
-                fit(model, optimizer, self.splits.train, self.training, order, label)
+                fit(model, optimizer, self.splits.train, self.training, order, label, kept)
 
         new = self.baseline.obtain(self.model, train)
         log.info("Baseline %s: %s", self.baseline.name, "ready" if new else "found on disk")
@@ -158,30 +174,43 @@ class Experiment:
 
     def _prune(self, track: Track, first: Scored) -> list[Plan]:
         """Score, cut, fine-tune, measure, step by step; returns what went at each."""
-        self._keep_row(track.name, 0, track.start())
-        plans = []
+        plans: list[Plan] = []
 
         def scored(number: int, found: LayerEstimates) -> None:
             self.record.scores(track.name, number, found)
 
-        for done in track.run(self.steps, self._score_track, first, scored):
+        kept = self.checkpoint.steps(track.name)
+        for step, done in enumerate(track.run(self.steps, self._score_track, first, scored, kept)):
             plans.append(done.plan)
-            self._keep_row(track.name, len(plans), done.row)
-        return plans
+            self._keep_row(track.name, step, done.row)
+            if step and track.name == MAIN and self.config.keep == "all":
+                self._keep_model(step)
+        return plans[1:]
+
+    def _keep_model(self, step: int) -> None:
+        """The pruned model after a step, until the run is finished beside its checkpoint."""
+        folder = self.checkpoint.folder / f"model-{step:03d}"
+        if not folder.exists():  # or of an earlier try; the network is then further on
+            save_pruned(self.model, folder, self.network.pruner.kept)
+        self.record.model(step, folder)
 
     def _train_from_scratch(self, plans: list[Plan]) -> None:
         """The network that is left, with new weights, trained as the baseline was."""
-        network = self._fresh_network(stage=1)
+        network, kept = self._fresh_network(stage=1), self.checkpoint.steps(SCRATCH)
         for plan in plans:
             network.pruner.prune_groups(plan)
-        before, started = measure(network, self.splits), time.perf_counter()
-        label = f"Training what is left of {self.names.model} from scratch"
-        log.info("%s, %d epochs ...", label, self.training.epochs)
-        optimizer, order = self.training.optimizer(network.model), seeded(self.task.order, 0)
-        fit(network.model, optimizer, self.splits.train, self.training, order, label)
-        spent = {"finetune_seconds": time.perf_counter() - started}
-        row = row_of(network, before, measure(network, self.splits), spent)
-        self._keep_row(SCRATCH, len(plans), row)
+        optimizer = self.training.optimizer(network.model)
+        done = kept.restore(network, optimizer)
+        if not done:
+            before, started = measure(network, self.splits), time.perf_counter()
+            label = f"Training what is left of {self.names.model} from scratch"
+            log.info("%s, %d epochs ...", label, self.training.epochs)
+            order, epochs = seeded(self.task.order, 0), kept.epochs(len(plans))
+            fit(network.model, optimizer, self.splits.train, self.training, order, label, epochs)
+            spent = {"finetune_seconds": epochs.seconds + time.perf_counter() - started}
+            done = [Done({}, row_of(network, before, measure(network, self.splits), spent))]
+            kept.keep(done, network, optimizer)
+        self._keep_row(SCRATCH, len(plans), done[0].row)
 
     # -- what the stages ask ------------------------------------------------------------------
 
@@ -220,6 +249,30 @@ class Experiment:
             name: (dict(zip(players, scores, strict=True)), seconds)
             for name, scores in zip(metrics, found, strict=True)
         }
+
+    def _recording(self) -> AbstractContextManager[Record]:
+        """The record of this run: of an earlier try, where that was cut off, or a new one."""
+        if self.config.force:
+            self.checkpoint.discard()
+        token = self.checkpoint.token
+        if token is None:
+            token = self.checkpoint.begin({"of": vars(self.names), "start": self.job.start})
+        else:
+            log.info("Going on where an earlier try was cut off (%s)", self.checkpoint.folder)
+        labels = tags(self.config, self.names, self.baseline)
+        labels |= {tracking.IDENTITY: self.job.name, tracking.CHECKPOINT: token}
+        return recording(self.client, self.config, self.names, labels, self.output)
+
+    def _pruned_model(self) -> Path | None:
+        """Where the pruned model was saved; None where it is not to be kept."""
+        if self.config.keep == "none":
+            return None
+        folder = self.output / "pruned_model"
+        save_pruned(self.model, folder, self.network.pruner.kept)
+        return folder
+
+    def _say_who_waits(self) -> None:
+        log.info("Another process runs this configuration (%s): waiting", self.checkpoint.folder)
 
     def _keep_row(self, track: str, step: int, row: Row) -> None:
         """Write one step down, and say it."""

@@ -1,22 +1,14 @@
 """From a configuration to the objects of an experiment; what is impossible is refused here."""
 
-import ast
-import hashlib
 import inspect
-import sys
-from collections.abc import Iterator
-from importlib.util import resolve_name
-from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
-from pruning_lab import training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError, check_count
 from pruning_lab.modes import evaluating
@@ -41,6 +33,18 @@ def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
         raise UserError(f"{config.get('_target_')} cannot be built: {reason}.") from error
 
 
+def find_target(target: str, group: str) -> Any:
+    """The class or function that ``_target_`` names in the settings of a group."""
+    if target == MISSING:
+        raise UserError(
+            f"{group}._target_ is missing: name your class, {group}._target_=their_package.Net."
+        )
+    try:
+        return get_object(target)
+    except Exception as error:  # importing a user's module may raise anything
+        raise UserError(f"{group}._target_={target} cannot be imported: {error}") from error
+
+
 def build_model(config: DictConfig, splits: Splits) -> nn.Module:
     """The model, told of the data set what its signature asks for."""
     known = {
@@ -48,14 +52,7 @@ def build_model(config: DictConfig, splits: Splits) -> nn.Module:
         "in_channels": splits.in_channels,
         "input_size": splits.input_size,
     }
-    if OmegaConf.is_missing(config, "_target_"):
-        raise UserError(
-            "model._target_ is missing: name your class, model._target_=their_package.Net."
-        )
-    try:
-        wanted = inspect.signature(get_object(config._target_)).parameters
-    except Exception as error:  # importing a user's module may raise anything
-        raise UserError(f"model._target_={config._target_} cannot be imported: {error}") from error
+    wanted = inspect.signature(find_target(plain(config)["_target_"], "model")).parameters
     missing = {key: value for key, value in known.items() if key in wanted and key not in config}
     model = build(config, "model", **missing)
     if not isinstance(model, nn.Module):
@@ -117,79 +114,3 @@ def plain(config: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(config, resolve=True)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
-
-
-def baseline_determinants(
-    config: DictConfig, device: torch.device, splits: Splits, model: nn.Module
-) -> dict[str, Any]:
-    """What the trained baseline depends on; where data and results lie does not matter.
-
-    Of the code, the files that define the classes of the model's modules and the training count.
-    """
-    dataset = plain(config.dataset)
-    for place in ("root", "download", "debian_package"):  # what is there counts: the fingerprint
-        dataset.pop(place, None)
-    checkpoint = config.baseline.checkpoint
-    return {
-        "model": plain(config.model),
-        "dataset": dataset,
-        "samples": splits.fingerprint(),
-        "code": digest_of_code(*{type(module) for module in model.modules()}, training),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-        "training": plain(config.baseline.training) if checkpoint is None else None,
-        "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
-        "seeds": {"init": config.seeds.init, "order": config.seeds.order},
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-    }
-
-
-def digest_of_code(*objects: Any) -> str:
-    """A hash of the source files in which classes, functions or modules are defined."""
-    files = {inspect.getsourcefile(each) for each in objects}
-    sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
-
-
-def digest_of_program(kind: type) -> str:
-    """A hash of the sources of a criterion's class, its ancestors, and all that these import.
-
-    Imports are followed within this package and that of the class.
-    """
-    roots = {__name__.partition(".")[0], kind.__module__.partition(".")[0]}
-    waiting = {each.__module__ for each in kind.__mro__}
-    sources: dict[str, str] = {}
-    while waiting:
-        name = waiting.pop()
-        if name.partition(".")[0] in roots and (source := _source(name)) is not None:
-            sources[name] = source
-            waiting |= set(_imports(name, source)) - sources.keys()
-    whole = "".join(sources[name] for name in sorted(sources))
-    return hashlib.sha256(whole.encode()).hexdigest()[:12]
-
-
-def _source(name: str) -> str | None:
-    """The source of a module that has one."""
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return Path(file).read_text() if file.endswith(".py") else None
-
-
-def _imports(name: str, source: str) -> Iterator[str]:
-    """The names of modules that a module imports, and of what might be one."""
-    own = sys.modules[name].__package__ or ""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            written = "." * node.level + (node.module or "")
-            origin = resolve_name(written, own) if node.level else written
-            yield origin
-            yield from (f"{origin}.{each.name}" for each in node.names)
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(
-            f"baseline.checkpoint={path} is not a file; give a state dict (.safetensors, .pt)."
-        )
-    return hashlib.sha256(path.read_bytes()).hexdigest()

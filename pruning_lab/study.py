@@ -81,8 +81,8 @@ def _followed(tracks: Sequence[Track]) -> Iterator[Row]:
     first = _score(tracks[0], tuple(tracks[0].network.layers))
     for track in tracks:
         steps = track.task.steps(track.network)
-        found = [track.start(), *(done.row for done in track.run(steps, _score, first))]
-        yield from ({"track": track.name, "step": k} | row for k, row in enumerate(found))
+        found = enumerate(track.run(steps, _score, first))
+        yield from ({"track": track.name, "step": k} | done.row for k, done in found)
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:

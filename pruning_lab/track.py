@@ -3,20 +3,24 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.coupled import TOGETHER, group_scores
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.scores import LayerEstimates, LayerScores
 from pruning_lab.datasets import Splits
+from pruning_lab.errors import UserError
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.schedules import Schedule, Step
-from pruning_lab.training import Training, evaluate, fit, part, recalibrate
+from pruning_lab.training import Epochs, Training, evaluate, fit, part, recalibrate
 
 MAIN, UNTUNED, SCRATCH = "main", "untuned", "scratch"
 """The tracks of a run: pruned step by step as configured; the same without any fine-tuning; what
@@ -56,10 +60,29 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """One step of a track: what went, and what was measured."""
+    """One step of a track: what went (nothing before the first), and what was measured."""
 
     plan: Plan
     row: Row
+
+
+class Steps:
+    """Where a track that was cut off goes on from; keeps nothing, for others to do."""
+
+    def restore(self, network: Network, optimizer: Optimizer) -> list[Done]:
+        """The steps that are done; network and optimizer are as after them."""
+        return []
+
+    def keep(self, done: Sequence[Done], network: Network, optimizer: Optimizer) -> None:
+        """These steps are done."""
+
+    def scores(self, number: int, score: Callable[[], Scored]) -> Scored:
+        """The scores that lead to a step."""
+        return score()
+
+    def epochs(self, number: int) -> Epochs:
+        """Where the fine-tuning of a step goes on from."""
+        return Epochs()
 
 
 @dataclass(frozen=True)
@@ -71,47 +94,70 @@ class Track:
     metric: AttributionMetric
     task: Task
 
-    def start(self) -> Row:
-        """The row of the network as it stands, before its first step."""
-        measured = measure(self.network, self.task.splits)
-        return row_of(self.network, measured, measured, {})
-
     def run(
         self,
         steps: Sequence[Step],
         score: Score,
         first: Scored | None = None,
         scored: Callable[[int, LayerEstimates], None] = lambda *_: None,
+        kept: Steps | None = None,
     ) -> Iterator[Done]:
-        """Step by step; ``first`` are the baseline's scores, where they are known already.
+        """The network as it stands, and step by step; those that are ``kept`` are not done again.
 
-        ``scored`` is told of a step's scores before anything is cut.
+        ``first`` are the baseline's scores, where they are known already. ``scored`` is told of a
+        step's scores before anything is cut.
         """
-        network, task = self.network, self.task
+        network, task, kept = self.network, self.task, kept or Steps()
         # one optimizer for all steps: its momentum is cut with the weights
         network.pruner.optimizer = optimizer = task.finetune.optimizer(network.model)
+        done = kept.restore(network, optimizer)
+        for number, each in enumerate(done):
+            if number:  # whoever listens may not have heard, when it was cut off
+                scored(number, self._scored(number, steps[number - 1], _lost, first, kept)[0])
+            yield each
         tuned_on = part(task.splits.train, task.finetune.share, seeded(task.order, 0))
-        for number, step in enumerate(steps, 1):
-            layers = tuple(layer for layer in network.layers if layer in step.layers)
-            found, seconds = first if first and number == 1 else score(self, layers)
-            found = {name: found[name] for name in self.players(layers)}
+
+        def finished(plan: Plan, row: Row) -> Done:
+            done.append(Done(plan, row))
+            kept.keep(done, network, optimizer)
+            return done[-1]
+
+        if not done:
+            measured = measure(network, task.splits)
+            yield finished({}, row_of(network, measured, measured, {}))
+        for number, step in enumerate(steps[len(done) - 1 :], len(done)):
+            found, seconds = self._scored(number, step, score, first, kept)
             scored(number, found)
             plan = self.plan({name: each.scores for name, each in found.items()}, step)
             network.pruner.prune_groups(plan)
-            if task.recalibrate:
-                order = seeded(task.order, len(steps) + number)  # not that of fine-tuning
-                recalibrate(network.model, tuned_on, task.recalibrate, order)
-            before, started = measure(network, task.splits), time.perf_counter()
-            if task.finetune.epochs:
-                label = f"Fine-tuning, step {number} of {len(steps)}"
-                order = seeded(task.order, number)
-                fit(network.model, optimizer, tuned_on, task.finetune, order, label)
-            spent = {
-                "scoring_seconds": seconds,
-                "finetune_seconds": time.perf_counter() - started,
-            }
-            after = measure(network, task.splits) if task.finetune.epochs else before
-            yield Done(plan, row_of(network, before, after, spent))
+            row = self._tune(number, len(steps), tuned_on, optimizer, kept.epochs(number))
+            yield finished(plan, row | {"scoring_seconds": seconds})
+
+    def _scored(
+        self, number: int, step: Step, score: Score, first: Scored | None, kept: Steps
+    ) -> Scored:
+        """The scores that lead to a step, of what loses units at it."""
+        layers = tuple(layer for layer in self.network.layers if layer in step.layers)
+        own = partial(score, self, layers)
+        found, seconds = first if first and number == 1 else kept.scores(number, own)
+        return {name: found[name] for name in self.players(layers)}, seconds
+
+    def _tune(
+        self, number: int, steps: int, data: Dataset, optimizer: Optimizer, kept: Epochs
+    ) -> Row:
+        """Fine-tune the network after a cut, and measure it before and after."""
+        network, task = self.network, self.task
+        if task.recalibrate:
+            order = seeded(task.order, steps + number)  # not that of fine-tuning
+            recalibrate(network.model, data, task.recalibrate, order)
+        before, started = measure(network, task.splits), time.perf_counter()
+        if not task.finetune.epochs:
+            return row_of(network, before, before, {"finetune_seconds": 0.0})
+        label = f"Fine-tuning, step {number} of {steps}"
+        order = seeded(task.order, number)
+        fit(network.model, optimizer, data, task.finetune, order, label, kept)
+        spent = {"finetune_seconds": kept.seconds + time.perf_counter() - started}
+        return row_of(network, before, measure(network, task.splits), spent)
 
     def players(self, layers: Sequence[str]) -> dict[str, Players]:
         """What is scored for these layers: their groups, or each layer by itself."""
@@ -126,6 +172,13 @@ class Track:
             aggregate = "first" if self.metric.independent else schedule.coupled
             by_player = {k: group_scores(group, scores, aggregate) for k, group in groups.items()}
         return self.network.plan(by_player, step, schedule)
+
+
+def _lost(track: Track, layers: tuple[str, ...]) -> Scored:
+    raise UserError(
+        f"The scores of a finished step of the track '{track.name}' are missing beside it. Give "
+        "force=true to run it anew."
+    )
 
 
 def measure(network: Network, splits: Splits) -> dict[str, float]:
@@ -145,7 +198,7 @@ def row_of(
     row: Row = dict(size) | {f"removed_{k}": 1 - v / network.original[k] for k, v in size.items()}
     row |= {f"{key}_before": value for key, value in before.items()}
     row |= {f"{key}_after": value for key, value in after.items()}
-    row |= seconds | {"latency_ms": network.latency_ms()}
+    row |= seconds | {"latency_ms": network.latency_ms(), "time": time.time()}
     return row | {f"width/{layer}": width for layer, width in network.widths().items()}
 
 

@@ -66,6 +66,24 @@ class Evaluation:
     loss: float
 
 
+class Epochs:
+    """Where a training that was cut off goes on from; keeps nothing, for others to do."""
+
+    seconds: float = 0.0
+    """What was spent before it was cut off."""
+
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, order: torch.Generator
+    ) -> int:
+        """How many epochs are done; model, optimizer and random streams are as after them."""
+        return 0
+
+    def keep(
+        self, done: int, model: nn.Module, optimizer: torch.optim.Optimizer, order: torch.Generator
+    ) -> None:
+        """So many epochs are done."""
+
+
 def part(dataset: Dataset, share: float, generator: torch.Generator) -> Dataset:
     """A random ``share`` of a data set, at least two samples of it."""
     if share == 1:
@@ -82,19 +100,26 @@ def fit(
     training: Training,
     generator: torch.Generator,
     label: str,
+    kept: Epochs | None = None,
 ) -> None:
     """Train in place for ``training.epochs``; ``generator`` draws the order of the samples.
 
-    Raises UserError as soon as the loss is not finite.
+    With ``kept`` it goes on behind the epochs that are done already, bit for bit. Raises UserError
+    as soon as the loss is not finite.
     """
     batches = loader(dataset, training.batch_size, generator)
     device = next(model.parameters()).device
     lone = len(dataset) % training.batch_size == 1  # type: ignore[arg-type]
-    steps = training.epochs * (len(batches) - lone)  # BatchNorm cannot normalise a lone sample
-    lr_schedule = _lr_schedule(optimizer, training, steps)
+    per_epoch = len(batches) - lone  # BatchNorm cannot normalise a lone sample
+    steps = training.epochs * per_epoch
     model.train()
-    with tqdm(total=steps, desc=label, unit="batch", disable=None, leave=False) as bar:
-        for epoch in range(training.epochs):
+    kept = kept or Epochs()
+    done = kept.restore(model, optimizer, generator)
+    lr_schedule = _lr_schedule(optimizer, training, steps, done * per_epoch)
+    with tqdm(
+        total=steps, initial=done * per_epoch, desc=label, unit="batch", disable=None, leave=False
+    ) as bar:
+        for epoch in range(done, training.epochs):
             for x, target in batches:
                 if len(x) == 1:
                     continue
@@ -111,6 +136,8 @@ def fit(
                 if lr_schedule is not None:
                     lr_schedule.step()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+            if epoch + 1 < training.epochs:
+                kept.keep(epoch + 1, model, optimizer, generator)
     optimizer.zero_grad()  # a cut would slice the gradients, and nobody needs them
     model.eval()
 
@@ -166,8 +193,13 @@ def recalibrate(
 
 
 def _lr_schedule(
-    optimizer: torch.optim.Optimizer, training: Training, steps: int
+    optimizer: torch.optim.Optimizer, training: Training, steps: int, done: int
 ) -> LRScheduler | None:
+    """The schedule of so many steps, behind those that are done."""
     if training.lr_schedule == "constant" or steps == 0:
         return None
-    return OneCycleLR(optimizer, training.lr, total_steps=steps, cycle_momentum=False)
+    schedule = OneCycleLR(optimizer, training.lr, total_steps=steps, cycle_momentum=False)
+    if done:
+        schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
+        schedule.step()
+    return schedule

@@ -1,10 +1,15 @@
 """Experiments in miniature, as the command line composes them."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
+from pruning_lab import tracking
 from pruning_lab.record import Names
 from pruning_lab.runner import Experiment
 
@@ -28,11 +33,23 @@ def experiment(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Exp
     """The experiment of ``python -m pruning_lab OVERRIDES``, tiny, with its files in ``folder``."""
     places = [
         f"baseline.folder={folder / 'baselines'}",
+        f"checkpoints={folder / 'checkpoints'}",
         f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
     ]
+    if not (folder / "mlflow.db").exists():
+        shutil.copy(empty_store(), folder / "mlflow.db")
     overrides = [*base, *places, *overrides]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", overrides)
         choices = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     return Experiment(config, names, folder / "outputs")
+
+
+@cache
+def empty_store() -> Path:
+    """A tracking database without runs: making one takes longer than a tiny experiment."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    tracking.connect(f"sqlite:///{folder / 'mlflow.db'}")
+    return folder / "mlflow.db"

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from pruning_lab.attributions.reduction import Estimate
-from pruning_lab.baseline import Baseline, identity
+from pruning_lab.baseline import Baseline
 from pruning_lab.errors import UserError
+from pruning_lab.identity import identity
 
 
 def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
@@ -18,7 +19,7 @@ def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
     assert identity({"a": 1, "b": [2, "y"]}) != identity({"a": 1, "b": [2, "x"]})
 
 
-def trained(model):
+def trained(model, epochs):
     with torch.no_grad():
         model.weight.fill_(3)
 
@@ -26,13 +27,13 @@ def trained(model):
 def test_it_is_trained_once_and_found_again(tmp_path):
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     assert Baseline(tmp_path, {"seed": 0}).obtain(first, trained)
-    assert not Baseline(tmp_path, {"seed": 0}).obtain(second, lambda _: pytest.fail("again"))
+    assert not Baseline(tmp_path, {"seed": 0}).obtain(second, lambda *_: pytest.fail("again"))
     assert second.weight.tolist() == [[3, 3], [3, 3]]
     assert Baseline(tmp_path, {"seed": 1}).obtain(nn.Linear(2, 2), trained)
 
 
 def test_a_failed_training_leaves_nothing_behind(tmp_path):
-    def fail(model):
+    def fail(model, epochs):
         raise RuntimeError("power cut")
 
     baseline = Baseline(tmp_path, {})
@@ -42,11 +43,11 @@ def test_a_failed_training_leaves_nothing_behind(tmp_path):
 
 
 def train_and_count(folder):
-    def train(model):
+    def train(model, epochs):
         with (folder / "count").open("a") as file:
             file.write("x")
         time.sleep(0.5)
-        trained(model)
+        trained(model, epochs)
 
     Baseline(folder, {"seed": 0}).obtain(nn.Linear(2, 2), train)
 

@@ -122,12 +122,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     save_state(network(), path)
     before = path.read_bytes()
 
-    def half(_state, temporary):
+    def half(_state, temporary, _about):
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"cannot be written: disk full\. Make room"):
         save_state(network(seed=1), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -7,6 +7,7 @@ import pruning_lab
 
 ROOMS = [
     "errors",
+    "atomic",
     "modes",
     "models",
     "datasets",
@@ -22,11 +23,13 @@ ROOMS = [
     "training",
     "track",
     "checkpoint",
+    "setup",
+    "identity",
+    "resume",
     "baseline",
     "tracking",
     "compare",
     "study",
-    "setup",
     "record",
     "runner",
     "__main__",

@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 import pruning_lab
-from pruning_lab import cost, record, runner, tracking
+from pruning_lab import cost, identity, record, tracking
 from pruning_lab.attributions import SensitivityAttributionMetric
 from pruning_lab.checkpoint import load_pruned, load_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
-from pruning_lab.record import recording
 from pruning_lab.track import MAIN
 from pruning_lab.training import evaluate
 from tests.experiment import TINY, TWO_STEPS, experiment, two_steps
@@ -130,7 +129,7 @@ def test_the_same_configuration_gives_the_same_numbers_bit_for_bit(finished, fol
     _, _, _, frame = finished
     measured = [key for key in frame if "accuracy" in key or "loss" in key or "flops" in key]
     for place in (folder, tmp_path):  # with the baseline found on disk, and trained anew
-        again = two_steps(place)
+        again = two_steps(place, "force=true")
         again.run()
         for key in measured:
             assert frame[key].tolist() == [row[key] for row in again.record.of(MAIN)]
@@ -150,7 +149,9 @@ def test_fine_tuning_draws_the_same_whether_the_baseline_was_trained_or_found(tm
     target = f"model._target_={__name__}.Dropped"
     losses = []
     for _ in range(2):
-        done = experiment(tmp_path, "model=custom", target, "attributions=none", base=base)
+        done = experiment(
+            tmp_path, "model=custom", target, "attributions=none", "force=true", base=base
+        )
         done.run()
         losses.append([row["test_loss_after"] for row in done.record.of(MAIN)])
     assert losses[0] == losses[1]
@@ -163,7 +164,7 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     other.training = None  # training again would fail
     other._score = lambda *_: pytest.fail("a criterion was scored again")
     other._score_together = lambda layers: pytest.fail("criteria were scored again")
-    with recording(other.client, other.config, other.names, other.baseline, folder) as other.record:
+    with other._recording() as other.record:
         other._obtain_baseline()
         scores, seconds = other._attribute()
         assert scores.keys() == {"1", "3"}
@@ -261,7 +262,7 @@ def test_a_job_does_not_inherit_the_threads_of_the_last_one(tmp_path):
     experiment(tmp_path, "threads=2")
     assert torch.get_num_threads() == 2
     experiment(tmp_path, "threads=null")
-    assert torch.get_num_threads() == runner.THREADS
+    assert torch.get_num_threads() == identity.THREADS
     torch.set_num_threads(1)
 
 

@@ -1,10 +1,10 @@
 """Scores on disk: what every room hands on, criterion by criterion and layer by layer."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from pruning_lab.atomic import replacing
 from pruning_lab.attributions.reduction import Estimate
 
 LayerEstimates = dict[str, Estimate]
@@ -42,9 +42,8 @@ def save_estimates(estimates: Estimates, path: Path) -> None:
             for name in ERRORS:
                 if (error := getattr(each, name)) is not None:
                     arrays[f"|{name}|{criterion}|{layer}"] = error
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_estimates(path: Path) -> Estimates:

@@ -1,8 +1,10 @@
 """The only room that knows MLflow: every key is written and read here."""
 
-from pruning_lab.tracking.keys import STEPS
+from pruning_lab.tracking.keys import CHECKPOINT, IDENTITY, STEPS
 from pruning_lab.tracking.read import (
+    Finished,
     Runs,
+    find_finished,
     find_runs,
     read_estimates,
     read_params,
@@ -13,10 +15,14 @@ from pruning_lab.tracking.run import Run, flatten, keep_report, run
 from pruning_lab.tracking.store import connect, ui_command, without_password
 
 __all__ = [
+    "CHECKPOINT",
+    "IDENTITY",
     "STEPS",
+    "Finished",
     "Run",
     "Runs",
     "connect",
+    "find_finished",
     "find_runs",
     "flatten",
     "keep_report",

@@ -21,6 +21,12 @@ COMPARISON = "comparison"
 ERROR = "error"
 """The tag that says why a run failed."""
 
+IDENTITY = "identity"
+"""The tag that names all that determines a run's result: who repeats a run has the same."""
+
+CHECKPOINT = "checkpoint"
+"""The tag by which a run that was cut off is found again; of every new try another one."""
+
 
 def scores_file(step: int | None, track: str = MAIN) -> str:
     """Where the scores that led to a step of a track are; without step the baseline's."""

@@ -18,7 +18,15 @@ from mlflow.tracking import MlflowClient
 from pruning_lab.attributions.scores import Estimates, Scores, load_estimates, scores_of
 from pruning_lab.errors import UserError
 from pruning_lab.track import MAIN
-from pruning_lab.tracking.keys import COMPARISON, ERROR, GROUPS, STEPS, scores_file
+from pruning_lab.tracking.keys import (
+    COMPARISON,
+    ERROR,
+    GROUPS,
+    IDENTITY,
+    STEPS,
+    in_section,
+    scores_file,
+)
 from pruning_lab.tracking.store import connect_to_read
 
 NAME = "mlflow.runName"
@@ -31,6 +39,15 @@ class Runs:
 
     frame: pd.DataFrame
     left_out: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that needs not be done again, and the test accuracy that it ended with."""
+
+    run_id: str
+    name: str
+    accuracy: float
 
 
 def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
@@ -60,7 +77,10 @@ def find_runs(
     seen: set[tuple[Any, ...]] = set()
     tables, usable, left_out = {}, [], []
     for run in _filtered(found, tags or {}, since, until):
-        which = (run.info.experiment_id, *sorted(run.data.params.items()))
+        repeats = (
+            [run.data.tags[IDENTITY]] if IDENTITY in run.data.tags else run.data.params.items()
+        )
+        which = (run.info.experiment_id, *sorted(repeats))
         reason = _unusable(run) or ("a newer run repeats it" if which in seen else None)
         if reason is None:
             try:
@@ -74,6 +94,18 @@ def find_runs(
         seen.add(which)
         usable.append(run)
     return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
+
+
+def find_finished(client: MlflowClient, experiment: str, identity: str) -> Finished | None:
+    """The newest finished run with this identity; None where there is none."""
+    found = client.get_experiment_by_name(experiment) if experiment else None
+    if found is None:
+        return None
+    wanted = f"tags.{IDENTITY} = '{identity}' and attributes.status = 'FINISHED'"
+    for run in client.search_runs([found.experiment_id], wanted, max_results=1):
+        accuracy = run.data.metrics[in_section("test_accuracy_after")]
+        return Finished(run.info.run_id, run.info.run_name, accuracy)
+    return None
 
 
 def read_scores(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Scores:
@@ -134,6 +166,12 @@ def _filtered(
         and first <= run.info.start_time < last
         and all(run.data.tags.get(key) == value for key, value in tags.items())
     ]
+
+
+def _repeated(run: Any) -> Sequence[Any]:
+    """What is the same of runs that repeat each other."""
+    own = run.data.tags.get(IDENTITY)  # runs of old versions have none
+    return [own] if own else sorted(run.data.params.items())
 
 
 def _milliseconds(day: date) -> float:

@@ -1,10 +1,13 @@
 """What is written to MLflow, while an experiment runs."""
 
+import io
 import json
+import logging
+import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from pruning_lab.attributions.scores import Estimates, save_estimates
 from pruning_lab.errors import UserError
 from pruning_lab.track import MAIN
 from pruning_lab.tracking.keys import (
+    CHECKPOINT,
     COLOR,
     COMPARISON,
     ERROR,
@@ -27,54 +31,104 @@ from pruning_lab.tracking.keys import (
     prefix_of,
     scores_file,
 )
-from pruning_lab.tracking.store import connect, sqlite_file
+from pruning_lab.tracking.store import connect, first_line, sqlite_file, without_password
+
+log = logging.getLogger(__name__)
+
+PAUSE = 60.0
+"""Seconds before a store that did not answer is asked again."""
+
+PATIENCE = (0, 1, 5, 15)
+"""Seconds between the last tries, when a run is at its end."""
 
 
 class Run:
-    """One MLflow run, from start to end."""
+    """One MLflow run, from start to end.
+
+    What the store does not take at once waits in memory, in its order, and is sent with what
+    follows or at the end: a server that is away for a while stops no experiment.
+    """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
+        self._waiting: list[Callable[[], Any]] = []
+        self._failed = float("-inf")
 
-    def metrics(self, permille: int, values: Mapping[str, float], track: str = MAIN) -> None:
+    def metrics(
+        self,
+        permille: int,
+        values: Mapping[str, float],
+        track: str = MAIN,
+        at: float | None = None,
+    ) -> None:
         """Log the numbers of one step, with the track before their names.
 
         MLflow's step is the permille of FLOPs removed: the default charts are then curves of
         accuracy over FLOPs. ``test_accuracy_after`` is ``accuracy/test_accuracy_after`` there.
+        ``at`` is when they were measured (seconds since 1970): the same point logged again, with
+        the same time, is one point.
         """
-        now = int(1000 * time.time())
-        self.client.log_batch(
-            self.run_id,
-            metrics=[
-                Metric(in_section(prefix_of(track) + k), float(v), now, permille)
-                for k, v in values.items()
-            ],
-        )
+        when = int(1000 * (time.time() if at is None else at))
+        metrics = [
+            Metric(in_section(prefix_of(track) + k), float(v), when, permille)
+            for k, v in values.items()
+        ]
+        self._send(lambda: self.client.log_batch(self.run_id, metrics=metrics))
 
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure as PNG."""
-        self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        self._file(content.getvalue(), f"figures/{name}.png")
 
     def table(self, frame: pd.DataFrame, name: str = STEPS) -> None:
         """Log a frame as CSV."""
-        self.client.log_text(self.run_id, frame.to_csv(index=False), name)
+        self.text(frame.to_csv(index=False), name)
 
     def text(self, text: str, name: str) -> None:
         """Log a text file."""
-        self.client.log_text(self.run_id, text, name)
+        self._file(text.encode(), name)
 
     def folder(self, folder: Path, name: str) -> None:
         """Log the files of a folder."""
-        self.client.log_artifacts(self.run_id, str(folder), name)
+        self._send(lambda: self.client.log_artifacts(self.run_id, str(folder), name))
 
     def scores(self, estimates: Estimates, step: int | None = None, track: str = MAIN) -> None:
         """Log scores and errors as npz, keys ``criterion|layer``; the baseline's without step."""
-        name = scores_file(step, track)
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(name).name
+            path = Path(folder) / "scores.npz"
             save_estimates(estimates, path)
-            self.client.log_artifact(self.run_id, str(path), str(Path(name).parent))
+            self._file(path.read_bytes(), scores_file(step, track))
+
+    def deliver(self) -> None:
+        """Send all that waits; raises what the store raises."""
+        while self._waiting:
+            self._waiting[0]()
+            del self._waiting[0]
+
+    def _file(self, content: bytes, name: str) -> None:
+        def send() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / Path(name).name
+                path.write_bytes(content)
+                parent = str(Path(name).parent)
+                self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+        self._send(send)
+
+    def _send(self, send: Callable[[], Any]) -> None:
+        self._waiting.append(send)
+        if time.monotonic() - self._failed < PAUSE:
+            return
+        try:
+            self.deliver()
+        except Exception as error:  # whatever the store's driver raises
+            self._failed = time.monotonic()
+            log.warning(
+                "The tracking store does not take what was measured (%s). The run goes on, and "
+                "sends it later.", first_line(error),
+            )  # fmt: skip
 
 
 @contextmanager
@@ -86,24 +140,69 @@ def run(
     params: Mapping[str, Any],
     color: str = "",
 ) -> Iterator[Run]:
-    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises."""
+    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises.
+
+    The run that has the same tag ``checkpoint`` is continued, where there is one.
+    """
     number = _experiment(client, experiment)
     text = {key: str(value) for key, value in tags.items()} | ({COLOR: color} if color else {})
-    created = client.create_run(number, run_name=name, tags=text)
-    run_id = created.info.run_id
-    status = "FAILED"
+    run = Run(client, _begun(client, number, tags) or _new(client, number, name, text))
+    status, reason = "FAILED", ""
     try:
-        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        yield Run(client, run_id)
+        known = client.get_run(run.run_id).data.params  # of an earlier try; they cannot change
+        pairs = [Param(key, str(value)) for key, value in params.items() if key not in known]
+        client.log_batch(run.run_id, params=pairs)
+        yield run
+        _deliver_all(run)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except Exception as error:
-        client.set_tag(run_id, ERROR, f"{type(error).__name__}: {error}"[:5000])
+        reason = f"{type(error).__name__}: {error}"[:5000]
         raise
     finally:
-        client.set_terminated(run_id, status)
+        try:
+            if reason:
+                client.set_tag(run.run_id, ERROR, reason)
+            client.set_terminated(run.run_id, status)
+        except Exception:
+            if status == "FINISHED":
+                raise  # otherwise the error on its way says more
+
+
+def _new(client: MlflowClient, experiment: str, name: str, tags: dict[str, str]) -> str:
+    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+
+
+def _begun(client: MlflowClient, experiment: str, tags: Mapping[str, Any]) -> str | None:
+    """The run that these tags began, running again; None where there is none."""
+    if CHECKPOINT not in tags:
+        return None
+    for found in client.search_runs([experiment], f"tags.{CHECKPOINT} = '{tags[CHECKPOINT]}'"):
+        client.update_run(found.info.run_id, status="RUNNING")
+        if ERROR in found.data.tags:
+            client.delete_tag(found.info.run_id, ERROR)
+        return str(found.info.run_id)
+    return None
+
+
+def _deliver_all(run: Run) -> None:
+    """Send what still waits; UserError when the store does not take it."""
+    for pause in PATIENCE:
+        time.sleep(pause)
+        try:
+            run.deliver()
+        except Exception as error:  # whatever the store's driver raises
+            reason = first_line(error)
+            continue
+        os.sync()  # files that the store only copied are on the disk before the run is finished
+        return
+    uri = without_password(run.client.tracking_uri)
+    raise UserError(
+        f"tracking.uri={uri} does not take what was measured: {reason}. Nothing is lost: run the "
+        "same command again when the store is back, and all of it is sent without computing again."
+    )
 
 
 def keep_report(uri: str, experiment: str, name: str, folder: Path, runs: int) -> str:

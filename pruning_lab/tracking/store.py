@@ -17,6 +17,8 @@ from mlflow.tracking import MlflowClient
 from pruning_lab.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # what is not taken is sent later
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -33,13 +35,17 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever the store's driver raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
+        message = without_password(f"tracking.uri={uri} cannot be reached: {first_line(error)}.")
         raise UserError(
             f"{message} Start the server (mlflow server) or give another address, "
             "sqlite:///mlflow.db for example."
         ) from error
     return client
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the statements and traces that databases add."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def without_password(text: str) -> str:

@@ -1,0 +1,181 @@
+"""What determines a result, and the names that are made of it.
+
+Where data and results lie, how many jobs run at once and what is kept of a run determine nothing.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from pruning_lab import training
+from pruning_lab.datasets import Splits
+from pruning_lab.errors import UserError
+from pruning_lab.setup import build, check_numbers, find_device, find_target, plain
+from pruning_lab.track import Track
+
+Config = Mapping[str, Any]
+"""A configuration as plain dictionaries."""
+
+PLACES = ("root", "download", "debian_package")
+"""Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
+
+METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
+"""What is done with a baseline."""
+
+
+THREADS = torch.get_num_threads()
+"""As many as torch chooses; a job of a sweep must not inherit another job's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration whose numbers are checked, with its data, before anything else is built.
+
+    ``start`` is what a network starts from, ``name`` the identity of the whole run.
+    """
+
+    device: torch.device
+    threads: int
+    splits: Splits
+    start: dict[str, Any]
+    name: str
+
+
+def identify(config: DictConfig) -> Job:
+    """What determines the result of a configuration; no model is built."""
+    check_numbers(config)
+    device, threads = find_device(config.device), config.threads or THREADS
+    splits, samples = _data(OmegaConf.to_yaml(config.dataset, resolve=True))
+    settings = plain(config)
+    start = start_determinants(settings, samples, device, threads)
+    return Job(device, threads, splits, start, identity(run_determinants(start, settings)))
+
+
+@lru_cache(maxsize=1)  # jobs of a sweep mostly share their data
+def _data(settings: str) -> tuple[Splits, str]:
+    """The data set of these settings, and its fingerprint."""
+    config = OmegaConf.create(settings)
+    assert isinstance(config, DictConfig)
+    splits: Splits = build(config, "dataset")
+    return splits, splits.fingerprint()
+
+
+def identity(determinants: Mapping[str, Any]) -> str:
+    """Twelve hex digits that name whatever the determinants determine (sha256 of their JSON)."""
+    text = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def start_determinants(
+    config: Config, samples: str, device: torch.device, threads: int
+) -> dict[str, Any]:
+    """What a network starts from: its making, its data, its training, and the arithmetic."""
+    checkpoint = config["baseline"]["checkpoint"]
+    return {
+        "model": config["model"],
+        "dataset": {k: v for k, v in config["dataset"].items() if k not in PLACES},
+        "samples": samples,
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "training": config["baseline"]["training"] if checkpoint is None else None,
+        "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
+        "seeds": {key: config["seeds"][key] for key in ("init", "order")},
+        "threads": threads,
+        "device": device.type,
+    }
+
+
+def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """What the trained baseline depends on.
+
+    Of the code, the files that define the classes of the model's modules and the training count.
+    """
+    classes = {type(module) for module in model.modules()}
+    return {**start, "code": digest_of_code(*classes, training)}
+
+
+def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """What the result of a whole run depends on; no model is built for it.
+
+    Of the code, all that the classes of model and criteria and the pruning of a track import.
+    """
+
+    def code_of(part: Config, group: str) -> str:
+        return digest_of_program(find_target(part["_target_"], group))
+
+    others = config["attributions"].items()
+    return {
+        **start,
+        **{key: config[key] for key in METHOD},
+        "seeds": config["seeds"],
+        "code": {
+            "model": code_of(config["model"], "model"),
+            "metric": code_of(config["metric"], "metric"),
+            "attributions": {key: code_of(part, f"attributions.{key}") for key, part in others},
+            "track": digest_of_program(Track),
+        },
+    }
+
+
+def digest_of_code(*objects: Any) -> str:
+    """A hash of the source files in which classes, functions or modules are defined."""
+    files = {inspect.getsourcefile(each) for each in objects}
+    sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
+
+
+@cache
+def digest_of_program(made: Any) -> str:
+    """A hash of the sources of a class or function, a class's ancestors, and all that they import.
+
+    Imports are followed within this package and that of the class.
+    """
+    roots = {__name__.partition(".")[0], made.__module__.partition(".")[0]}
+    waiting = {each.__module__ for each in getattr(made, "__mro__", (made,))}
+    sources: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name.partition(".")[0] in roots and (source := _source(name)) is not None:
+            sources[name] = source
+            waiting |= set(_imports(name, source)) - sources.keys()
+    whole = "".join(sources[name] for name in sorted(sources))
+    return hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+
+def _source(name: str) -> str | None:
+    """The source of a module that has one."""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return Path(file).read_text() if file.endswith(".py") else None
+
+
+def _imports(name: str, source: str) -> Iterator[str]:
+    """The names of modules that a module imports, and of what might be one."""
+    own = sys.modules[name].__package__ or ""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            written = "." * node.level + (node.module or "")
+            origin = resolve_name(written, own) if node.level else written
+            yield origin
+            yield from (f"{origin}.{each.name}" for each in node.names)
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"baseline.checkpoint={path} is not a file; give a state dict (.safetensors, .pt)."
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,225 @@
+"""What a run that was cut off goes on from: its finished steps, scores and epochs, on disk.
+
+Random streams belong to the step (the seed and its number), so that a finished step needs none;
+within a training they are kept with its epochs.
+"""
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from torch import nn
+from torch.optim import Optimizer
+
+from pruning_lab.atomic import to_json, write_json
+from pruning_lab.attributions.scores import load_estimates, save_estimates
+from pruning_lab.checkpoint import all_tensors, save_tensors
+from pruning_lab.errors import UserError
+from pruning_lab.network import Network
+from pruning_lab.track import Done, Scored, Steps
+from pruning_lab.training import Epochs
+
+MOST = 0.02
+"""The share of a training's time that may go into writing its checkpoints."""
+
+EPOCHS = "epochs.safetensors"
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Checkpoint:
+    """The folder of one run under way, by the name of all that determines its result."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder / name
+        self._started = self.folder / "run.json"
+
+    @property
+    def token(self) -> str | None:
+        """What tells the run that this belongs to from others; None before it is begun."""
+        if not self._started.exists():
+            return None
+        with undamaged(self._started, self.folder):
+            return str(json.loads(self._started.read_text())["token"])
+
+    def begin(self, about: Mapping[str, Any]) -> str:
+        """Make a token; ``about`` says to people what is kept here."""
+        token = uuid.uuid4().hex
+        write_json(self._started, {"token": token, **about})
+        return token
+
+    def steps(self, track: str) -> "KeptSteps":
+        """The steps of a track."""
+        return KeptSteps(self.folder, track)
+
+    def discard(self) -> None:
+        """Forget everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def locked(self, wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the folder; ``wait`` is called when another process does."""
+        lock = FileLock(self.folder.with_suffix(".lock"))
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            wait()
+            lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"checkpoints={self.folder.parent} cannot be written: {error}. Give another folder."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class KeptSteps(Steps):
+    """The finished steps of a track in one file, the scores of the step under way, its epochs."""
+
+    def __init__(self, folder: Path, track: str) -> None:
+        self._folder, self._track = folder, track
+        self._path = folder / f"{track}.safetensors"
+
+    def restore(self, network: Network, optimizer: Optimizer) -> list[Done]:
+        """What went goes again, then the tensors come back."""
+        if not self._path.exists():
+            return []
+        with undamaged(self._path, self._folder):
+            tensors, about = _read(self._path)
+            done = [
+                Done({k: np.array(v, dtype=np.int64) for k, v in each["plan"].items()}, each["row"])
+                for each in about["done"]
+            ]
+            for each in done[1:]:
+                network.pruner.prune_groups(each.plan)
+            _restore(tensors, network.model, optimizer)
+        return done
+
+    def keep(self, done: Sequence[Done], network: Network, optimizer: Optimizer) -> None:
+        """All in one file, so that no two of them can disagree."""
+        about = {"done": [vars(each) for each in done]}
+        _write(self._path, _state(network.model, optimizer), about)
+        self._of(len(done) - 1, EPOCHS).unlink(missing_ok=True)
+
+    def scores(self, number: int, score: Callable[[], Scored]) -> Scored:
+        return kept_scores(self._of(number, "scores.npz"), self._folder, {}, score)
+
+    def epochs(self, number: int) -> Epochs:
+        return KeptEpochs(self._of(number, EPOCHS))
+
+    def _of(self, number: int, what: str) -> Path:
+        return self._folder / f"{self._track}-step-{number:03d}-{what}"
+
+
+class KeptEpochs(Epochs):
+    """The last finished epoch of a training; written as seldom as ``MOST`` of its time allows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds = 0.0
+        self._started = self._written = time.perf_counter()
+        self._pause = 0.0
+
+    def restore(self, model: nn.Module, optimizer: Optimizer, order: torch.Generator) -> int:
+        self._started = self._written = time.perf_counter()
+        if not self.path.exists():
+            return 0
+        with undamaged(self.path, self.path.parent):
+            tensors, about = _read(self.path)
+            _restore(tensors, model, optimizer)
+            order.set_state(tensors["random|order"])
+            torch.set_rng_state(tensors["random|torch"])
+            if "random|cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random|cuda"], _device(model))
+        self.seconds = about["seconds"]
+        return int(about["epochs"])
+
+    def keep(
+        self, done: int, model: nn.Module, optimizer: Optimizer, order: torch.Generator
+    ) -> None:
+        begun = time.perf_counter()
+        if begun - self._written < self._pause:
+            return
+        tensors = _state(model, optimizer)
+        tensors |= {"random|order": order.get_state(), "random|torch": torch.get_rng_state()}
+        if _device(model).type == "cuda":
+            tensors["random|cuda"] = torch.cuda.get_rng_state(_device(model))
+        spent = self.seconds + begun - self._started
+        _write(self.path, tensors, {"epochs": done, "seconds": spent})
+        self._written = time.perf_counter()
+        self._pause = (self._written - begun) / MOST
+
+
+def kept_scores(
+    path: Path, folder: Path, settings: Mapping[str, Any], score: Callable[[], Scored]
+) -> Scored:
+    """Scores that are made once: read from ``path``, or made and written there with their cost."""
+    cost = path.with_suffix(".json")
+    if not path.exists():
+        found, seconds = score()
+        write_json(cost, {"settings": settings, "seconds": seconds})
+        save_estimates({"scores": found}, path)
+    with undamaged(path, folder):
+        (found,) = load_estimates(path).values()
+        return found, json.loads(cost.read_text())["seconds"]
+
+
+@contextmanager
+def undamaged(path: Path, folder: Path) -> Iterator[None]:
+    """Whatever goes wrong while ``path`` is read is said to be its damage."""
+    try:
+        yield
+    except Exception as error:  # a damaged file makes its reader raise nearly anything
+        raise UserError(
+            f"{path} is damaged ({error}). Delete {folder} and run again: it holds nothing but "
+            "what this program makes anew."
+        ) from error
+
+
+def _state(model: nn.Module, optimizer: Optimizer) -> Tensors:
+    """The tensors of a model and of its optimizer."""
+    tensors = {f"model|{key}": value for key, value in all_tensors(model).items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"optimizer|{key}|{name}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def _restore(tensors: Tensors, model: nn.Module, optimizer: Optimizer) -> None:
+    """The same back, into memory laid out as it was."""
+    for key, value in all_tensors(model).items():
+        value.data.copy_(tensors[f"model|{key}"])
+    parameters = dict(model.named_parameters())
+    for whole, value in tensors.items():
+        kind, key, *name = whole.split("|", 2)
+        if kind == "optimizer":
+            parameter = parameters[name[0]]
+            optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value)
+
+
+def _write(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
+    save_tensors(tensors, path, {"about": to_json(about)})
+
+
+def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
