@@ -1,13 +1,17 @@
 """``python -m pruning_lab``: compose the configuration, check it, run the experiment."""
 
 import os
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
+from pruning_lab import sweep
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
 from pruning_lab.record import Names
@@ -33,5 +37,21 @@ def main(config: DictConfig) -> float:
         raise CompactHydraException(str(error)) from None  # printed without traceback
 
 
+def run() -> None:
+    """The command: a run or a sweep, which Ctrl-C, or SIGTERM, ends cleanly."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on behind what is finished.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        sweep.report()
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -106,7 +106,7 @@ class Record:
         figure, table = self.output / "accuracy_vs_flops.png", self.output / tracking.STEPS
         curves.savefig(figure, dpi=150)
         frame.to_csv(table, index=False)
-        self.run.figure(curves, "accuracy_vs_flops")
+        self.run.file(figure.read_bytes(), f"figures/{figure.name}")
         return figure, table
 
     def conclude(self, uri: str, pruned: Path | None) -> None:

@@ -5,12 +5,13 @@ import logging
 import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 from torch import nn
 
@@ -55,8 +56,7 @@ KEEP = ("none", "last", "all")
 
 def finished(config: DictConfig, job: Job) -> float | None:
     """The test accuracy that this configuration ended with; None where it is not finished."""
-    client = tracking.connect(config.tracking.uri)
-    done = tracking.find_finished(client, config.tracking.experiment, job.name)
+    done = tracking.find_finished(config.tracking.uri, config.tracking.experiment, job.name)
     if done is None:
         return None
     log.info(
@@ -78,7 +78,6 @@ class Experiment:
         self.schedule: Schedule = build(config.schedule, "schedule")
         self.training: Training = build(config.baseline.training, "baseline.training")
         self.finetune: Training = build(config.finetune, "finetune")
-        self.client = tracking.connect(config.tracking.uri)
         self.network = self._fresh_network()
         self.model = self.network.model
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
@@ -103,6 +102,11 @@ class Experiment:
             widths = self.network.widths() if self.schedule.coupled != TOGETHER else players
             blank = {name: np.zeros(width) for name, width in widths.items()}
             self.main.plan(blank, self.steps[-1])
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The tracking store, which is not touched before the experiment runs."""
+        return tracking.connect(self.config.tracking.uri)
 
     def run(self) -> float:
         """Do what is not done yet; returns the test accuracy after the last step."""

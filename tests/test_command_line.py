@@ -134,7 +134,7 @@ REFUSALS = {
         r"CIFAR10 is not in .*data and dataset.download=false. Run once with a network, or unpack",
     ),
     "folder": (["dataset=image_folder", "dataset.root={folder}/data"], "train is not a folder"),
-    "missing checkpoint": (["baseline.checkpoint={folder}/no.pt"], "no.pt is not there"),
+    "missing checkpoint": (["baseline.checkpoint={folder}/no.pt"], "no.pt is not a file"),
     "size": (["model=vgg16"], "at least 32x32 pixels, these have 8x8"),
     "no layer": (
         ["model=custom", f"model._target_={__name__}.Output"], "no layer whose units can be removed"
@@ -150,7 +150,7 @@ REFUSALS = {
     "new option": (["+metric.foo=1"], "metric: .*unexpected keyword argument 'foo'"),
     "no root": (["dataset=image_folder"], "dataset.root is missing: set it on the command line"),
     "checkpoint": (["baseline.checkpoint={folder}/other.pt"], "other.pt does not fit"),
-    "a folder": (["baseline.checkpoint={folder}"], "is not there; give the path of a file"),
+    "a folder": (["baseline.checkpoint={folder}"], "is not a file; give a state dict"),
     "too few outputs": (
         ["model=custom", f"model._target_={__name__}.Two"],
         r"gives \(2, 2\); for a data set of 4 classes it must give a tensor of shape \(2, 4\)",
@@ -169,7 +169,7 @@ def test_what_is_impossible_is_refused_before_any_work(case, tmp_path):
     overrides = [override.format(folder=tmp_path) for override in overrides]
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
     with pytest.raises(UserError, match=message):
-        experiment(tmp_path, *overrides, base=REST if "model" in overrides[0] else TINY)
+        experiment(tmp_path, *overrides, base=REST if "model" in overrides[0] else TINY).run()
     assert not (tmp_path / "baselines").exists()
 
 

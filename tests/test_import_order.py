@@ -32,6 +32,8 @@ ROOMS = [
     "study",
     "record",
     "runner",
+    "sweep",
+    "cache",
     "__main__",
 ]
 PACKAGE = Path(pruning_lab.__file__).parent

@@ -27,7 +27,7 @@ from pruning_lab.tracking.keys import (
     in_section,
     scores_file,
 )
-from pruning_lab.tracking.store import connect_to_read
+from pruning_lab.tracking.store import connect, connect_to_read, sqlite_file
 
 NAME = "mlflow.runName"
 UNFINISHED = {"RUNNING": "not finished", "SCHEDULED": "not started", "KILLED": "was interrupted"}
@@ -96,8 +96,12 @@ def find_runs(
     return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
 
 
-def find_finished(client: MlflowClient, experiment: str, identity: str) -> Finished | None:
-    """The newest finished run with this identity; None where there is none."""
+def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
+    """The newest finished run with this identity; None where there is none, and no store yet."""
+    file = sqlite_file(uri)
+    if file is not None and not file.is_file():
+        return None
+    client = connect(uri)
     found = client.get_experiment_by_name(experiment) if experiment else None
     if found is None:
         return None

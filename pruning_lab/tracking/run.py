@@ -80,7 +80,7 @@ class Run:
         """Log a figure as PNG."""
         content = io.BytesIO()
         figure.savefig(content, format="png")
-        self._file(content.getvalue(), f"figures/{name}.png")
+        self.file(content.getvalue(), f"figures/{name}.png")
 
     def table(self, frame: pd.DataFrame, name: str = STEPS) -> None:
         """Log a frame as CSV."""
@@ -88,7 +88,7 @@ class Run:
 
     def text(self, text: str, name: str) -> None:
         """Log a text file."""
-        self._file(text.encode(), name)
+        self.file(text.encode(), name)
 
     def folder(self, folder: Path, name: str) -> None:
         """Log the files of a folder."""
@@ -99,7 +99,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "scores.npz"
             save_estimates(estimates, path)
-            self._file(path.read_bytes(), scores_file(step, track))
+            self.file(path.read_bytes(), scores_file(step, track))
 
     def deliver(self) -> None:
         """Send all that waits; raises what the store raises."""
@@ -107,7 +107,9 @@ class Run:
             self._waiting[0]()
             del self._waiting[0]
 
-    def _file(self, content: bytes, name: str) -> None:
+    def file(self, content: bytes, name: str) -> None:
+        """Log a file of this content."""
+
         def send() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / Path(name).name

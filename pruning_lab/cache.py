@@ -1,0 +1,130 @@
+"""``python -m pruning_lab.cache``: what baselines and unfinished runs take on the disk."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from pruning_lab.errors import UserError
+
+MARKS = {"baselines": "determinants.json", "checkpoints": "run.json"}
+"""The kinds, and the file by which a folder of each is known: nothing else is ever deleted."""
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One folder: a trained baseline with its scores, or a run that is not finished."""
+
+    kind: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def age(self) -> float:
+        """Days since something was last written."""
+        written = (file.stat().st_mtime for file in self.path.rglob("*"))
+        return (time.time() - max(written, default=self.path.stat().st_mtime)) / DAY
+
+    @property
+    def about(self) -> str:
+        """What it is of, as far as that can be read."""
+        try:
+            found = json.loads((self.path / MARKS[self.kind]).read_text())
+            start = found.get("start", found)
+            of = found.get("of") or {
+                key: _last(start[key]["_target_"]) for key in ("model", "dataset")
+            }
+            parts = [of[key] for key in ("model", "dataset", "metric") if key in of]
+            return " ".join([*parts, f"seed {start['seeds']['init']}"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "cannot be read"
+
+    def clear(self) -> None:
+        """Delete it; Timeout where a process is using it."""
+        inside = self.path / ".lock"
+        lock = FileLock(inside if self.kind == "baselines" else self.path.with_suffix(".lock"))
+        with lock.acquire(blocking=False):
+            shutil.rmtree(self.path)
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def kept(folders: dict[str, Path]) -> Iterator[Kept]:
+    """All that is there, the baselines first."""
+    for kind, folder in folders.items():
+        for mark in sorted(folder.glob(f"*/{MARKS[kind]}")):
+            yield Kept(kind, mark.parent)
+
+
+def chosen(found: Sequence[Kept], names: Sequence[str], days: float) -> list[Kept]:
+    """Those of these names or kinds that nothing was written to for so many days."""
+    known = {*MARKS, *(each.name for each in found)}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"There is no '{unknown[0]}' here; choose baselines, checkpoints, or names of the list."
+        )
+    return [each for each in found if {each.kind, each.name} & {*names} and each.age >= days]
+
+
+def table(found: Sequence[Kept]) -> str:
+    """Name, kind, what it is of, size and age; the sum below."""
+    if not found:
+        return "Nothing is kept here."
+    frame = pd.DataFrame(
+        [(e.name, e.kind, e.about, f"{e.size / 1e6:.1f}", f"{e.age:.1f}") for e in found],
+        columns=["name", "kind", "of", "MB", "days"],
+    )
+    total = sum(each.size for each in found) / 1e6
+    return f"{frame.to_string(index=False)}\n\n{len(found)} folders, {total:.1f} MB"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m pruning_lab.cache", description=__doc__)
+    for kind in MARKS:
+        parser.add_argument(f"--{kind}", type=Path, default=Path(kind), help=f"default: {kind}")
+    clear = "delete these: names of the list, or baselines, checkpoints"
+    parser.add_argument("--clear", nargs="+", default=[], metavar="NAME", help=clear)
+    days = "clear only what nothing was written to for so many days"
+    parser.add_argument("--days", type=float, default=0.0, help=days)
+    options: Any = parser.parse_args(arguments)
+    found = list(kept({kind: getattr(options, kind) for kind in MARKS}))
+    if not options.clear:
+        print(table(found))
+        return 0
+    try:
+        for each in chosen(found, options.clear, options.days):
+            try:
+                size = each.size
+                each.clear()
+                print(f"{each.name}: {size / 1e6:.1f} MB cleared")
+            except Timeout:
+                print(f"{each.name}: left alone, a process is using it")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
