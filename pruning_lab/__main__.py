@@ -35,6 +35,10 @@ def main(config: DictConfig) -> float:
         return Experiment(config, names, output).run()
     except UserError as error:
         raise CompactHydraException(str(error)) from None  # printed without traceback
+    except OSError as error:  # of a disk or a network
+        raise CompactHydraException(
+            f"{error}. Run the same command again when that is mended: what was finished is kept."
+        ) from error
 
 
 def run() -> None:

@@ -33,7 +33,9 @@ def test_failures_do_not_stop_a_sweep_and_only_they_are_run_again(tmp_path):
     assert [first.returncode, again.returncode] == [1, 1]
     assert "4 jobs: 0 finished, 0 to go on, 4 new" in first.stdout
     assert "4 jobs: 2 finished, 2 to go on, 0 new" in again.stdout
-    diverged = r"    The loss became nan in epoch \d of Fine-tuning, step 1 of 1: training diverged."
+    diverged = (
+        r"    The loss became nan in epoch \d of Fine-tuning, step 1 of 1: training diverged."
+    )
     for done in (first, again):
         report = done.stdout.partition("2 of 4 jobs finished. The others:\n")[2].splitlines()
         assert report[0] == "  metric=random finetune.lr=1000000000.0"

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
+from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -26,8 +27,8 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def connect(uri: str) -> MlflowClient:
     """A client of the tracking store at ``uri``, made ready; UserError when it cannot be reached.
 
-    A database that does not exist yet is made under a lock: several processes that make it at
-    once break its migration.
+    A database that does not exist yet is made under a lock, and whole or not at all: several
+    processes that make it at once break its migration, and so does one that is killed meanwhile.
     """
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     try:
@@ -76,16 +77,33 @@ def sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
-    """Hold the lock beside an SQLite file that can be written; nothing for other stores."""
+    """Hold the lock beside an SQLite file, which is there then and can be written.
+
+    Nothing for other stores.
+    """
     file = sqlite_file(uri)
     if file is None:
         yield
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
+        if not file.exists() or not file.stat().st_size:
+            _make_database(file)
         with closing(sqlite3.connect(file, timeout=60)) as database:
             database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
         yield
+
+
+def _make_database(file: Path) -> None:
+    """MLflow's tables under another name first: whoever is killed meanwhile leaves no half of them.
+
+    Readers do not wait for writers in WAL mode, which belongs to the file.
+    """
+    with replacing(file) as temporary:
+        temporary.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        database.execute("pragma journal_mode = wal")
 
 
 @contextmanager
