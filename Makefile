@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow zoo against-torch-pruning bench-attributions check install
+.PHONY: run test test-slow zoo against-torch-pruning bench-attributions check install install-launchers
 
 install: .venv/installed
 
@@ -12,6 +12,9 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+install-launchers: install  # Ray and PostgreSQL's driver; docs/sweeps.md
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-launchers.lock
 
 run: install
 	$(BIN)/python -m pruning_lab metric=shapley model=vgg16

@@ -1,0 +1,95 @@
+"""One sweep by every launcher: are its curves the same, to the last bit?
+
+    python experiments/sweeps/launchers.py
+    python experiments/sweeps/launchers.py hydra/launcher=slurm hydra.launcher.mem_gb=2
+
+Six criteria prune a small network of the digits in two steps, by Hydra's own launcher, by joblib,
+submitit and Ray, each with a store, baselines and outputs of its own. With overrides only the
+launcher that they set is compared. Ends with an error unless all curves equal those of Hydra's own.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from pruning_lab.tracking import read_runs
+
+METRICS = ("random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley")
+SWEEP = (
+    f"metric={','.join(METRICS)}",
+    "model=mlp",
+    "model.hidden=[32,16]",
+    "dataset=digits",
+    "threads=1",
+    "schedule.steps=2",
+    "finetune.epochs=1",
+)
+BASIC = "basic"
+LAUNCHERS: dict[str, tuple[str, ...]] = {
+    BASIC: (),
+    "parallel (joblib)": ("hydra/launcher=parallel",),
+    "submitit_local": ("hydra/launcher=submitit_local",),
+    "cluster (Ray), on this machine": (
+        "hydra/launcher=cluster",
+        "hydra.launcher.ray.init.address=local",
+        "+hydra.launcher.ray.init.include_dashboard=false",
+    ),
+}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+TIMED = ("seconds", "latency")
+"""Parts of the names of columns that measure time, and so are never the same twice."""
+
+
+def sweep(folder: Path, overrides: tuple[str, ...]) -> pd.DataFrame:
+    """The curves of the sweep by one launcher, sorted, without what measures time or names a run.
+
+    Raises CalledProcessError with what was said, where a job failed.
+    """
+    places = (
+        f"tracking.uri=sqlite:///{folder}/mlflow.db",
+        f"baseline.folder={folder}/baselines",
+        f"hydra.sweep.dir={folder}/outputs",
+    )
+    command = [sys.executable, "-m", "pruning_lab", "-m", *SWEEP, *places, *overrides]
+    subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | QUIET)  # noqa: S603
+    frame = read_runs(f"sqlite:///{folder}/mlflow.db", "pruning_lab")
+    names_run = ["run_id", *(c for c in frame if any(part in c for part in TIMED))]
+    return frame.drop(columns=names_run).sort_values(["metric", "step"], ignore_index=True)
+
+
+def table(curves: dict[str, pd.DataFrame]) -> str:
+    """A row a launcher as Markdown: how many of the runs finished, and whether all is equal."""
+    lines = ["| launcher | runs finished | bit-equal to basic |", "| --- | ---: | --- |"]
+    for launcher, frame in curves.items():
+        runs = f"{frame.metric.nunique()} of {len(METRICS)}"
+        lines.append(f"| {launcher} | {runs} | {'yes' if equal(curves, launcher) else 'no'} |")
+    return "\n".join(lines)
+
+
+def equal(curves: dict[str, pd.DataFrame], launcher: str) -> bool:
+    """Whether a launcher's curves are those of Hydra's own, all columns, and complete."""
+    complete = set(curves[launcher].metric) == set(METRICS)
+    return complete and curves[launcher].equals(curves[BASIC])
+
+
+def main() -> int:
+    """Print the table; 0 where all launchers give the same."""
+    given, curves = tuple(sys.argv[1:]), {}
+    launchers = {BASIC: (), " ".join(given): given} if given else LAUNCHERS
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (launcher, overrides) in enumerate(launchers.items()):
+            try:
+                curves[launcher] = sweep(Path(folder) / str(number), overrides)
+            except subprocess.CalledProcessError as error:
+                print(error.stdout, error.stderr, sep="\n", file=sys.stderr)
+                return 1
+    print(table(curves))
+    return 0 if all(equal(curves, launcher) for launcher in curves) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

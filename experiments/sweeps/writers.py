@@ -1,0 +1,203 @@
+"""Eight runs at once into one new store: is every one recorded whole, and without an error?
+
+    python experiments/sweeps/writers.py --store sqlite --times 20
+    python experiments/sweeps/writers.py --store sqlite-wal --times 20
+    python experiments/sweeps/writers.py --store postgresql --times 20
+
+``sqlite`` is a file that does not exist yet, ``sqlite-wal`` an empty one in WAL mode; in each round
+a new one. ``postgresql`` is an MLflow server before a PostgreSQL cluster of its own, and in each
+round an experiment that does not exist yet. The eight are forked from a process that has imported
+everything, and wait for one another: they come at once. Ends with an error unless all is recorded.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from urllib.request import urlopen
+
+from hydra import compose, initialize_config_module
+
+from pruning_lab import tracking
+from pruning_lab.record import Names
+from pruning_lab.runner import Experiment
+
+WRITERS = 8
+STEPS = 2
+NAMES = Names("mlp", "synthetic", "weight_norm", "geometric", "sgd")
+TINY = (
+    *(f"{group}={name}" for group, name in vars(NAMES).items()),
+    "model.hidden=[16,12]",
+    "attributions=none",
+    "baseline.training.epochs=1",
+    "finetune.epochs=1",
+    "schedule.target=0.5",
+    f"schedule.steps={STEPS}",
+    "device=cpu",
+    "threads=1",
+)
+STORES = ("sqlite", "sqlite-wal", "postgresql")
+QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+FORK = multiprocessing.get_context("fork")
+
+
+def write(
+    seed: int, uri: str, name: str, folder: Path, start: Barrier, errors: SimpleQueue
+) -> None:
+    """The run of one seed, begun when all are ready; tells of an error."""
+    places = (f"tracking.uri={uri}", f"tracking.experiment={name}", f"baseline.folder={folder}/b")
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("config", [*TINY, f"seed={seed}", *places])
+    start.wait(timeout=60)
+    try:
+        Experiment(config, NAMES, folder / f"outputs/{name}/{seed}").run()
+    except Exception as error:  # whatever it is, it is counted
+        errors.put(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def at_once(uri: str, name: str, folder: Path) -> list[str]:
+    """Eight runs at once; returns their errors."""
+    start, errors = FORK.Barrier(WRITERS), FORK.SimpleQueue()
+    jobs = [
+        FORK.Process(target=write, args=(seed, uri, name, folder, start, errors))
+        for seed in range(WRITERS)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    died = [f"exit status {job.exitcode}" for job in jobs if job.exitcode]
+    return died + [errors.get() for _ in iter(errors.empty, True)]
+
+
+def complete(uri: str, name: str) -> int:
+    """How many runs are finished, with the table and the metrics of all their steps."""
+    client, steps = tracking.connect(uri), STEPS + 1  # and the unpruned network
+    found = tracking.read_runs(uri, name)
+    return sum(
+        len(rows) == len(client.get_metric_history(run, "accuracy/test_accuracy_after")) == steps
+        for run, rows in found.groupby("run_id")
+    )
+
+
+# -- the stores -----------------------------------------------------------------------------------
+
+
+def rounds(store: str, times: int, folder: Path) -> Generator[tuple[str, str], None, None]:
+    """The address and the experiment of every round: one of the two is new."""
+    if store == "postgresql":
+        with postgresql(folder) as database, server(database, folder) as uri:
+            yield from ((uri, f"round_{number}") for number in range(times))
+        return
+    for number in range(times):
+        file = folder / str(number) / "mlflow.db"
+        if store == "sqlite-wal":
+            file.parent.mkdir()
+            with closing(sqlite3.connect(file)) as empty:
+                empty.execute("PRAGMA journal_mode=WAL")
+        yield f"sqlite:///{file}", "pruning_lab"
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """The address of a PostgreSQL cluster that lives as long as the context, behind a socket."""
+    tools, data = max(Path("/usr/lib/postgresql").glob("*/bin")), folder / "postgresql"
+    data.mkdir()
+    control = [str(tools / "pg_ctl"), "--silent", "--pgdata", str(data / "cluster")]
+    if os.geteuid() == 0:  # PostgreSQL refuses root
+        folder.chmod(0o711)
+        shutil.chown(data, "postgres")
+        control = ["runuser", "-u", "postgres", "--", *control]
+    options = f"-c listen_addresses='' -c unix_socket_directories={data}"
+    call([*control, "--options=--username=postgres --auth=trust", "initdb"])
+    call([*control, f"--options={options}", "--log", str(data / "log"), "--wait", "start"])
+    try:
+        yield f"postgresql+psycopg://postgres@/postgres?host={data}"
+    finally:
+        call([*control, "--mode=immediate", "stop"])
+
+
+def call(command: list[str]) -> None:
+    """A command that must succeed, in a folder that every user may enter."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")  # noqa: S603
+
+
+@contextmanager
+def server(store: str, folder: Path) -> Iterator[str]:
+    """The address of an MLflow server before a store; it lives as long as the context."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port, log = free.getsockname()[1], folder / "server.log"
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "2"),
+        *("--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
+    with log.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
+    try:
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            if process.poll() is not None:
+                raise RuntimeError(f"The MLflow server did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # it has workers
+        process.wait()
+
+
+def answers(address: str) -> bool:
+    """Whether a server answers."""
+    try:
+        with urlopen(address, timeout=5):  # noqa: S310
+            return True
+    except OSError:
+        return False
+
+
+def main() -> int:
+    """Print a table of what was recorded; 0 where that is everything."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--store", choices=STORES, default=STORES[0])
+    parser.add_argument("--times", type=int, default=20, help="rounds of eight runs")
+    arguments = parser.parse_args()
+    os.environ[QUIET] = "true"
+    errors: Counter[str] = Counter()
+    whole, seconds = 0, []
+    with (
+        tempfile.TemporaryDirectory() as place,
+        closing(rounds(arguments.store, arguments.times, Path(place))) as each,
+    ):
+        for uri, name in each:
+            started = time.perf_counter()
+            errors.update(at_once(uri, name, Path(place)))
+            seconds.append(time.perf_counter() - started)
+            whole += complete(uri, name)
+    runs = arguments.times * WRITERS
+    print("| store | runs, eight at once | whole | errors | seconds a round (median) |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    print(
+        f"| {arguments.store} | {runs} | {whole} | {errors.total()} | "
+        f"{statistics.median(seconds):.1f} |"
+    )
+    for error, times in errors.most_common():
+        print(f"{times} times: {error}", file=sys.stderr)
+    return 0 if whole == runs and not errors else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
