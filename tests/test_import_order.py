@@ -11,6 +11,7 @@ ROOMS = [
     "models",
     "datasets",
     "cost",
+    "ledger",
     "graph",
     "attributions",
     "progress",

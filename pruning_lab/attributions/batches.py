@@ -53,6 +53,10 @@ class Batches:
         """The first sample, twice: of a single one, code may drop the dimension."""
         return two_and_three(self.first(1))[0]
 
+    def count(self, limit: int | None = None) -> int:
+        """How many samples ``read`` will give; they are read where nothing else tells."""
+        return self.available(limit) or sum(len(x) for x, _ in self.read(limit))
+
     def available(self, limit: int | None = None) -> int:
         """How many samples ``read`` will give; 0 if that cannot be told beforehand."""
         if isinstance(self._data, list | tuple):
