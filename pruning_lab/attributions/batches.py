@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.data import BatchSampler
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import two_and_three
@@ -62,8 +63,7 @@ class Batches:
         if isinstance(self._data, list | tuple):
             length = sum(len(x) for x, _ in map(_checked, self._data))
         else:
-            sampler = getattr(self._data, "sampler", None)
-            length = len(sampler) if isinstance(sampler, Sized) else 0
+            length = _length(self._data)
         return min(length, limit or length)
 
 
@@ -78,6 +78,15 @@ def _streams_put_back(data: object) -> Iterator[None]:
     finally:
         if isinstance(own, torch.Generator) and state is not None:
             own.set_state(state)
+
+
+def _length(data: object) -> int:
+    """How many samples a DataLoader's batches have; 0 if that cannot be told."""
+    batches = getattr(data, "batch_sampler", None) or getattr(data, "sampler", None)
+    if not isinstance(batches, BatchSampler) or not isinstance(batches.sampler, Sized):
+        return 0
+    count = len(batches.sampler)
+    return count - count % batches.batch_size if batches.drop_last else count
 
 
 def _checked(batch: Any) -> Batch:
