@@ -29,6 +29,7 @@ ROOMS = [
     "study",
     "setup",
     "record",
+    "dry_run",
     "runner",
     "__main__",
 ]
