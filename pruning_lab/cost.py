@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -25,24 +27,30 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
 
     Functional calls are under ''.
     """
-    counter = FlopCounterMode(display=False)
     parameter = next(model.parameters())
     x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-    # The counter sees neither nn.MultiheadAttention's fused kernel, which runs in eval mode only,
-    # nor every fused kernel of the attention products.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(x)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with evaluating(model), torch.no_grad(), counting() as counter:
+        model(x)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     total = counts["Global"]
     names = [name for name, module in model.named_modules() if not list(module.children())]
     root = type(model).__name__
     leaves = {name: counts[f"{root}.{name}"] for name in names if f"{root}.{name}" in counts}
     return leaves | {"": total - sum(leaves.values())}
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Counts the operations inside, those of attention as well."""
+    # The counter sees neither nn.MultiheadAttention's fused kernel, which runs in eval mode only,
+    # nor every fused kernel of the attention products.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def parameters(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from pruning_lab import ledger
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site, at_rest, by_unit
 from pruning_lab.attributions.checks import check_samples_apart
 from pruning_lab.attributions.memory import Made
@@ -13,6 +14,7 @@ from pruning_lab.attributions.players import Players, alike
 from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import check_rows, two_and_three
+from pruning_lab.ledger import Prediction
 
 Evidence = dict[Any, tuple[torch.Tensor, torch.Tensor]]
 """At every node the activation and the gradient of each sample's own loss."""
@@ -42,13 +44,23 @@ class ActivationMetric(AttributionMetric):
     ) -> list[Estimate]:
         return _one_pass([self], players, behind)[0]
 
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        graph, samples = self._graph(), self.batches.count()
+        nodes = [site.node for each in players for site in self._sites(graph, each, behind)]
+        return Prediction(samples, samples * self._share_back(graph, nodes))
+
+    def _share_back(self, graph: Any, nodes: list[Any]) -> float:
+        """Which share of a whole backward pass brings the gradients."""
+        return graph.share_back(nodes) if self.needs_gradient else 0.0
+
     def _at_once(self, graph: Any, nodes: list[Any]) -> int:
         """How many samples fit into ``memory``, by what one of them takes."""
         x, more = two_and_three(self.batches.example())
-        with torch.set_grad_enabled(self.needs_gradient), Made(self.model) as made:
-            _, activations = graph.record(x, nodes)
-        with torch.no_grad():
-            check_rows(activations, graph.record(more, nodes)[1])
+        with ledger.checking():
+            with torch.set_grad_enabled(self.needs_gradient), Made(self.model) as made:
+                _, activations = graph.record(x, nodes)
+            with torch.no_grad():
+                check_rows(activations, graph.record(more, nodes)[1])
         both_ways = 2 if self.needs_gradient else 1
         return max(1, len(x) * self.memory // (both_ways * max(1, made.bytes)))
 
@@ -93,10 +105,11 @@ def _one_pass(
     gatherings = [_Gathering(leading._sites(graph, each, behind), each.count) for each in players]
     nodes = list(dict.fromkeys(site.node for each in gatherings for site in each.sites))
     reducers = [[Reducer(metric.reduction) for _ in players] for metric in metrics]
-    at_once = leading._at_once(graph, nodes)
+    at_once, back = leading._at_once(graph, nodes), leading._share_back(graph, nodes)
     for batch, targets in leading.batches.read():
         for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
             evidence = leading._evidence(graph, nodes, x, target)
+            ledger.backward(len(x), back)
             for place, gathering in enumerate(gatherings):
                 for metric, own in zip(metrics, reducers, strict=True):
                     own[place].add(gathering.scores(evidence, metric.formula))

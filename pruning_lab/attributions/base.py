@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning_lab import ledger
 from pruning_lab.attributions.batches import Batches
 from pruning_lab.attributions.checks import check_trace
 from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
+from pruning_lab.ledger import Passes, Prediction, counted
 from pruning_lab.modes import evaluating
 
 Criterion = Callable[..., torch.Tensor]
@@ -110,18 +112,40 @@ class AttributionMetric(ABC):
         ``players_of_group(model, group)`` have all units that only go together, in several layers.
         """
         metric = self._with(options)
-        known = set(self.model.modules())
-        for module in (module for each in players for module in each.members):
-            if module not in known:
-                raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
+        self._check_known(players)
         with at_rest(self.model):
             return metric._estimate(players, find_best_evaluation_module, progress or Progress())
+
+    def predict(
+        self,
+        players: Sequence[Players],
+        find_best_evaluation_module: bool = False,
+        **options: Any,
+    ) -> Prediction | None:
+        """How many passes ``estimate`` will take; None where the criterion cannot tell.
+
+        Nothing is scored: a few samples are read, and two go through the model.
+        """
+        metric = self._with(options)
+        self._check_known(players)
+        with at_rest(self.model), counted(Passes()):  # for then the graph is weighed
+            return metric._predict(players, find_best_evaluation_module)
 
     @abstractmethod
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: "Progress"
     ) -> list[Estimate]:
         """The scores of each set of players."""
+
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction | None:
+        """The passes that ``_estimate`` will take."""
+        return None
+
+    def _check_known(self, players: Sequence[Players]) -> None:
+        known = set(self.model.modules())
+        for module in (module for each in players for module in each.members):
+            if module not in known:
+                raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
 
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
@@ -160,7 +184,7 @@ class AttributionMetric(ABC):
         """How many players there are in each set; of a module's units its output tells."""
         sites = [self._sites(graph, each, behind)[0] for each in players]
         nodes = list(dict.fromkeys(site.node for site in sites))
-        with torch.no_grad():
+        with torch.no_grad(), ledger.checking():
             _, activations = graph.record(self.batches.example(), nodes)
         read = dict(zip(nodes, activations, strict=True))
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
@@ -171,7 +195,10 @@ class AttributionMetric(ABC):
         try:
             graph = trace(self.model)
             x = self.batches.first(4)
-            check_trace(self.model, graph, x if len(x) > 1 else self.batches.example())
+            with ledger.checking():
+                check_trace(self.model, graph, x if len(x) > 1 else self.batches.example())
+            if ledger.listens():
+                graph.weigh(self.batches.example())
         except UntraceableError as error:
             return HookedGraph(self.model, error)
         return graph

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.data import BatchSampler
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import two_and_three
@@ -53,13 +54,16 @@ class Batches:
         """The first sample, twice: of a single one, code may drop the dimension."""
         return two_and_three(self.first(1))[0]
 
+    def count(self, limit: int | None = None) -> int:
+        """How many samples ``read`` will give; they are read where nothing else tells."""
+        return self.available(limit) or sum(len(x) for x, _ in self.read(limit))
+
     def available(self, limit: int | None = None) -> int:
         """How many samples ``read`` will give; 0 if that cannot be told beforehand."""
         if isinstance(self._data, list | tuple):
             length = sum(len(x) for x, _ in map(_checked, self._data))
         else:
-            sampler = getattr(self._data, "sampler", None)
-            length = len(sampler) if isinstance(sampler, Sized) else 0
+            length = _length(self._data)
         return min(length, limit or length)
 
 
@@ -74,6 +78,15 @@ def _streams_put_back(data: object) -> Iterator[None]:
     finally:
         if isinstance(own, torch.Generator) and state is not None:
             own.set_state(state)
+
+
+def _length(data: object) -> int:
+    """How many samples a DataLoader's batches have; 0 if that cannot be told."""
+    batches = getattr(data, "batch_sampler", None) or getattr(data, "sampler", None)
+    if not isinstance(batches, BatchSampler) or not isinstance(batches.sampler, Sized):
+        return 0
+    count = len(batches.sampler)
+    return count - count % batches.batch_size if batches.drop_last else count
 
 
 def _checked(batch: Any) -> Batch:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from pruning_lab import ledger
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph
 from pruning_lab.graph.kinds import BatchNorm
@@ -40,6 +41,7 @@ def check_trace(model: nn.Module, graph: Graph, x: torch.Tensor) -> None:
 
 def _drawn_alike(run: nn.Module, x: torch.Tensor) -> list[Any]:
     """What is in the output for a copy of ``x``; some models draw at random even in eval mode."""
+    ledger.forward(len(x))
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         torch.manual_seed(0)
         return tree_leaves(run(x.clone()))

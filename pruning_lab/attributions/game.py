@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pruning_lab import ledger
 from pruning_lab.attributions.base import Site, by_unit
 from pruning_lab.attributions.memory import Room
 from pruning_lab.attributions.players import keep_rows
@@ -71,6 +72,7 @@ class Game:
     @torch.enable_grad()
     def _gradient(self, samples: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         keep = keep.detach().requires_grad_()
+        ledger.backward(len(samples), self._cut.share_after.backward)
         (found,) = torch.autograd.grad(self._masked(samples, keep).sum(), keep)
         return found
 
@@ -178,6 +180,11 @@ class Game:
             return torch.stack([~gone, gone][:ways])
 
         return fed
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether walks go in through the first layer behind, player by player."""
+        return self._units is not None
 
     @cached_property
     def _units(self) -> Units | None:

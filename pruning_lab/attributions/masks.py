@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning_lab import ledger
 from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, Site
 from pruning_lab.attributions.checks import check_samples_apart, same
 from pruning_lab.attributions.game import Game
@@ -18,7 +20,9 @@ from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
 from pruning_lab.errors import UserError, check_choice, check_count
-from pruning_lab.graph.cut import State
+from pruning_lab.graph.cut import State, two_and_three
+from pruning_lab.graph.shares import Share
+from pruning_lab.ledger import Prediction
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -31,6 +35,20 @@ FEWEST_ROWS, MOST_ROWS = 4, 4096
 
 MANY = 16
 """From so many on matrix products for small maps pay."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a sample takes of a whole pass: up to the sites of ``players``, and behind them.
+
+    ``entered`` is what is behind as walks go in: the first layer, and the rest; None where they do
+    not.
+    """
+
+    players: int
+    before: float
+    after: Share
+    entered: tuple[float, float] | None
 
 
 class MaskMetric(AttributionMetric):
@@ -91,6 +109,21 @@ class MaskMetric(AttributionMetric):
             self._cut(graph, each, behind)
         return graph, self._counts(graph, players, behind)
 
+    def _parts(self, players: Sequence[Players], behind: bool) -> list[Parts]:
+        """What a sample takes of each set of players, as two of them tell."""
+        graph, counts = self._opened(players, behind)
+        batch, targets = next(self.batches.read(1))
+        x, target = (two_and_three(each)[0] for each in (batch, targets))
+        found = []
+        for each, count in zip(players, counts, strict=True):
+            sites, opened = self._cut(graph, each, behind)
+            with closing(opened) as cut:
+                game = self._game(cut, sites, cut.before(x.clone()), target, Room(2, 2, 2))
+                entry = cut.entry if game.by_entry else None
+                entered = (entry.share.forward, entry.share_rest.forward) if entry else None
+                found.append(Parts(count, cut.share_before.forward, cut.share_after, entered))
+        return found
+
     def _game(
         self, cut: Any, sites: list[Site], state: State, targets: torch.Tensor, room: Room
     ) -> Game:
@@ -101,6 +134,7 @@ class MaskMetric(AttributionMetric):
         return Game(cut, sites, state, losses, room, self._autocast)
 
     @torch.no_grad()
+    @ledger.checking()
     def _room(
         self, cut: Any, play: Callable[..., Game], batch: torch.Tensor, targets: torch.Tensor
     ) -> Room:
@@ -126,6 +160,7 @@ class MaskMetric(AttributionMetric):
 
     def _check_parts(self, x: torch.Tensor, target: torch.Tensor, played: Game) -> None:
         """UserError unless the parts of the model give the loss that the whole model gives."""
+        ledger.forward(len(x))
         expected = self._losses(self.model(x.clone()), target)
         scale = max(each.abs().max().item() for each in (expected, *played.ends))
         for found in (played.ends[0], played.full_by_entry()):
@@ -157,8 +192,21 @@ class OneRoundMetric(MaskMetric):
         return 1
 
     @abstractmethod
+    def _rows(self, players: int) -> tuple[int, int]:
+        """How many coalitions a sample takes, and how many of them with a way back."""
+
     def _evaluations(self, players: int) -> int:
-        """How many a sample takes."""
+        forward, backward = self._rows(players)
+        return forward + 2 * backward  # a pass back takes about as long as two forward
+
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        samples, forward, backward = self.batches.count(self.samples), 0.0, 0.0
+        for part in self._parts(players, behind):
+            self._at_most(part.players)
+            there, back = self._rows(part.players)
+            forward += samples * (part.before + there * part.after.forward)
+            backward += samples * back * part.after.backward
+        return Prediction(forward, backward)
 
     def _at_most(self, players: int) -> int | None:
         """How many samples at once; UserError for too many players."""

@@ -49,8 +49,8 @@ class OwenGradientAttributionMetric(OneRoundMetric):
         if self.masks % 2:
             raise UserError(f"masks={self.masks} is not possible; they come in pairs.")
 
-    def _evaluations(self, players: int) -> int:
-        return 3 * self.masks  # a pass back takes about as long as two forward
+    def _rows(self, players: int) -> tuple[int, int]:
+        return self.masks, self.masks
 
     def _draws(self) -> int:
         return self.masks // 2

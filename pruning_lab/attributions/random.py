@@ -10,6 +10,7 @@ from torch import nn
 from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reduction
+from pruning_lab.ledger import Prediction
 
 
 class RandomAttributionMetric(AttributionMetric):
@@ -46,3 +47,6 @@ class RandomAttributionMetric(AttributionMetric):
             stream = np.random.default_rng([self.seed, place[each.first], count])
             found.append(Estimate(stream.random(count)))
         return found
+
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        return Prediction()

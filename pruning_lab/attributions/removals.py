@@ -40,9 +40,9 @@ class RemovalMetric(OneRoundMetric):
         if not fits or given is None or len(given) == 0:
             raise UserError("removed must be an array of booleans, (sets, units), of one at least.")
 
-    def _evaluations(self, players: int) -> int:
+    def _rows(self, players: int) -> tuple[int, int]:
         assert self.removed is not None
-        return 1 + len(self.removed)
+        return 2 + len(self.removed), 0  # all players, and none
 
     def _at_most(self, players: int) -> int | None:
         assert self.removed is not None

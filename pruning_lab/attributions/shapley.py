@@ -13,11 +13,12 @@ from torch import nn
 
 from pruning_lab.attributions.base import Criterion, Progress
 from pruning_lab.attributions.game import Game
-from pruning_lab.attributions.masks import MaskMetric
+from pruning_lab.attributions.masks import MaskMetric, Parts
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
 from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs, short_of
 from pruning_lab.errors import UserError, check_count
+from pruning_lab.ledger import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,30 @@ class ShapleyAttributionMetric(MaskMetric):
             log.warning("Some scores are not as sure as was asked after %d pairs of orders.", MOST)
         return [layer.estimate() for layer in layers]
 
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        """At most: walks skip units that a sample leaves at 0, rules end before their last round.
+
+        A round reads the samples anew, and has at least so many pairs as tell of the error.
+        """
+        rules, parts = self._rules, self._parts(players, behind)
+        samples = self.batches.count(self.samples)
+        pairs = self._opening([part.players for part in parts])
+        if self.permutations is not None:
+            walks, ways = len(self.permutations), 1
+        else:
+            walks, ways = pairs, 2
+        once = [_once(part) for part in parts]
+        walk = [_walk(part, ways) for part in parts]
+        if not rules.any:
+            total = sum(once) + walks * sum(walk)
+            return Prediction(samples * total, 0.0, at_most=True)
+        prices = [w + o / LEAST for w, o in zip(walk, once, strict=True)]
+        forward = samples * max(MOST, pairs) * sum(prices)
+        if rules.evaluations is not None:
+            dearest = max(p / (2 * part.players) for p, part in zip(prices, parts, strict=True))
+            forward = min(forward, rules.evaluations * dearest)
+        return Prediction(forward, 0.0, at_most=True, seconds=rules.seconds)
+
     def _opening(self, counts: Sequence[int]) -> int:
         """Pairs of orders in the first round, which a budget must do for."""
         rules, pairs = self._rules, (self.sv_samples + 1) // 2
@@ -153,6 +178,18 @@ class ShapleyAttributionMetric(MaskMetric):
                 f"these have shape {tuple(given.shape)} or repeat a unit."
             )
         return given
+
+
+def _once(part: Parts) -> float:
+    """What a sample takes before its first walk, but for what its batch takes: as of one of 1."""
+    layer, _ = part.entered or (0.0, 0.0)
+    return part.before + 2 * part.after.forward + 2 * layer
+
+
+def _walk(part: Parts, ways: int) -> float:
+    """What a sample takes from one order: all coalitions but the first and the last."""
+    layer, rest = part.entered or (0.0, part.after.forward)
+    return (part.players - 1) * (ways * rest + layer / part.players)
 
 
 class _Layer:

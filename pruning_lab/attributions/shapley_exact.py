@@ -23,8 +23,8 @@ class ExactShapleyAttributionMetric(OneRoundMetric):
     values are held against. Raises UserError for larger layers.
     """
 
-    def _evaluations(self, players: int) -> int:
-        return 2**players
+    def _rows(self, players: int) -> tuple[int, int]:
+        return 2**players, 0
 
     def _at_most(self, players: int) -> int:
         if players > LARGEST:

@@ -10,6 +10,7 @@ from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import TransposedConvolution
+from pruning_lab.ledger import Prediction
 
 
 class WeightNormAttributionMetric(AttributionMetric):
@@ -23,6 +24,9 @@ class WeightNormAttributionMetric(AttributionMetric):
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:
         return [Estimate(_norms(each).cpu().numpy()) for each in players]
+
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        return Prediction()
 
 
 def _norms(players: Players) -> torch.Tensor:

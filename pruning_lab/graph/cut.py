@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pruning_lab import ledger
 from pruning_lab.errors import UserError
 from pruning_lab.graph.entry import Entry, find_entry
 from pruning_lab.graph.folding import Seen, Sizes, Substitutes, made_faster
 from pruning_lab.graph.parts import descendants, masked_units, part
+from pruning_lab.graph.shares import share_of
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Cut:
         self._before = part(module, [], [*first, *inputs])
         self._after = part(module, [*first, *inputs], output.args[0], masked)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
+        self.share_before = share_of(self._before.graph.nodes)
+        self.share_after = share_of(self._after.graph.nodes)
 
     def prepare(self, state: State, many: bool) -> None:
         """Put faster modules behind the sites; with ``many`` rows like ``state``'s more pays.
@@ -109,6 +113,7 @@ class Cut:
         """The sizes of the maps behind the sites."""
         given = [each.clone() for each in state.activations if each is not None]
         masks = [given[0].new_ones(len(state), 1) for each in state.activations if each is None]
+        ledger.forward(len(state), self.share_after.forward)
         sizes = Sizes(self._after)
         sizes.run(*given, *state.rows(torch.arange(len(state), device=given[0].device)), *masks)
         return sizes.seen
@@ -132,12 +137,14 @@ class Cut:
         return State(every, live, self._by_sample, self._stackable)
 
     def _run_before(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[Any]]:
+        ledger.forward(len(x), self.share_before.forward)
         found, first = self._before(x), len(self._later) - sum(self._later)
         return found[:first], found[first:]
 
     def _look(self, x: torch.Tensor) -> bool:
         """Find out which live values have a row for each sample; whether all from ``x`` have."""
-        few, more = (self._run_before(each) for each in two_and_three(x))
+        with ledger.checking():
+            few, more = (self._run_before(each) for each in two_and_three(x))
         check_rows(few[0], more[0])
         pairs = list(zip(few[1], more[1], strict=True))
         self._by_sample = [
@@ -156,12 +163,16 @@ class Cut:
                 masks.append(mask)
             else:
                 carried.append(masked_units(activation.index_select(0, samples), mask, axis))
-        return self._after(*carried, *state.rows(samples), *masks)
+        output = self._after(*carried, *state.rows(samples), *masks)
+        ledger.forward(len(samples), self.share_after.forward)
+        return output
 
     def resume(self, state: State, samples: torch.Tensor, entered: torch.Tensor) -> Any:
         """The model's output if the layer of ``entry`` gave ``entered``, a row for each sample."""
         assert self.entry is not None
-        return self.entry.rest(entered, *state.rows(samples))
+        output = self.entry.rest(entered, *state.rows(samples))
+        ledger.forward(len(samples), self.entry.share_rest.forward)
+        return output
 
 
 def two_and_three(x: torch.Tensor) -> list[torch.Tensor]:
@@ -203,6 +214,7 @@ def record(
     module: fx.GraphModule, x: torch.Tensor, sites: list[fx.Node]
 ) -> tuple[Any, list[torch.Tensor]]:
     """The output for ``x`` and the activations at ``sites``, connected by autograd."""
+    ledger.forward(len(x))
     found: dict[fx.Node, torch.Tensor | None] = dict.fromkeys(sites)
     interpreter = fx.Interpreter(module, garbage_collect_values=False)
     interpreter.env, interpreter.args_iter = {}, iter((x,))

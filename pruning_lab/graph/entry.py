@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from pruning_lab import ledger
 from pruning_lab.graph.folding import CONVOLUTIONS, can_be_replaced, fused, norm_behind
 from pruning_lab.graph.kinds import BatchNorm, Dropout, is_non_linearity
 from pruning_lab.graph.parts import part
+from pruning_lab.graph.shares import Share, share_of
 
 POOLS: dict[Any, int] = {
     nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3,
@@ -44,6 +46,8 @@ class Units:
 class Entry(ABC):
     """The layer, the operations ``between`` (every unit by itself), and the ``rest`` behind it.
 
+    ``share`` is that of the layer in a pass through the whole network.
+
     With the units S the layer gives none + the sum over S of their contributions: when units go one
     after another, each costs its contribution instead of the whole layer.
     """
@@ -55,8 +59,10 @@ class Entry(ABC):
         rest: fx.GraphModule,
         axis: int,
         pools: Sequence[int],
+        share: Share,
     ) -> None:
-        self.rest = rest
+        self.rest, self.share = rest, share
+        self.share_rest = share_of(rest.graph.nodes)
         self._between, self._layer, self._axis, self._pools = between, layer, axis, pools
         self._weight = layer.weight.transpose(0, 1).contiguous()  # (inputs, outputs, kernel...)
 
@@ -69,6 +75,7 @@ class Entry(ABC):
         silent = self._between(torch.zeros_like(activation[:1]))
         units = activation.shape[self._axis]
         own = self._by_unit(brought - silent, units)
+        ledger.forward(len(brought) + len(silent), self.share.forward)
         return Units(own, self._layer(brought), self._layer(silent))
 
     @abstractmethod
@@ -83,6 +90,7 @@ class Entry(ABC):
         """Of B samples the contributions of the units ``order`` (B, T), (B, T, what it gives)."""
         copied = order.numel() * self._weight.nbytes // own.shape[1]
         if copied <= WEIGHTS or order.numel() == 1:
+            ledger.forward(order.numel(), self.share.forward / own.shape[1])
             return self._contributions(own, order)
         dim = 0 if len(order) > 1 else 1
         samples = own.chunk(2) if dim == 0 else (own, own)
@@ -157,7 +165,7 @@ def find_entry(module: fx.GraphModule, axis: int) -> Entry | None:
             if (norm := norm_behind(module, node)) is not None:
                 op, reached = fused(op, module.get_submodule(str(norm.target))), norm
             rest = part(module, [reached, *given[1:]], wanted)
-            return kind(part(module, [site], last), op, rest, axis, pools)
+            return kind(part(module, [site], last), op, rest, axis, pools, share_of([node]))
         if axis == 1 and not flat and dims is not None:
             pools.append(dims)
         elif axis == 1 and not flat and _flattens(op, node):

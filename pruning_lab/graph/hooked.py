@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning_lab import ledger
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import State, samples_elsewhere
 from pruning_lab.graph.parts import masked_units
+from pruning_lab.graph.shares import Share
 
 
 class HookedGraph:
-    """Sites are modules; every evaluation runs the whole model."""
+    """Sites are modules; every evaluation runs the whole model, every way back counts as whole."""
 
     def __init__(self, model: nn.Module, reason: UserError) -> None:
         self._model = model
@@ -32,6 +34,10 @@ class HookedGraph:
     def sites(self, module: nn.Module, behind: bool = False) -> list[nn.Module]:
         """The same as a list: its runs cannot be told apart."""
         return [self.site(module, behind)]
+
+    def share_back(self, sites: Sequence[nn.Module]) -> float:
+        """Which share of a whole backward pass leads to ``sites``, as far as can be told."""
+        return 1.0
 
     def cut(self, sites: Sequence[tuple[nn.Module, int]]) -> "HookedCut":
         return HookedCut(self._model, sites)
@@ -63,6 +69,7 @@ class HookedCut:
     """``before`` and ``after`` as of Cut, by whole passes of the model."""
 
     entry = None
+    share_before = share_after = Share(1.0, 1.0)
 
     def __init__(self, model: nn.Module, sites: Sequence[tuple[nn.Module, int]]) -> None:
         self._model = model
@@ -92,6 +99,7 @@ class HookedCut:
 def _hooked(
     model: nn.Module, x: torch.Tensor, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
 ) -> Any:
+    ledger.forward(len(x))
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
         return model(x)

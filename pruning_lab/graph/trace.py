@@ -15,6 +15,8 @@ from pruning_lab.graph.cut import Cut, record
 from pruning_lab.graph.folding import Substitutes
 from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import BatchNorm, is_non_linearity
+from pruning_lab.graph.parts import descendants
+from pruning_lab.graph.shares import share_of, weigh
 
 
 class UntraceableError(UserError):
@@ -171,6 +173,15 @@ class Graph:
                 break
             node = user
         return node
+
+    def weigh(self, x: torch.Tensor) -> None:
+        """Find out which share of a pass each operation takes; cuts made from then on know it."""
+        weigh(self.module, x)
+
+    def share_back(self, sites: Sequence[fx.Node]) -> float:
+        """Which share of a whole backward pass leads to ``sites``, once the graph is weighed."""
+        users = [user for site in sites for user in site.users]
+        return share_of(descendants(users)).backward
 
     def cut(self, sites: Sequence[tuple[fx.Node, int]]) -> Cut:
         """The model split behind sites, each with the dimension in which its units lie."""

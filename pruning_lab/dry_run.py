@@ -1,0 +1,378 @@
+"""What an experiment would do and about what it would take: nothing is written or trained."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from pruning_lab import cost, tracking
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.activations import ActivationMetric
+from pruning_lab.attributions.base import at_rest
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.errors import UserError
+from pruning_lab.graph import HookedGraph, units_of
+from pruning_lab.ledger import Prediction
+from pruning_lab.network import Network
+from pruning_lab.schedules import Schedule, Step, ToTarget
+from pruning_lab.training import Training
+
+WIDTH = 100
+"""Columns of the tables."""
+
+NOTES = """\
+A pass is one sample through the whole network as it stands; parts count by their share of the
+FLOPs. There are "at most" so many where units that a sample leaves at 0 are skipped, or a rule may
+end the sampling. Looks at the model, a few samples a layer, come on top.
+Times are passes by the time of one, measured on this device on the network as it is built. They are
+rough: the time of small parts does not go with their FLOPs. Networks after a cut are estimates,
+too: units drawn at random went. What is on disk already (baseline, its scores) takes nothing."""
+
+
+AT_MOST = "at most"
+UNKNOWN = ["unknown", "unknown", "unknown"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that a sample takes in a batch: forward, back to the first layer, in training."""
+
+    forward: float
+    backward: float
+    training: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Passes and seconds that something will take; with ``at_most`` perhaps fewer."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    seconds: float = 0.0
+    at_most: bool = False
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.seconds + other.seconds,
+            self.at_most or other.at_most,
+        )
+
+    def cells(self) -> list[str]:
+        """Forward, backward, time."""
+        return [f"{self.forward:,.0f}", f"{self.backward:,.0f}", duration(self.seconds)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the schedule: its scoring, and the network after its cut."""
+
+    step: Step
+    scored: int
+    scoring: Estimate | None
+    size: dict[str, float]
+
+
+class DryRun:
+    """The plan of an experiment whose parts are given, as ``text()``.
+
+    ``metrics`` are the criteria that score the baseline, by name, on the network's model;
+    ``chosen`` is the one that prunes. The network stays as it is.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        network: Network,
+        metrics: Mapping[str, AttributionMetric],
+        chosen: str,
+        steps: Sequence[Step],
+        schedule: Schedule,
+        splits: Splits,
+        training: Training,
+        finetune: Training,
+    ) -> None:
+        self.config, self.network, self.metrics, self.chosen = config, network, metrics, chosen
+        self.steps, self.schedule, self.splits = steps, schedule, splits
+        self.training, self.finetune = training, finetune
+        self.speed = _speed(network, splits, config.scoring.batch_size, training)
+        layers = tuple(network.layers)
+        self.on_baseline = {
+            name: self._predicted(metric, network, layers) for name, metric in metrics.items()
+        }
+        self.stages = list(self._stages())
+
+    def text(self) -> str:
+        """No line of the tables is longer than 100 columns."""
+        shown = self.config.copy()
+        shown.tracking.uri = tracking.without_password(self.config.tracking.uri)
+        sections = {
+            "Dry run: nothing is written, nothing is trained": OmegaConf.to_yaml(
+                shown, resolve=True
+            ).splitlines(),
+            self._network_title(): self._layers(),
+            "Criteria on the baseline": self._criteria(),
+            self._steps_title(): self._steps(),
+            "In all": [*self._total(), "", *NOTES.splitlines()],
+        }
+        parts = [[title, "-" * len(title), *lines] for title, lines in sections.items()]
+        return "\n\n".join("\n".join(part) for part in parts)
+
+    # -- the network --------------------------------------------------------------------------
+
+    def _network_title(self) -> str:
+        size = self.network.original
+        return (
+            f"{type(self.network.model).__name__} on {' x '.join(map(str, self.splits.input_size))}"
+            f": {amount(size['flops'])}FLOPs, {size['parameters']:,} parameters, "
+            f"{size['units']:,} units that may go"
+        )
+
+    def _layers(self) -> list[str]:
+        """Every layer that may lose units, and what goes with it."""
+        flops = cost.flops_by_module(self.network.model, self.network.input_size)
+        home = {
+            layer: [other for other in group.players if other != layer]
+            for group in self.network.groups().values()
+            for layer in group.players
+        }
+        rows = []
+        for name, layer in self.network.pruned.items():
+            others = home.get(name, [])
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            share = flops.get(name, 0) / self.network.original["flops"]
+            rows.append(
+                [name, kind_of(layer), f"{units_of(layer):,}", f"{100 * share:.1f} %",
+                 others[0] + more if others else "", "" if name in self.network.layers else "no"]
+            )  # fmt: skip
+        wanted = [0, 1, 2, 3, *([4] if any(row[4] for row in rows) else [])]
+        wanted += [5] if any(row[5] for row in rows) else []
+        heads = ["layer", "kind", "units", "FLOPs", "goes with", "scored"]
+        chosen = [[row[place] for place in wanted] for row in [heads, *rows]]
+        return table(chosen[0], chosen[1:], "llrrll"[: len(wanted)])
+
+    # -- scoring ------------------------------------------------------------------------------
+
+    def _predicted(
+        self, metric: AttributionMetric, network: Network, layers: Sequence[str]
+    ) -> Estimate | None:
+        """What scoring these layers of a network takes; None where the criterion cannot tell."""
+        own = copy.copy(metric)
+        own.model = network.model
+        players = list(network.players(layers, self.schedule.coupled).values())
+        found = own.predict(players, find_best_evaluation_module=True)
+        return None if found is None else self._timed(found, network)
+
+    def _timed(self, found: Prediction, network: Network) -> Estimate:
+        left = network.size()["flops"] / self.network.original["flops"]
+        seconds = left * (found.forward * self.speed.forward + found.backward * self.speed.backward)
+        limit = seconds if found.seconds is None else found.seconds
+        return Estimate(found.forward, found.backward, min(seconds, limit), found.at_most)
+
+    def _criteria(self) -> list[str]:
+        together, rows = self._together(), []
+        for name, estimate in self.on_baseline.items():
+            others = [other for other in together if other != name]
+            shared = f"one pass with {', '.join(others)}" if name in together and others else ""
+            note = AT_MOST if estimate and estimate.at_most else shared
+            rows.append([name, *(estimate.cells() if estimate else UNKNOWN), note])
+        return table(["criterion", "forward", "backward", "time", ""], rows, "lrrrl")
+
+    def _together(self) -> list[str]:
+        """The criteria that one pass over the data serves."""
+        return [
+            name for name, metric in self.metrics.items() if isinstance(metric, ActivationMetric)
+        ]
+
+    def _attributions(self) -> Estimate:
+        """All criteria on the baseline; one pass counts once."""
+        found = {name: each for name, each in self.on_baseline.items() if each is not None}
+        shared = [found.pop(name) for name in self._together() if name in found]
+        longest = max(shared, key=lambda each: each.seconds, default=Estimate())
+        return sum(found.values(), longest)
+
+    # -- the steps ----------------------------------------------------------------------------
+
+    def _stages(self) -> Iterator[Stage]:
+        """Step by step on a copy that loses units drawn at random."""
+        network, draw = self.network.copy(), np.random.default_rng(0)
+        metric = self.metrics[self.chosen]
+        for step in self.steps:
+            layers = [layer for layer in network.layers if layer in step.layers]
+            scoring = self._predicted(metric, network, layers)
+            scored = len(network.players(layers, self.schedule.coupled))
+            if step.ratio is not None:  # else what goes is not known before it is scored
+                groups = network.groups(step.layers)
+                scores = {name: draw.random(len(group)) for name, group in groups.items()}
+                network.pruner.prune_groups(network.plan(scores, step, self.schedule))
+            yield Stage(step, scored, scoring, network.size())
+
+    def _steps_title(self) -> str:
+        of = f" (gone: of the {self.schedule.of})" if isinstance(self.schedule, ToTarget) else ""
+        bounded = any(stage.scoring and stage.scoring.at_most for stage in self.stages)
+        return f"Steps{of}, scored by {self.chosen}" + (f": {AT_MOST}" if bounded else "")
+
+    def _steps(self) -> list[str]:
+        rows = []
+        for number, stage in enumerate(self.stages, 1):
+            goes = "below 0" if stage.step.ratio is None else f"{100 * stage.step.ratio:.1f} %"
+            known = stage.scoring.cells() if stage.scoring else UNKNOWN
+            cells = ["as above", "", ""] if number == 1 else known
+            tuning = duration(self._tuning(stage).seconds)
+            rows.append(
+                [str(number), goes, str(stage.scored), amount(stage.size["flops"]),
+                 amount(stage.size["parameters"]), f"{stage.size['units']:,}", *cells, tuning]
+            )  # fmt: skip
+        heads = ["step", "gone", "scored", "FLOPs", "params", "units",
+                 "forward", "backward", "scoring", "fine-tuning"]  # fmt: skip
+        return table(heads, rows, "r" * len(heads))
+
+    def _tuning(self, stage: Stage) -> Estimate:
+        samples = max(2, round(self.finetune.share * len(self.splits.train)))  # type: ignore[arg-type]
+        return self._trained(self.finetune.epochs * samples, stage.size)
+
+    def _trained(self, samples: int, size: Mapping[str, float]) -> Estimate:
+        left = size["flops"] / self.network.original["flops"]
+        return Estimate(samples, samples, samples * left * self.speed.training)
+
+    # -- in all -------------------------------------------------------------------------------
+
+    def _total(self) -> list[str]:
+        parts = {name: each for name, each in self._parts().items() if each.seconds}
+        parts["in all"] = sum(parts.values(), Estimate())
+        rows = [
+            [name, *each.cells(), AT_MOST if each.at_most else ""] for name, each in parts.items()
+        ]
+        return table(["", "forward", "backward", "time", ""], rows, "lrrrl")
+
+    def _parts(self) -> dict[str, Estimate]:
+        original, last = self.network.original, self.stages[-1].size
+        again = sum((stage.scoring or Estimate() for stage in self.stages[1:]), Estimate())
+        tuning = sum((self._tuning(stage) for stage in self.stages), Estimate())
+        given = self.config.baseline.checkpoint is not None or self.config.model.get("weights")
+        baseline = self.training.epochs * len(self.splits.train)  # type: ignore[arg-type]
+        parts = {
+            "training the baseline": self._trained(0 if given else baseline, original),
+            "criteria on the baseline": self._attributions(),
+            f"scoring, steps 2 to {len(self.stages)}": again,
+            "fine-tuning": tuning,
+            "accuracy on val and test": self._evaluated(2 if self.finetune.epochs else 1),
+        }
+        if self.config.controls.untuned and self.finetune.epochs:
+            parts["the untuned track"] = again + self._evaluated(1)
+        if self.config.controls.scratch:
+            parts["what is left, from scratch"] = self._trained(baseline, last)
+        return parts
+
+    def _evaluated(self, times: int) -> Estimate:
+        """Val and test on the baseline and so many times after each cut."""
+        samples = len(self.splits.val) + len(self.splits.test)  # type: ignore[arg-type]
+        sizes = [self.network.original["flops"], *times * [s.size["flops"] for s in self.stages]]
+        passes = sum(sizes) / self.network.original["flops"]  # as long as so many of the first
+        return Estimate(samples * len(sizes), 0, samples * passes * self.speed.forward)
+
+
+# -- measured --------------------------------------------------------------------------------
+
+
+def _speed(network: Network, splits: Splits, batch_size: int, training: Training) -> Speed:
+    model, device = network.model, next(network.model.parameters()).device
+    x, target = (each.to(device) for each in next(iter(loader(splits.score, batch_size))))
+    first = next(iter(network.layers.values()))
+
+    def there_and_back() -> None:
+        output, activations = HookedGraph(model, UserError()).record(x, [first])
+        torch.autograd.grad(F.cross_entropy(output, target, reduction="sum"), activations)
+
+    with at_rest(model):
+        with torch.no_grad():
+            forward = _seconds(lambda: model(x), device) / len(x)
+        both = _seconds(there_and_back, device) / len(x)
+    return Speed(forward, max(0.0, both - forward), _training_speed(model, splits, training))
+
+
+def _training_speed(model: nn.Module, splits: Splits, training: Training) -> float:
+    """Seconds that a sample takes in training, on a copy."""
+    device = next(model.parameters()).device
+    x, target = (each.to(device) for each in next(iter(loader(splits.train, training.batch_size))))
+    own = copy.deepcopy(model).train()
+    optimizer = training.optimizer(own)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(own(x), target).backward()
+        optimizer.step()
+
+    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+        return _seconds(step, device) / len(x)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of up to five runs, of one that takes long; after one to warm up."""
+    times: list[float] = []
+    work()
+    while not times or (len(times) < 5 and sum(times) < 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Aligned columns, ``l`` or ``r``; what is wider than 100 columns is cut at the right."""
+    every = [heads, *rows]
+    widths = [max(len(row[place]) for row in every) for place in range(len(heads))]
+    lines = []
+    for row in every:
+        cells = [
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(row, widths, align, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """In words that one reads at a glance."""
+    if seconds == 0:
+        return "-"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 0.095 else "< 0.1 s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def amount(number: float) -> str:
+    """With three digits and a prefix of the SI."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:#.3g}".removesuffix(".") + f" {prefix}"
+    return f"{number:.0f} "
+
+
+def kind_of(layer: nn.Module) -> str:
+    """Its class and, of a convolution, its kernel."""
+    kernel = getattr(layer, "kernel_size", None)
+    grouped = ", grouped" if getattr(layer, "groups", 1) > 1 else ""
+    size = f" {'x'.join(map(str, kernel))}{grouped}" if kernel else ""
+    return type(layer).__name__ + size
