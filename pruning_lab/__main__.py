@@ -1,8 +1,10 @@
 """``python -m pruning_lab``: compose the configuration, check it, run the experiment."""
 
+import math
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ def main(config: DictConfig) -> float:
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     output = Path(hydra_config.runtime.output_dir)
     try:
+        if config.plan:
+            print(Experiment(config, names, output).dry_run())
+            return math.nan
         if not config.force and (done := finished(config, identify(config))) is not None:
             return done  # nothing is built for what is finished
         return Experiment(config, names, output).run()
@@ -45,7 +50,12 @@ def run() -> None:
     """The command: a run or a sweep, which Ctrl-C, or SIGTERM, ends cleanly."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        main()
+        if "plan=true" in sys.argv:
+            with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
+                sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+                main()
+        else:
+            main()
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on behind what is finished.", file=sys.stderr)
         sys.exit(130)

@@ -47,7 +47,7 @@ class Baseline:
     def scores(
         self, criterion: str, settings: Mapping[str, Any], score: Callable[[], Scored]
     ) -> Scored:
-        """The criterion's scores by layer on this baseline and the seconds that ``score`` took.
+        """The criterion's scores by layer on this baseline, and what they took.
 
         Computed once; ``settings`` is what they depend on besides the baseline.
         """

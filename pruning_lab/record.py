@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig, OmegaConf
 
 from pruning_lab import __version__, tracking
@@ -27,6 +26,7 @@ from pruning_lab.compare import (
 )
 from pruning_lab.compare.runs import GIVEN
 from pruning_lab.identity import identity
+from pruning_lab.ledger import Cost
 from pruning_lab.setup import plain
 from pruning_lab.track import MAIN, Row
 
@@ -53,13 +53,15 @@ class Record:
     def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
         self.run, self.names, self.output = run, names, output
         self.rows: list[dict[str, Any]] = []
-        self._seconds: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
 
-    def baseline_scores(self, estimates: Estimates, seconds: dict[str, float]) -> None:
-        """All criteria on the unpruned network, and the seconds that each took."""
+    def baseline_scores(self, estimates: Estimates, costs: dict[str, Cost]) -> None:
+        """All criteria on the unpruned network, and what each took."""
         self.run.scores(estimates)
         scores = scores_of(estimates)
-        self._seconds = {f"seconds/baseline_{key}": s for key, s in seconds.items()}
+        for name, cost in costs.items():
+            each = {f"{key}/baseline_{name}": value for key, value in vars(cost).items()}
+            self._costs |= {key: value for key, value in each.items() if value is not None}
         self.run.figure(score_histograms(scores), "scores_baseline")
         if len(scores) > 1:
             table, figure = rank_correlation(scores)
@@ -82,9 +84,9 @@ class Record:
         """Everything measured at one step of a track; step 0 is the unpruned network."""
         self.rows.append({"track": track, "step": step} | measured)
         permille = round(1000 * measured["removed_flops"])
-        shown = {key: value for key, value in measured.items() if key != "time"}
+        shown = {k: v for k, v in measured.items() if k != "time" and v is not None}
         if track == MAIN:
-            shown |= {"removed/step": step} | (self._seconds if step == 0 else {})
+            shown |= {"removed/step": step} | (self._costs if step == 0 else {})
         else:  # what it cost is in the main track's charts
             shown = {k: v for k, v in shown.items() if "accuracy" in k or "loss" in k}
         self.run.metrics(permille, shown, track, measured["time"])
@@ -126,7 +128,11 @@ class Record:
 
 @contextmanager
 def recording(
-    client: MlflowClient, config: DictConfig, names: Names, labels: dict[str, Any], output: Path
+    client: tracking.MlflowClient,
+    config: DictConfig,
+    names: Names,
+    labels: dict[str, Any],
+    output: Path,
 ) -> Iterator[Record]:
     """A record in an MLflow run that holds the whole configuration."""
     shown = config.copy()

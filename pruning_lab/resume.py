@@ -24,6 +24,7 @@ from pruning_lab.atomic import to_json, write_json
 from pruning_lab.attributions.scores import load_estimates, save_estimates
 from pruning_lab.checkpoint import all_tensors, save_tensors
 from pruning_lab.errors import UserError
+from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
 from pruning_lab.track import Done, Scored, Steps
 from pruning_lab.training import Epochs
@@ -166,14 +167,14 @@ def kept_scores(
     path: Path, folder: Path, settings: Mapping[str, Any], score: Callable[[], Scored]
 ) -> Scored:
     """Scores that are made once: read from ``path``, or made and written there with their cost."""
-    cost = path.with_suffix(".json")
+    about = path.with_suffix(".json")
     if not path.exists():
-        found, seconds = score()
-        write_json(cost, {"settings": settings, "seconds": seconds})
+        found, cost = score()
+        write_json(about, {"settings": settings, "cost": vars(cost)})
         save_estimates({"scores": found}, path)
     with undamaged(path, folder):
         (found,) = load_estimates(path).values()
-        return found, json.loads(cost.read_text())["seconds"]
+        return found, Cost(**json.loads(about.read_text())["cost"])
 
 
 @contextmanager

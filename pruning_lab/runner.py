@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mlflow.tracking import MlflowClient
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,8 +22,10 @@ from pruning_lab.attributions.scores import Estimates, LayerEstimates
 from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state, save_pruned
 from pruning_lab.datasets import loader
+from pruning_lab.dry_run import DryRun
 from pruning_lab.errors import UserError, check_choice
 from pruning_lab.identity import Job, baseline_determinants, digest_of_program, identify
+from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
@@ -104,7 +105,7 @@ class Experiment:
             self.main.plan(blank, self.steps[-1])
 
     @cached_property
-    def client(self) -> MlflowClient:
+    def client(self) -> tracking.MlflowClient:
         """The tracking store, which is not touched before the experiment runs."""
         return tracking.connect(self.config.tracking.uri)
 
@@ -115,6 +116,13 @@ class Experiment:
             accuracy = self._run() if done is None else done
             self.checkpoint.discard()
         return accuracy
+
+    def dry_run(self) -> str:
+        """What ``run`` would do and about what it would take; nothing is written or trained."""
+        return DryRun(
+            self.config, self.network, self.metrics, self.names.metric, self.steps, self.schedule,
+            self.splits, self.training, self.finetune,
+        ).text()  # fmt: skip
 
     def _run(self) -> float:
         """The method."""
@@ -153,12 +161,12 @@ class Experiment:
     def _attribute(self) -> Scored:
         """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
         found: Estimates = {}
-        seconds: dict[str, float] = {}
+        costs: dict[str, Cost] = {}
         layers = tuple(self.network.layers)
         together = cache(partial(self._score_together, layers))
         for name, settings in self.criteria.items():
             metric = self.metrics[name]
-            found[name], seconds[name] = self.baseline.scores(
+            found[name], costs[name] = self.baseline.scores(
                 name,
                 plain(settings)
                 | plain(self.config.scoring)
@@ -173,8 +181,8 @@ class Experiment:
                     else self._score(self.network, metric, name, layers)
                 ),
             )
-        self.record.baseline_scores(found, seconds)
-        return found[self.names.metric], seconds[self.names.metric]
+        self.record.baseline_scores(found, costs)
+        return found[self.names.metric], costs[self.names.metric]
 
     def _prune(self, track: Track, first: Scored) -> list[Plan]:
         """Score, cut, fine-tune, measure, step by step; returns what went at each."""
@@ -232,25 +240,26 @@ class Experiment:
     def _score(
         self, network: Network, metric: AttributionMetric, name: str, layers: tuple[str, ...]
     ) -> Scored:
-        """Scores behind BatchNorm and non-linearity, and the seconds they took."""
-        players, started = network.players(layers, self.schedule.coupled), time.perf_counter()
+        """Scores behind BatchNorm and non-linearity, and what they took."""
+        players = network.players(layers, self.schedule.coupled)
         log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
         behind = network.work_behind()
-        with ScoringBar(name, [behind.get(each, 1) for each in players]) as bar:
+        bar = ScoringBar(name, [behind.get(each, 1) for each in players])
+        with bar, measured(self.device) as cost:
             found = metric.estimate(list(players.values()), True, bar)
-        return dict(zip(players, found, strict=True)), time.perf_counter() - started
+        return dict(zip(players, found, strict=True)), cost
 
     def _score_together(self, layers: tuple[str, ...]) -> dict[str, Scored]:
         """All criteria on activations and gradients by one pass; each is said to take all of it."""
         metrics = {
             k: each for k, each in self.metrics.items() if isinstance(each, ActivationMetric)
         }
-        players, started = self.network.players(layers, self.schedule.coupled), time.perf_counter()
+        players = self.network.players(layers, self.schedule.coupled)
         log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
-        found = run_together(list(metrics.values()), list(players.values()), True)
-        seconds = time.perf_counter() - started
+        with measured(self.device) as cost:
+            found = run_together(list(metrics.values()), list(players.values()), True)
         return {
-            name: (dict(zip(players, scores, strict=True)), seconds)
+            name: (dict(zip(players, scores, strict=True)), cost)
             for name, scores in zip(metrics, found, strict=True)
         }
 

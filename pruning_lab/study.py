@@ -1,7 +1,6 @@
 """Criteria compared on networks of your own, without configuration files and without MLflow."""
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
+from pruning_lab.ledger import measured
 from pruning_lab.network import Network
 from pruning_lab.schedules import Schedule
 from pruning_lab.track import MAIN, UNTUNED, Row, Scored, Task, Track
@@ -86,7 +86,8 @@ def _followed(tracks: Sequence[Track]) -> Iterator[Row]:
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:
-    """Scores behind BatchNorm and non-linearity, and the seconds they took."""
-    players, started = track.players(layers), time.perf_counter()
-    found = track.metric.estimate(list(players.values()), True)
-    return dict(zip(players, found, strict=True)), time.perf_counter() - started
+    """Scores behind BatchNorm and non-linearity, and what they took."""
+    players = track.players(layers)
+    with measured(track.network.pruner.device) as cost:
+        found = track.metric.estimate(list(players.values()), True)
+    return dict(zip(players, found, strict=True)), cost

@@ -17,6 +17,7 @@ from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.scores import LayerEstimates, LayerScores
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
+from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.schedules import Schedule, Step
@@ -29,8 +30,8 @@ was left in the end, with new weights, trained as the baseline was."""
 Row = dict[str, Any]
 """Everything measured at one step."""
 
-Scored = tuple[LayerEstimates, float]
-"""The scores of layers or groups, and the seconds they took."""
+Scored = tuple[LayerEstimates, Cost]
+"""The scores of layers or groups, and what they took."""
 
 Score = Callable[["Track", tuple[str, ...]], Scored]
 """How layers of a track are scored."""
@@ -126,12 +127,12 @@ class Track:
             measured = measure(network, task.splits)
             yield finished({}, row_of(network, measured, measured, {}))
         for number, step in enumerate(steps[len(done) - 1 :], len(done)):
-            found, seconds = self._scored(number, step, score, first, kept)
+            found, cost = self._scored(number, step, score, first, kept)
             scored(number, found)
             plan = self.plan({name: each.scores for name, each in found.items()}, step)
             network.pruner.prune_groups(plan)
             row = self._tune(number, len(steps), tuned_on, optimizer, kept.epochs(number))
-            yield finished(plan, row | {"scoring_seconds": seconds})
+            yield finished(plan, row | {f"scoring_{key}": each for key, each in vars(cost).items()})
 
     def _scored(
         self, number: int, step: Step, score: Score, first: Scored | None, kept: Steps
@@ -139,8 +140,8 @@ class Track:
         """The scores that lead to a step, of what loses units at it."""
         layers = tuple(layer for layer in self.network.layers if layer in step.layers)
         own = partial(score, self, layers)
-        found, seconds = first if first and number == 1 else kept.scores(number, own)
-        return {name: found[name] for name in self.players(layers)}, seconds
+        found, cost = first if first and number == 1 else kept.scores(number, own)
+        return {name: found[name] for name in self.players(layers)}, cost
 
     def _tune(
         self, number: int, steps: int, data: Dataset, optimizer: Optimizer, kept: Epochs

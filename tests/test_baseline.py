@@ -12,6 +12,7 @@ from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.baseline import Baseline
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identity
+from pruning_lab.ledger import Cost
 
 
 def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
@@ -68,12 +69,12 @@ def test_scores_are_computed_once_for_each_setting(tmp_path):
 
     def score():
         calls.append(1)
-        return {"features.0": Estimate(np.array([1.0, len(calls)]))}, 2.5
+        return {"features.0": Estimate(np.array([1.0, len(calls)]))}, Cost(2.0, 1.0, seconds=2.5)
 
     for settings, last in (({"n": 1}, 1), ({"n": 1}, 1), ({"n": 2}, 2)):
-        scores, seconds = baseline.scores("taylor", settings, score)
+        scores, cost = baseline.scores("taylor", settings, score)
         assert scores["features.0"].scores.tolist() == [1.0, last]
-        assert seconds == 2.5
+        assert cost == Cost(2.0, 1.0, seconds=2.5)
     assert len(calls) == 2
 
 
@@ -84,7 +85,7 @@ def test_a_damaged_file_says_what_to_delete(what, tmp_path):
 
     def use():
         baseline.obtain(nn.Linear(2, 2), trained)
-        baseline.scores("taylor", {}, lambda: ({"0": Estimate(np.ones(2))}, 1.0))
+        baseline.scores("taylor", {}, lambda: ({"0": Estimate(np.ones(2))}, Cost()))
 
     use()
     (path,) = baseline.folder.glob(what)

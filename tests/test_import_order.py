@@ -76,3 +76,17 @@ def test_imports_go_upwards_only():
 def test_no_room_is_called_utils():
     vague = {"utils", "helpers", "manager", "engine", "registry"}
     assert not vague & {path.stem for path in PACKAGE.rglob("*")}
+
+
+def test_only_one_room_knows_mlflow():
+    knows = {
+        room(path)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        and any(
+            name.split(".")[0] == "mlflow"
+            for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        )
+    }
+    assert knows == {"tracking"}

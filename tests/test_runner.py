@@ -166,9 +166,10 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     other._score_together = lambda layers: pytest.fail("criteria were scored again")
     with other._recording() as other.record:
         other._obtain_baseline()
-        scores, seconds = other._attribute()
+        scores, cost = other._attribute()
         assert scores.keys() == {"1", "3"}
-        assert seconds > 0
+        assert cost.seconds > 0
+        assert (cost.forward, cost.backward) == (0, 0)  # of weight norms
         del other.network.layers["3"]  # other layers are other scores
         del other._score, other._score_together
         assert other._attribute()[0].keys() == {"1"}

@@ -1,5 +1,6 @@
 """The only room that knows MLflow: every key is written and read here."""
 
+import pruning_lab.tracking.environment  # noqa: F401  (before mlflow)
 from pruning_lab.tracking.keys import CHECKPOINT, IDENTITY, STEPS
 from pruning_lab.tracking.read import (
     Finished,
@@ -12,13 +13,14 @@ from pruning_lab.tracking.read import (
     read_scores,
 )
 from pruning_lab.tracking.run import Run, flatten, keep_report, run
-from pruning_lab.tracking.store import connect, ui_command, without_password
+from pruning_lab.tracking.store import MlflowClient, connect, ui_command, without_password
 
 __all__ = [
     "CHECKPOINT",
     "IDENTITY",
     "STEPS",
     "Finished",
+    "MlflowClient",
     "Run",
     "Runs",
     "connect",

@@ -1,6 +1,5 @@
 """Where runs are recorded: a database file or a server."""
 
-import logging
 import os
 import re
 import shlex
@@ -16,12 +15,6 @@ from mlflow.tracking import MlflowClient
 
 from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
-
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # what is not taken is sent later
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def connect(uri: str) -> MlflowClient:
