@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils.data import BatchSampler
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import two_and_three
@@ -59,6 +60,8 @@ class Batches:
             length = sum(len(x) for x, _ in map(_checked, self._data))
         else:
             sampler = getattr(self._data, "sampler", None)
+            if isinstance(sampler, BatchSampler):  # of batches, in data sets that read them whole
+                sampler = sampler.sampler
             length = len(sampler) if isinstance(sampler, Sized) else 0
         return min(length, limit or length)
 
