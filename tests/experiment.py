@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from omegaconf import flag_override
 
 from pruning_lab.record import Names
 from pruning_lab.runner import Experiment
@@ -32,7 +33,9 @@ def experiment(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Exp
     ]
     overrides = [*base, *places, *overrides]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
-        config = compose("config", overrides)
-        choices = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices
+        config = compose("config", overrides, return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with flag_override(config, ["readonly", "struct"], False):
+        del config["hydra"]
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     return Experiment(config, names, folder / "outputs")
