@@ -681,7 +681,7 @@ WEIGHTS = {
     "empty": (weights("w.pt", b""), "w.pt cannot be read: it is damaged"),
     "empty safetensors": (weights("w.safetensors", b""), "w.safetensors cannot be read: it is dam"),
     "a folder": (weights("w.pt", None), "w.pt is not there; give the path of a file"),
-    "code": (weights("w.pth", pickle.dumps(Harm())), "not loaded for safety"),
+    "code": (weights("w.pth", pickle.dumps(Harm(), protocol=2)), "not loaded for safety"),
     "a list": (weights("w.pt", [torch.ones(2)]), "w.pt holds no state dict"),
     "NaN": (
         weights("w.pt", layer(weight=torch.full((2, 2), float("nan")))),
