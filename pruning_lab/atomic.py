@@ -35,6 +35,14 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """UserError unless files can be written in a folder, or in one that is made there."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "may not be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"{name}={folder} cannot be written: {there} {reason}. Give another.")
+
+
 def write_json(path: Path, content: Any) -> None:
     """``content`` as JSON; numpy's numbers and arrays as plain ones."""
     with replacing(path) as temporary:

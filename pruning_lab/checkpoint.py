@@ -35,7 +35,17 @@ def load_state(model: nn.Module, path: str | Path) -> None:
         f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
         for key, value in own.items()
         if state[key].shape != value.shape
+    ] + [
+        f"{key} is {state[key].dtype} there and {value.dtype} in the model"
+        for key, value in own.items()
+        if state[key].is_floating_point() != value.is_floating_point()
     ]
+    broken = [key for key in own if state[key].isnan().any()]
+    if broken:
+        raise UserError(
+            f"{path} holds NaN in {_some(broken)}: training diverged before it was saved. Give "
+            "another."
+        )
     _refuse_misfits(path, wrong)
     model.load_state_dict(state)
 

@@ -69,7 +69,7 @@ def _data(settings: str) -> tuple[Splits, str]:
     """The data set of these settings, and its fingerprint."""
     config = OmegaConf.create(settings)
     assert isinstance(config, DictConfig)
-    splits: Splits = build(config, "dataset")
+    splits: Splits = build(config, "dataset", Splits)
     return splits, splits.fingerprint()
 
 

@@ -25,6 +25,9 @@ def choose_layers(
     group has a unit in one that is. All others are told of, with the reason. Raises UserError when
     nothing can go.
     """
+    nothing = UserError(f"{type(model).__name__} has no layer whose units can be removed.")
+    if not structure.units:
+        raise nothing
     unread = _unreadable(model, structure, input_size)
     groups = structure.groups.values()
     readable = [layer for layer in structure.units if layer not in unread]
@@ -43,7 +46,7 @@ def choose_layers(
         elif layer in unread:
             log.info("Pruned with '%s', not scored: %s", home[layer], unread[layer])
     if not home:
-        raise UserError(f"{type(model).__name__} has no layer whose units can be removed.")
+        raise nothing
     pruned = {layer: model.get_submodule(layer) for layer in structure.units if layer in home}
     return {layer: pruned[layer] for layer in pruned if layer not in unread}, pruned
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from pruning_lab import tracking
+from pruning_lab.atomic import check_folder
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import ActivationMetric, run_together
 from pruning_lab.attributions.coupled import TOGETHER
@@ -23,7 +24,7 @@ from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import load_state, save_pruned
 from pruning_lab.datasets import loader
 from pruning_lab.dry_run import DryRun
-from pruning_lab.errors import UserError, check_choice
+from pruning_lab.errors import UserError
 from pruning_lab.identity import Job, baseline_determinants, digest_of_program, identify
 from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
@@ -51,9 +52,6 @@ from pruning_lab.training import Epochs, Training, fit
 
 log = logging.getLogger(__name__)
 
-KEEP = ("none", "last", "all")
-"""Which pruned models stay: none, the last, or that after every step."""
-
 
 def finished(config: DictConfig, job: Job) -> float | None:
     """The test accuracy that this configuration ended with; None where it is not finished."""
@@ -72,13 +70,12 @@ class Experiment:
 
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         self.config, self.names, self.output = config, names, output
-        check_choice("keep", config.keep, KEEP)
         self.job = identify(config)
         self.device, self.splits = self.job.device, self.job.splits
         torch.set_num_threads(self.job.threads)
-        self.schedule: Schedule = build(config.schedule, "schedule")
-        self.training: Training = build(config.baseline.training, "baseline.training")
-        self.finetune: Training = build(config.finetune, "finetune")
+        self.schedule: Schedule = build(config.schedule, "schedule", Schedule)
+        self.training: Training = build(config.baseline.training, "baseline.training", Training)
+        self.finetune: Training = build(config.finetune, "finetune", Training)
         self.network = self._fresh_network()
         self.model = self.network.model
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
@@ -86,16 +83,21 @@ class Experiment:
         determinants = baseline_determinants(self.job.start, self.model)
         self.baseline = Baseline(Path(config.baseline.folder), determinants)
         self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name)
+        check_folder("baseline.folder", self.baseline.folder.parent)
+        check_folder("checkpoints", self.checkpoint.folder.parent)
         after_cut = config.after_cut
         self.task = Task(
             self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate
         )
         self.steps = self.task.steps(self.network)
         self._check_controls()
-        self.scored = loader(self.splits.score, config.scoring.batch_size)
+        self.batches = loader(self.splits.score, config.scoring.batch_size)
         self.criteria = {**config.attributions, names.metric: config.metric}
         self.metrics = {name: self._metric(name, self.model) for name in self.criteria}
         self.main = Track(MAIN, self.network, self.metrics[names.metric], self.task)
+        scored = list(self.main.players(tuple(self.network.layers)).values())
+        for metric in self.metrics.values():
+            metric.check(scored, True)
         # refuses a target that no plan can reach; where players take different numbers of units,
         # how many may go depends a little on their order, which only the scores will tell
         if isinstance(self.schedule, ToTarget):
@@ -328,6 +330,6 @@ class Experiment:
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
         make = build(settings, "metric")
         try:
-            return make(model, self.scored, F.cross_entropy, self.device)
+            return make(model, self.batches, F.cross_entropy, self.device)
         except TypeError as error:
-            raise UserError(f"metric: {error}".replace("__init__()", "this criterion")) from error
+            raise UserError(f"metric: {error}.".replace(".__init__()", "()")) from error

@@ -11,6 +11,8 @@ from pruning_lab.errors import check_choice, check_count, check_number
 QUANTITIES = ("flops", "parameters", "units")
 SCOPES = ("global", "per_layer")
 NORMALISATIONS = ("none", "l2", "max")
+MOST_STEPS = 1000
+"""A step is recorded under its permille of FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Progressive(ToTarget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("schedule.steps", self.steps)
+        check_count("schedule.steps", self.steps, most=MOST_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)

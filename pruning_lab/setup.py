@@ -10,20 +10,40 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
 from pruning_lab.datasets import Splits
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import (
+    UserError,
+    check_choice,
+    check_count,
+    check_seed,
+    check_switch,
+    check_text,
+)
 from pruning_lab.modes import evaluating
 
+MOST_THREADS = 1024
+"""From some thousands on torch ends the process without a word."""
 
-def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
+KEEP = ("none", "last", "all")
+"""Which pruned models stay: none, the last, or that after every step."""
+
+SECTIONS = ("seeds", "baseline", "after_cut", "controls", "scoring", "tracking")
+
+
+def build(config: DictConfig, group: str = "", kind: type = object, **arguments: Any) -> Any:
     """The object that ``config._target_`` describes; the reason of a refusal is handed on.
 
-    ``group`` says whose settings they are where the refusal itself does not.
+    ``group`` says whose settings they are where the refusal itself does not. Raises UserError for
+    anything but a ``kind``, too.
     """
+    if not isinstance(config, DictConfig) or "_target_" not in config:
+        raise UserError(
+            f"{group}={config} is not possible: it has no _target_, the class to build."
+        )
     try:
         missing = OmegaConf.missing_keys(config)
         if missing:
             raise UserError(f"{group}.{min(missing)} is missing: set it on the command line.")
-        return instantiate(config, **arguments)
+        made = instantiate(config, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             message = str(error.__cause__)
@@ -31,6 +51,12 @@ def build(config: DictConfig, group: str = "", **arguments: Any) -> Any:
             raise UserError(named) from None
         reason = str(error.__cause__ or error).replace(".__init__()", "()")
         raise UserError(f"{config.get('_target_')} cannot be built: {reason}.") from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{group}._target_={config._target_} gives a {type(made).__name__}, not a "
+            f"{kind.__name__}."
+        )
+    return made
 
 
 def find_target(target: str, group: str) -> Any:
@@ -54,11 +80,7 @@ def build_model(config: DictConfig, splits: Splits) -> nn.Module:
     }
     wanted = inspect.signature(find_target(plain(config)["_target_"], "model")).parameters
     missing = {key: value for key, value in known.items() if key in wanted and key not in config}
-    model = build(config, "model", **missing)
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"model._target_={config._target_} gives a {type(model).__name__}, not an nn.Module."
-        )
+    model: nn.Module = build(config, "model", nn.Module, **missing)
     _check_outputs(model, splits)
     return model
 
@@ -69,6 +91,8 @@ def _check_outputs(model: nn.Module, splits: Splits) -> None:
     try:
         with evaluating(model), torch.no_grad():
             output = model(x)
+            x = x[:1]  # what the costs are measured with
+            model(x)
     except Exception as error:  # a user's forward may raise anything
         raise UserError(
             f"The model cannot take the data set's images, {tuple(x.shape)}: {error}"
@@ -79,6 +103,11 @@ def _check_outputs(model: nn.Module, splits: Splits) -> None:
             f"For two images the model gives {found}; for a data set of {splits.num_classes} "
             f"classes it must give a tensor of shape (2, {splits.num_classes})."
         )
+    if not (output.is_meta or output.isfinite().all()):
+        raise UserError(
+            f"For black images the model gives {output[0].tolist()}: it cannot be trained from "
+            "there. Are its weights finite, and drawn?"
+        )
 
 
 def find_device(name: str) -> torch.device:
@@ -88,25 +117,35 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise UserError(f"device={name} is not to be had here. Use auto or cpu.") from error
     return device
 
 
 def check_numbers(config: DictConfig) -> None:
     """Refuse what would only fail when it is used, after hours perhaps."""
+    for name in SECTIONS:
+        if not isinstance(config[name], DictConfig):
+            raise UserError(f"{name}={config[name]} is not possible: set its keys one by one.")
     for name, seed in config.seeds.items():
-        check_count(f"seeds.{name}", seed, 0)
-    check_count("seed", config.seed, 0)
+        check_seed(f"seeds.{name}", seed)
+    check_seed("seed", config.seed)
     check_count("scoring.batch_size", config.scoring.batch_size)
     check_count("after_cut.recalibrate", config.after_cut.recalibrate, 0)
     switches = {f"controls.{name}": value for name, value in config.controls.items()}
     switches["after_cut.rescale_dropout"] = config.after_cut.rescale_dropout
+    switches |= {"plan": config.plan, "force": config.force}
     for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise UserError(f"{name}={value} is not possible; it is true or false.")
+        check_switch(name, value)
     if config.threads is not None:
-        check_count("threads", config.threads)
+        check_count("threads", config.threads, most=MOST_THREADS)
+    check_text("tracking.uri", config.tracking.uri, "sqlite:///mlflow.db")
+    check_text("tracking.experiment", config.tracking.experiment, "pruning_lab")
+    check_text("baseline.folder", config.baseline.folder, "baselines")
+    check_text("checkpoints", config.checkpoints, "checkpoints")
+    check_choice("keep", config.keep, KEEP)
+    if config.baseline.checkpoint is not None:
+        check_text("baseline.checkpoint", config.baseline.checkpoint, "network.safetensors")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

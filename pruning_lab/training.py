@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from pruning_lab.datasets import loader
-from pruning_lab.errors import UserError, check_choice, check_count, check_number
+from pruning_lab.errors import UserError, check_choice, check_count, check_number, check_switch
 from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.modes import evaluating
 
@@ -44,6 +44,7 @@ class Training:
         check_count("batch_size", self.batch_size, 2)  # BatchNorm needs two samples
         check_choice("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_number("share", self.share, lambda share: 0 < share <= 1, "above 0, at most 1")
+        check_switch("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov=True is not possible with momentum=0; set a momentum.")
 
@@ -130,6 +131,11 @@ def fit(
                     raise UserError(
                         f"The loss became {value} in epoch {epoch + 1} of {label}: training "
                         f"diverged. Lower the learning rate (it is {training.lr})."
+                    )
+                if not loss.requires_grad:
+                    raise UserError(
+                        f"{label} is not possible: the model's output depends on no parameter that "
+                        "can be trained. Are they frozen (requires_grad), or the output detached?"
                     )
                 loss.backward()
                 optimizer.step()

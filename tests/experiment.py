@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
+from omegaconf import flag_override
 
 from pruning_lab import tracking
 from pruning_lab.record import Names
@@ -40,8 +41,10 @@ def experiment(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Exp
         shutil.copy(empty_store(), folder / "mlflow.db")
     overrides = [*base, *places, *overrides]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
-        config = compose("config", overrides)
-        choices = compose("config", overrides, return_hydra_config=True).hydra.runtime.choices
+        config = compose("config", overrides, return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with flag_override(config, ["readonly", "struct"], False):
+        del config["hydra"]
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     return Experiment(config, names, folder / "outputs")
 

@@ -49,7 +49,7 @@ def test_a_model_is_told_what_its_constructor_names():
     [
         ({"_target_": "???"}, "model._target_ is missing: name your class"),
         ({"_target_": "nowhere.Net"}, r"model._target_=nowhere.Net cannot be imported: .*nowhere"),
-        ({"_target_": "collections.UserDict"}, "gives a UserDict, not an nn.Module"),
+        ({"_target_": "collections.UserDict"}, "gives a UserDict, not a Module"),
         ({"_target_": "torch.nn.Linear"}, "torch.nn.Linear cannot be built: .*in_features"),
         ({"_target_": "torch.nn.Identity.nothing"}, "cannot be imported"),
     ],

@@ -39,6 +39,9 @@ class ActivationMetric(AttributionMetric):
         computed and the activation stands in its place.
         """
 
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        check_samples_apart(self.model)
+
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:

@@ -131,6 +131,14 @@ class AttributionMetric(ABC):
         with at_rest(self.model), counted(Passes()):  # for then the graph is weighed
             return metric._predict(players, find_best_evaluation_module)
 
+    def check(self, players: Sequence[Players], find_best_evaluation_module: bool = False) -> None:
+        """UserError for players that ``estimate`` would refuse; nothing is scored."""
+        with at_rest(self.model):
+            self._check_players(players, find_best_evaluation_module)
+
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:  # noqa: B027
+        """Refuse players that have no scores."""
+
     @abstractmethod
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: "Progress"

@@ -211,6 +211,10 @@ class OneRoundMetric(MaskMetric):
     def _at_most(self, players: int) -> int | None:
         """How many samples at once; UserError for too many players."""
 
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        for count in self._opened(players, behind)[1]:
+            self._at_most(count)
+
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
     ) -> list[Estimate]:

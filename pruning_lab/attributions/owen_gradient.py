@@ -11,7 +11,7 @@ from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric, OneRoundMetric
 from pruning_lab.attributions.reduction import Reduction
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import UserError, check_count, check_seed
 
 
 class OwenGradientAttributionMetric(OneRoundMetric):
@@ -45,6 +45,7 @@ class OwenGradientAttributionMetric(OneRoundMetric):
 
     def _check_options(self) -> None:
         super()._check_options()
+        check_seed("seed", self.seed)
         check_count("masks", self.masks, 4)
         if self.masks % 2:
             raise UserError(f"masks={self.masks} is not possible; they come in pairs.")

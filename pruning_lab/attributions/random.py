@@ -10,6 +10,7 @@ from torch import nn
 from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reduction
+from pruning_lab.errors import check_seed
 from pruning_lab.ledger import Prediction
 
 
@@ -36,6 +37,7 @@ class RandomAttributionMetric(AttributionMetric):
     ) -> None:
         super().__init__(model, data_generator, criterion, device, reduction)
         self.seed = seed
+        check_seed("seed", seed)
 
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress

@@ -17,7 +17,7 @@ from pruning_lab.attributions.masks import MaskMetric, Parts
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
 from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs, short_of
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import UserError, check_count, check_seed
 from pruning_lab.ledger import Prediction
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class ShapleyAttributionMetric(MaskMetric):
 
     def _check_options(self) -> None:
         super()._check_options()
+        check_seed("seed", self.seed)
         check_count("sv_samples", self.sv_samples)
         if self._rules.any and self.permutations is not None:
             raise UserError(f"permutations leave nothing to draw: leave out {', '.join(RULES)}.")
@@ -83,6 +84,9 @@ class ShapleyAttributionMetric(MaskMetric):
     @property
     def _rules(self) -> Stopping:
         return Stopping(**{rule: getattr(self, rule) for rule in RULES})
+
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        self._opening(self._opened(players, behind)[1])
 
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress

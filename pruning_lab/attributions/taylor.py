@@ -9,6 +9,7 @@ from torch import nn
 from pruning_lab.attributions.activations import ActivationMetric
 from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.reduction import Reduction
+from pruning_lab.errors import check_switch
 
 
 class TaylorAttributionMetric(ActivationMetric):
@@ -32,6 +33,10 @@ class TaylorAttributionMetric(ActivationMetric):
     ) -> None:
         super().__init__(model, data_generator, criterion, device, reduction)
         self.signed = signed
+        self._check_options()
+
+    def _check_options(self) -> None:
+        check_switch("signed", self.signed)
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         rise = -(activation * gradient).sum(2)

@@ -122,14 +122,21 @@ def _tag(text: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no day; write it as 2026-01-31") from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pruning_lab.compare", description=__doc__)
     add = parser.add_argument
     add("--uri", default="sqlite:///mlflow.db", help="where the runs are recorded")
     add("--experiment", nargs="+", default=["pruning_lab"], help="their MLflow experiments")
     add("--tag", action="append", default=[], metavar="NAME=VALUE", help="only runs with this tag")
-    add("--since", type=date.fromisoformat, help="only runs begun on this day or later (UTC)")
-    add("--until", type=date.fromisoformat, help="only runs begun on this day or earlier (UTC)")
+    add("--since", type=_day, help="only runs begun on this day or later (UTC)")
+    add("--until", type=_day, help="only runs begun on this day or earlier (UTC)")
     add("--no-keep", dest="keep", action="store_false", help="do not keep the report in MLflow")
     add("--output", type=Path, default=Path("outputs/compare"), help="a folder")
     return parser

@@ -19,6 +19,7 @@ def digits(
 ) -> Splits:
     """Ten classes; images are resized bilinearly to ``size``, one grey channel repeated."""
     check_count("dataset.size", size)
+    check_count("dataset.channels", channels)
     data = load_digits()
     images = torch.from_numpy(data.images).float()[:, None] * (255 / 16)
     if size != 8:

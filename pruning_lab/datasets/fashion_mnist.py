@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import zlib
 from pathlib import Path
 
 from torchvision import datasets
 
 from pruning_lab.datasets.official import obtain, official_splits
 from pruning_lab.datasets.splits import Splits
+from pruning_lab.errors import UserError, check_text
 
 STATISTICS = ((0.2860,), (0.3530,))
 FILES = [
@@ -37,6 +39,8 @@ def fashion_mnist(
         f"put its four files (train-images-idx3-ubyte, ...) into {root}/FashionMNIST/raw, or set "
         "dataset.root to where they are."
     )
+    check_text("dataset.root", root, "data")
+    check_text("dataset.debian_package", debian_package, "/usr/share/datasets/fashion-mnist")
     _unpack(Path(debian_package), Path(root) / "FashionMNIST" / "raw")
     parts = obtain(datasets.FashionMNIST, root, download, advice)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
@@ -48,7 +52,14 @@ def _unpack(package: Path, raw: Path) -> None:
     for name in FILES:
         packed, target = package / f"{name}.gz", raw / name
         if packed.is_file() and not target.exists():
-            raw.mkdir(parents=True, exist_ok=True)
             temporary = raw / f".{os.getpid()}-{name}"
-            temporary.write_bytes(gzip.decompress(packed.read_bytes()))
-            temporary.replace(target)
+            try:
+                content = gzip.decompress(packed.read_bytes())
+                raw.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
+                temporary.replace(target)
+            except (OSError, EOFError, zlib.error) as error:
+                raise UserError(
+                    f"{packed} cannot be unpacked to {raw}: {error}. Install the package "
+                    "dataset-fashion-mnist again, or give another dataset.root."
+                ) from error

@@ -9,16 +9,23 @@ import torch
 import torch.nn.functional as F
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count, check_switch, check_text
 
 
 def obtain(dataset: Callable[..., Any], root: str, download: bool, advice: str) -> tuple[Any, Any]:
     """The official train and test parts; UserError with ``advice`` when they cannot be had."""
     name = getattr(dataset, "__name__", str(dataset))
+    check_text("dataset.root", root, "data")
+    check_switch("dataset.download", download)
     try:
         return dataset(root, train=True), dataset(root, train=False)
-    except RuntimeError:  # torchvision's word for: not there, or a file whose checksum is wrong
-        if not download:
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
+        if not (isinstance(error, RuntimeError) and "not found" in str(error)):
+            raise UserError(
+                f"{name} in {Path(root).resolve()} cannot be read: a file is damaged "
+                f"({type(error).__name__}: {error}). Delete its folder there. {advice}"
+            ) from error
+        if not download:  # torchvision says so of files that are missing or have a wrong checksum
             raise UserError(
                 f"{name} is not in {Path(root).resolve()} and dataset.download=false. {advice}"
             ) from None
@@ -45,11 +52,18 @@ def official_splits(
     ``channels=3`` repeats a grey channel; square images are padded with zeros to a larger ``size``.
     """
     mean, std = statistics
+    if channels is not None:
+        check_count("dataset.channels", channels)
+    if size is not None:
+        check_count("dataset.size", size)
     if channels is not None and channels != len(mean):
         if len(mean) != 1:
             raise UserError(f"dataset.channels={channels} is not possible: these have colours.")
         mean, std = mean * channels, std * channels
     train, test = (_in_memory(part, mean, std, size) for part in parts)
+    classes = len(train.labels.unique())
+    for part in (train, test):
+        _check_labels(part, classes)
     wanted = {name: sizes[name] for name in ("train", "score", "val")}
     inner = part_indices(train.labels.numpy(), wanted, split_seed)
     outer = np.arange(len(test))
@@ -61,9 +75,24 @@ def official_splits(
         score=train.part(inner["score"]),
         val=train.part(inner["val"]),
         test=test.part(outer),
-        num_classes=int(train.labels.max()) + 1,
+        num_classes=classes,
         input_size=tuple(train.images.shape[1:]),
     )
+
+
+def _check_labels(part: Images, classes: int) -> None:
+    """UserError unless every picture has the label of a class."""
+    if len(part.images) != len(part.labels):
+        raise UserError(
+            f"{len(part.images)} pictures have {len(part.labels)} labels: the files do not belong "
+            "together. Delete them and get the data set again."
+        )
+    wrong = part.labels[(part.labels < 0) | (part.labels >= classes)].unique().tolist()
+    if wrong:
+        raise UserError(
+            f"The labels {wrong[:5]} are none of {classes} classes, 0 to {classes - 1}: a file is "
+            "damaged. Delete it and get the data set again."
+        )
 
 
 def _in_memory(

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 from torchvision.datasets import ImageFolder
 
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import UserError, check_count, check_seed
 
 Indices = dict[str, np.ndarray]
 
@@ -46,22 +46,39 @@ class Splits:
     def fingerprint(self) -> str:
         """A hash of the samples in all splits: other data, or other parts of it, have another.
 
-        Of pictures on disk it is that of their paths and sizes, not of their pixels.
+        Of pictures on disk it is that of their paths and sizes, not of their pixels. Raises
+        UserError for a sample of your own data set that is none of this one's.
         """
         digest = hashlib.sha256()
-        for split in (self.train, self.score, self.val, self.test):
+        for name in ("train", "score", "val", "test"):
+            split = getattr(self, name)
             if isinstance(split, Images):
                 for tensor in (split.images, split.labels, split.mean, split.std):
                     digest.update(np.ascontiguousarray(tensor.numpy()).data)
             elif isinstance(split, Subset) and isinstance(split.dataset, ImageFolder):
                 for index in split.indices:
                     path, label = split.dataset.samples[index]
-                    name = Path(path).relative_to(split.dataset.root)
-                    digest.update(f"{name} {Path(path).stat().st_size} {label}\n".encode())
+                    place = Path(path).relative_to(split.dataset.root)
+                    digest.update(f"{place} {Path(path).stat().st_size} {label}\n".encode())
             else:
-                for x, y in (split[index] for index in range(len(split))):  # type: ignore[arg-type]
+                for index in range(len(split)):
+                    x, y = split[index]
+                    self._check_sample(f"Sample {index} of dataset.{name}", x, int(y))
                     digest.update(x.numpy().tobytes() + str(int(y)).encode())
         return digest.hexdigest()[:12]
+
+    def _check_sample(self, name: str, image: torch.Tensor, label: int) -> None:
+        if tuple(image.shape) != self.input_size or not image.isfinite().all():
+            values = "finite" if image.isfinite().all() else "not all finite"
+            raise UserError(
+                f"{name} has shape {tuple(image.shape)} and is {values}; every image must be "
+                f"finite and of shape {self.input_size}. Leave it out, or put it right."
+            )
+        if not 0 <= label < self.num_classes:
+            raise UserError(
+                f"{name} has label {label}; the {self.num_classes} classes have 0 to "
+                f"{self.num_classes - 1}."
+            )
 
 
 def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
@@ -71,6 +88,7 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
     The first samples of a part are a stratified part again.
     One size may be None: all that is left. Raises UserError for sizes that are not possible.
     """
+    check_seed("dataset.split_seed", seed)
     rest = [name for name, size in sizes.items() if size is None]
     if len(rest) > 1:
         raise UserError(

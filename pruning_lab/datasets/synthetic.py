@@ -3,7 +3,7 @@
 import torch
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
-from pruning_lab.errors import check_count
+from pruning_lab.errors import check_count, check_number, check_seed
 
 
 def synthetic(
@@ -19,8 +19,11 @@ def synthetic(
 ) -> Splits:
     """Uniform prototypes in [0, 1] plus Gaussian noise of that standard deviation, clipped."""
     check_count("dataset.classes", classes, 2)
-    check_count("dataset.size", size)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    for name, count in {"channels": channels, "size": size, **sizes}.items():
+        check_count(f"dataset.{name}", count)
+    check_number("dataset.noise", noise, lambda deviation: deviation >= 0, "from 0 on")
+    check_seed("dataset.split_seed", split_seed)
     stream = torch.Generator().manual_seed(split_seed)
     labels = torch.arange(train + score + val + test) % classes
     prototypes = torch.rand(classes, channels, size, size, generator=stream)

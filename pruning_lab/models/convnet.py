@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count, check_counts
 
 
 class ConvNet(nn.Sequential):
@@ -20,6 +20,10 @@ class ConvNet(nn.Sequential):
         channels: tuple[int, int] = (32, 64),
         hidden: int = 4096,
     ) -> None:
+        check_counts("channels", channels, [32, 64])
+        check_count("hidden", hidden)
+        if len(channels) != 2:
+            raise UserError(f"channels={channels} is not possible; there are two convolutions.")
         first, second = channels
         height, width = ((size // 2 + 2) // 2 for size in input_size[1:])
         if min(input_size[1:]) < 2:

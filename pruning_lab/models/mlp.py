@@ -6,6 +6,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from pruning_lab.errors import check_counts
+
 
 class MLP(nn.Sequential):
     """input - hidden - ... - classes with LeakyReLU; 2024-2024 in Ancona et al. (2020)."""
@@ -16,6 +18,7 @@ class MLP(nn.Sequential):
         input_size: tuple[int, ...] = (1, 28, 28),
         hidden: Sequence[int] = (2024, 2024),
     ) -> None:
+        check_counts("hidden", hidden, [2024, 2024])
         widths = [math.prod(input_size), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(widths):

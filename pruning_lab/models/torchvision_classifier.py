@@ -38,7 +38,7 @@ def classifier(
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, 5, 0.4) or known[:5]
+        close = difflib.get_close_matches(str(name), known, 5, 0.4) or known[:5]
         raise UserError(
             f"model.name={name} is not one of torchvision's {len(known)} classifiers. Close: "
             f"{', '.join(close)}."

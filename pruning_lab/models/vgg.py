@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, check_count
 
 DEPTHS = (11, 13, 16, 19)
 SMALLEST = 32
@@ -28,6 +28,7 @@ class VGG(nn.Module):
     ) -> None:
         if depth not in DEPTHS:
             raise UserError(f"depth={depth} is not known; VGG has {', '.join(map(str, DEPTHS))}.")
+        check_count("hidden", hidden)
         if min(input_size[1:]) < SMALLEST:
             raise UserError(
                 f"VGG needs images of at least {SMALLEST}x{SMALLEST} pixels, these have "

@@ -23,13 +23,23 @@ def connect(uri: str) -> MlflowClient:
     A database that does not exist yet is made under a lock, and whole or not at all: several
     processes that make it at once break its migration, and so does one that is killed meanwhile.
     """
+    if uri.startswith("sqlite:") and sqlite_file(uri) is None:
+        raise UserError(
+            f"tracking.uri={uri} names no file: runs would be gone at the end. Give "
+            "sqlite:///mlflow.db for example."
+        )
+    return _connected(uri, to_write=True)
+
+
+def _connected(uri: str, to_write: bool) -> MlflowClient:
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     try:
-        with _database_lock(uri), _environment(patience):
+        with _database_lock(uri, to_write), _environment(patience):
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # whatever the store's driver raises
-        message = without_password(f"tracking.uri={uri} cannot be reached: {first_line(error)}.")
+        reason = first_line(error).rstrip(".")
+        message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
         raise UserError(
             f"{message} Start the server (mlflow server) or give another address, "
             "sqlite:///mlflow.db for example."
@@ -52,7 +62,7 @@ def connect_to_read(uri: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
         raise UserError(f"{file} is not there: no runs were recorded, or somewhere else.")
-    return connect(uri)
+    return _connected(uri, to_write=False)
 
 
 def ui_command(uri: str) -> str:
@@ -69,8 +79,8 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 @contextmanager
-def _database_lock(uri: str) -> Iterator[None]:
-    """Hold the lock beside an SQLite file, which is there then and can be written.
+def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
+    """Hold the lock beside an SQLite file, which is there then and, if that is asked, writable.
 
     Nothing for other stores.
     """
@@ -84,6 +94,8 @@ def _database_lock(uri: str) -> Iterator[None]:
             _make_database(file)
         with closing(sqlite3.connect(file, timeout=60)) as database:
             database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
+            if to_write:
+                database.execute("create table written (x)")  # never committed
         yield
 
 
