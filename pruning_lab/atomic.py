@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,9 +39,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def check_folder(name: str, folder: Path) -> None:
     """UserError unless files can be written in a folder, or in one that is made there."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "may not be written to" if there.is_dir() else "is no folder"
-        raise UserError(f"{name}={folder} cannot be written: {there} {reason}. Give another.")
+    try:
+        with tempfile.TemporaryDirectory(dir=there):  # permissions do not tell of all obstacles
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{name}={folder} cannot be written: {error.strerror} ({there}). Give another."
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

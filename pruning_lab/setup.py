@@ -66,9 +66,13 @@ def find_target(target: str, group: str) -> Any:
             f"{group}._target_ is missing: name your class, {group}._target_=their_package.Net."
         )
     try:
-        return get_object(target)
+        found = get_object(target)
     except Exception as error:  # importing a user's module may raise anything
         raise UserError(f"{group}._target_={target} cannot be imported: {error}") from error
+    if not callable(found):
+        kind = type(found).__name__
+        raise UserError(f"{group}._target_={target} is a {kind}; name a class or a function.")
+    return found
 
 
 def build_model(config: DictConfig, splits: Splits) -> nn.Module:

@@ -90,7 +90,7 @@ def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
-        if not file.exists() or not file.stat().st_size:
+        if not file.exists() or (file.is_file() and not file.stat().st_size):
             _make_database(file)
         with closing(sqlite3.connect(file, timeout=60)) as database:
             database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
