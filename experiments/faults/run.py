@@ -37,7 +37,7 @@ from pruning_lab import atomic, tracking
 from pruning_lab.__main__ import run
 from pruning_lab.compare import markdown
 from pruning_lab.datasets.splits import Images
-from pruning_lab.tracking import run as writing
+from pruning_lab.tracking import write
 
 CRITERIA = ["random", "apoz", "sensitivity", "taylor", "taylor_signed", "weight_norm", "shapley",
             "shapley_exact", "owen_gradient"]  # fmt: skip
@@ -204,7 +204,7 @@ def broken_store(number: int, once: bool) -> Prepare:
 
     def prepare() -> None:
         count = iter(range(10**6))
-        writing.PATIENCE = (0,)
+        write.PATIENCE = (0,)
 
         def failing(own: Callable[..., Any]) -> Callable[..., Any]:
             def call(*given: Any, **named: Any) -> Any:

@@ -12,8 +12,8 @@ from pruning_lab.tracking.read import (
     read_runs,
     read_scores,
 )
-from pruning_lab.tracking.run import Run, flatten, keep_report, run
 from pruning_lab.tracking.store import MlflowClient, connect, ui_command, without_password
+from pruning_lab.tracking.write import Run, flatten, keep_report, run
 
 __all__ = [
     "CHECKPOINT",

@@ -1,0 +1,100 @@
+"""The share of a run's time that is neither scoring, nor training, nor evaluation."""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import chdir
+from typing import Any
+
+import pandas as pd
+
+from pruning_lab import record, resume, runner, track
+from pruning_lab.__main__ import main as command
+from pruning_lab.compare import markdown
+from pruning_lab.tracking import write
+
+RUNS = {
+    "lenet": ["model=convnet", "model.channels=[20,50]", "model.hidden=500"],
+    "vgg16": ["model=vgg16"],
+}
+WORK = {
+    "scoring": [(runner.Experiment, "_score"), (runner.Experiment, "_score_together")],
+    "training": [(runner, "fit"), (track, "fit"), (track, "recalibrate")],
+    "evaluation": [(track, "evaluate")],
+}
+REST = {
+    "figures": [(write.Run, "figure"), (record.Record, "curves"), (record, "score_histograms"),
+                (record, "sorted_scores"), (record, "rank_correlation"), (record, "widths")],
+    "checkpoints": [(resume, "_write"), (resume, "_read")],
+    "tracking": [(write.Run, "_send"), (write, "_deliver_all")],
+    "planning": [(track.Track, "plan")],
+    "latency and size": [(track, "row_of")],
+}  # fmt: skip
+
+
+class Clock:
+    """Seconds by what they were spent on; what is called inside counts for itself alone."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._open: list[float] = []
+
+    def timed(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            self._open.append(0.0)
+            try:
+                return own(*given, **named)
+            finally:
+                spent, inside = time.perf_counter() - started, self._open.pop()
+                self.seconds[name] += spent - inside
+                if self._open:
+                    self._open[-1] += spent
+
+        return call
+
+
+def measured(overrides: Sequence[str]) -> pd.Series:
+    """The seconds of one run of the command, in a folder of its own, by what they were spent on."""
+    clock = Clock()
+    parts = [(name, place) for name, places in (WORK | REST).items() for place in places]
+    originals = [(owner, key, getattr(owner, key)) for _, (owner, key) in parts]
+    for (name, _), (owner, key, own) in zip(parts, originals, strict=True):
+        setattr(owner, key, clock.timed(name, own))
+    started, arguments = time.perf_counter(), sys.argv
+    try:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            sys.argv = ["pruning_lab", *overrides]
+            command()
+            whole = time.perf_counter() - started
+    finally:
+        sys.argv = arguments
+        for owner, key, own in originals:
+            setattr(owner, key, own)
+    found = pd.Series(clock.seconds).reindex([*WORK, *REST], fill_value=0.0)
+    found["start and the rest"] = whole - found.sum()
+    found["whole"] = whole
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("overrides", nargs="*", help="more for the command, metric=shapley ...")
+    options = parser.parse_args()
+    table = pd.DataFrame(
+        {name: measured([*RUNS[name], *options.overrides]) for name in options.runs}
+    )
+    work = table.loc[list(WORK)].sum()
+    shown = table.map("{:.2f} s".format)
+    shown.loc["not scoring, training, evaluation"] = (1 - work / table.loc["whole"]).map(
+        "{:.1%}".format
+    )
+    print(markdown(shown))
+
+
+if __name__ == "__main__":
+    main()
