@@ -192,7 +192,8 @@ def report(rows: list[Row], failed: dict[str, str]) -> str:
         "random. Errors are the largest difference to the masked twin, relative to the largest "
         "value; *effect* is that of the removal itself, on the same scale. *Step* is one training "
         "step (SGD with Nesterov momentum and weight decay, the larger of both rounds), *second* "
-        "the output after a second round. A model is *exact* when all errors are below 1e-9, the "
+        "the output after a second round. A model is *exact* when all errors are below 1e-9 "
+        "(in float32: see below), the "
         "FLOPs are what the widths say, and a saved copy loads to the same outputs bit for bit. "
         "*Prunable* is the share of the parameters that belong to a unit that may go.",
         "",
