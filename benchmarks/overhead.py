@@ -83,17 +83,14 @@ def measured(overrides: Sequence[str]) -> pd.Series:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
-    parser.add_argument("overrides", nargs="*", help="more for the command, metric=shapley ...")
-    options = parser.parse_args()
-    table = pd.DataFrame(
-        {name: measured([*RUNS[name], *options.overrides]) for name in options.runs}
-    )
+    options, more = parser.parse_known_args()  # the rest is for the command: metric=shapley ...
+    table = pd.DataFrame({name: measured([*RUNS[name], *more]) for name in options.runs})
     work = table.loc[list(WORK)].sum()
     shown = table.map("{:.2f} s".format)
     shown.loc["not scoring, training, evaluation"] = (1 - work / table.loc["whole"]).map(
         "{:.1%}".format
     )
-    print(markdown(shown))
+    print(markdown(shown.rename_axis("spent on")))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pruning_lab import sweep
@@ -18,6 +19,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
 from pruning_lab.record import Names
 from pruning_lab.runner import Experiment, finished
+from pruning_lab.setup import spread
 
 # Torch asks for huge pages where the system lends them on request: the gradients of wide layers are
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
@@ -31,6 +33,8 @@ def main(config: DictConfig) -> float:
     choices = hydra_config.runtime.choices
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     output = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        config.device = spread(config.device, hydra_config.job.num)
     try:
         if config.plan:
             print(Experiment(config, names, output).dry_run())

@@ -126,6 +126,12 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def spread(device: str, job: int) -> str:
+    """The device of a sweep's job of this number: ``auto`` gives them the GPUs in turn."""
+    count = torch.cuda.device_count()
+    return f"cuda:{job % count}" if device == "auto" and count > 1 else device
+
+
 def check_numbers(config: DictConfig) -> None:
     """Refuse what would only fail when it is used, after hours perhaps."""
     for name in SECTIONS:

@@ -4,15 +4,17 @@ from itertools import product
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from PIL import Image
 from torch import nn
 
-from pruning_lab import identity
+from pruning_lab import identity, setup
 from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.datasets.image_folder import image_folder
 from pruning_lab.datasets.splits import Images, Splits
 from pruning_lab.errors import UserError
-from pruning_lab.identity import digest_of_program
+from pruning_lab.identity import digest_of_program, identify
+from tests.experiment import TINY
 
 
 class Fixed(nn.Module):
@@ -107,3 +109,84 @@ def test_a_users_criterion_is_named_by_its_own_file_and_those_it_derives_from(mo
 
         monkeypatch.setattr(identity, "_source", edited)
         assert digest_of_program.__wrapped__(Derived) != before
+
+
+def name(*overrides):
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        return identify(compose("config", [*TINY, *overrides])).name
+
+
+def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
+    monkeypatch.setattr(identity, "digest_of_program", lambda made: made.__name__)
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("config", [*TINY, "attributions=none", "metric=random"])
+    settings = setup.plain(config)
+    start = identity.start_determinants(settings, "abc", torch.device("cpu"), 1)
+    found = identity.run_determinants(start, settings)
+    assert set(found) == {
+        "model", "dataset", "samples", "versions", "training", "checkpoint", "seeds", "threads",
+        "device", "metric", "attributions", "schedule", "finetune", "after_cut", "controls",
+        "scoring", "code",
+    }  # fmt: skip
+    assert found["code"] == {
+        "model": "MLP", "metric": "RandomAttributionMetric", "attributions": {}, "track": "Track",
+    }  # fmt: skip
+    found["versions"] = {"torch": "1", "torchvision": "2"}
+    assert identity.identity(found) == "b54bf30a9ffa"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "baseline.folder=elsewhere", "checkpoints=elsewhere", "keep=all", "force=true", "plan=true",
+        "tracking.uri=sqlite:///other.db", "tracking.experiment=other", "device=cpu", "device=auto",
+        "+dataset.root=there", "+dataset.debian_package=there",
+    ],
+)  # fmt: skip
+def test_what_does_not_determine_the_result_does_not_change_the_identity(other, monkeypatch):
+    if "dataset" in other:  # the synthetic data lie nowhere
+        monkeypatch.setattr(identity, "_data", lambda _: (None, "abc"))
+    assert name(other) == name()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "seed=1", "seeds.init=1", "seeds.order=1", "seeds.score=1", "threads=2", "metric=random",
+        "metric.signed=true", "attributions=none", "schedule.target=0.5", "schedule.steps=2",
+        "finetune.lr=0.1", "finetune.epochs=3", "finetune.share=0.5", "controls.untuned=true",
+        "controls.scratch=true", "after_cut.recalibrate=9", "after_cut.rescale_dropout=false",
+        "scoring.batch_size=7", "baseline.training.epochs=4", "model.hidden=[16,13]",
+        "dataset.noise=0.2", "dataset.score=16",
+    ],
+)  # fmt: skip
+def test_what_determines_the_result_changes_the_identity(other):
+    assert name(other) != name()
+
+
+@pytest.mark.parametrize(
+    ("changed", "matters"),
+    [
+        ("pruning_lab.pruner.slicing", True),
+        ("pruning_lab.training", True),
+        ("pruning_lab.plan", True),
+        ("pruning_lab.models.mlp", True),
+        ("pruning_lab.attributions.taylor", True),
+        ("pruning_lab.models.vgg", False),
+        ("pruning_lab.attributions.owen_gradient", False),
+        ("pruning_lab.tracking.write", False),
+        ("pruning_lab.record", False),
+        ("pruning_lab.compare.figures", False),
+        ("pruning_lab.resume", False),
+    ],
+)
+def test_code_that_determines_the_result_changes_the_identity(changed, matters, monkeypatch):
+    before, own = name("attributions=none"), identity._source
+
+    def edited(module):
+        return own(module) + "# edited" if module == changed else own(module)
+
+    digest_of_program.cache_clear()
+    monkeypatch.setattr(identity, "_source", edited)
+    assert (name("attributions=none") != before) == matters
+    digest_of_program.cache_clear()

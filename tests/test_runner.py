@@ -175,6 +175,52 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
         assert other._attribute()[0].keys() == {"1"}
 
 
+def test_what_scoring_took_is_in_the_curve_and_in_mlflow(finished):
+    done, _, _, frame = finished
+    samples = len(done.splits.score)
+    assert frame["scoring_forward"].tolist()[1:] == [samples] * 2  # taylor: one way and back
+    assert frame["scoring_backward"].tolist()[1:] == [samples] * 2
+    metrics = done.client.get_run(done.record.run.run_id).data.metrics
+    passes = {
+        name: (metrics[f"forward/baseline_{name}"], metrics[f"backward/baseline_{name}"])
+        for name in SIX
+    }
+    assert passes.pop("shapley")[0] > samples
+    one_pass = (samples, samples)  # apoz goes along with those that need the way back
+    assert passes == {
+        "random": (0, 0), "weight_norm": (0, 0), "apoz": one_pass, "sensitivity": one_pass,
+        "taylor": one_pass,
+    }  # fmt: skip
+    for key in ("seconds/baseline_shapley", "peak_bytes/baseline_taylor", "cost/scoring_forward"):
+        assert metrics[key] >= 0
+
+
+@pytest.mark.parametrize("keep", ["none", "last", "all"])
+def test_models_are_kept_as_far_as_is_wanted(keep, tmp_path):
+    done = two_steps(tmp_path, "attributions=none", f"keep={keep}")
+    done.run()
+    run_id = done.record.run.run_id
+    last = {file.path for file in done.client.list_artifacts(run_id, "pruned_model")}
+    steps = {file.path for file in done.client.list_artifacts(run_id, "pruned_models")}
+    assert bool(last) == (done.output / "pruned_model").exists() == (keep != "none")
+    assert steps == (
+        {"pruned_models/step_001", "pruned_models/step_002"} if keep == "all" else set()
+    )
+    assert not done.checkpoint.folder.exists()
+    if keep == "all":
+        place = done.client.download_artifacts(run_id, "pruned_models/step_001", str(tmp_path))
+        model = load_pruned(MLP(4, (1, 8, 8), [16, 12]), place)
+        assert model[1].out_features == done.record.of(MAIN)[1]["width/1"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    done = two_steps(tmp_path, "plan=true", "controls.untuned=true")
+    before = {key: value.clone() for key, value in done.model.state_dict().items()}
+    assert "MLP on 1 x 8 x 8: 2.53 kFLOPs, 1,296 parameters" in done.dry_run()
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db"}  # the tests' own
+    assert all(torch.equal(before[key], value) for key, value in done.model.state_dict().items())
+
+
 def test_seeds_for_weights_order_and_scores_are_separate(finished, tmp_path):
     done, *_ = finished
     moved = two_steps(tmp_path, "seeds.score=5")

@@ -72,3 +72,18 @@ def test_devices():
         setup.find_device("tpu9")
     with pytest.raises(UserError, match=r"device=meta is not to be had here"):
         setup.find_device("meta")
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "found"),
+    [
+        ("auto", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]),
+        ("auto", 1, ["auto"] * 5),
+        ("auto", 0, ["auto"] * 5),
+        ("cuda:1", 4, ["cuda:1"] * 5),
+        ("cpu", 4, ["cpu"] * 5),
+    ],
+)
+def test_jobs_of_a_sweep_get_the_gpus_in_turn(device, count, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert [setup.spread(device, job) for job in range(5)] == found

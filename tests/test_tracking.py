@@ -1,6 +1,8 @@
 """What is written to MLflow is what is read back; what cannot be written to is said at once."""
 
 import multiprocessing
+import sqlite3
+from contextlib import closing, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from pruning_lab import tracking
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
+from pruning_lab.tracking import write
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
         "finetune": "sgd", "baseline": "abc", "setting": "def",
@@ -161,3 +164,120 @@ def test_an_experiment_without_a_name_or_a_deleted_one_is_refused(uri):
     client.delete_experiment(client.create_experiment("old"))
     with pytest.raises(UserError, match=r"tracking.experiment=old was deleted .*another name"):
         tracking.run(client, "old", "n", TAGS, {}).__enter__()
+
+
+def away(client, monkeypatch, failures):
+    """A store that refuses so many calls from now on."""
+    left = iter(range(failures))
+
+    def failing(own):
+        def call(*given, **named):
+            if next(left, None) is not None:
+                raise ConnectionError("no route to host\nsome trace")
+            return own(*given, **named)
+
+        return call
+
+    for name in ("log_batch", "log_artifact"):
+        monkeypatch.setattr(client, name, failing(getattr(client, name)))
+
+
+def test_a_store_that_is_away_for_a_while_gets_everything_later(uri, monkeypatch, caplog):
+    client = tracking.connect(uri)
+    monkeypatch.setattr(write, "PAUSE", 0)
+    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+        away(client, monkeypatch, failures=2)
+        for step in range(3):
+            run.metrics(step, {"flops": 10 - step}, at=1000.5)
+        run.text("hello", "note.txt")
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    history = client.get_metric_history(run.run_id, "cost/flops")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (0, 10, 1000500),
+        (1, 9, 1000500),
+        (2, 8, 1000500),
+    ]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["note.txt"]
+    assert caplog.text.count("does not take what was measured (no route to host)") == 2
+
+
+def test_a_store_is_not_asked_again_and_again(uri, monkeypatch):
+    client, asked = tracking.connect(uri), []
+    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+        own = client.log_batch
+
+        def failing(*given, **named):
+            asked.append(1)
+            if len(asked) == 1:
+                raise ConnectionError
+            return own(*given, **named)
+
+        monkeypatch.setattr(client, "log_batch", failing)
+        for step in range(5):
+            run.metrics(step, {"flops": 1})
+        assert len(asked) == 1
+    assert len(asked) == 1 + 5
+
+
+def test_a_store_that_does_not_come_back_fails_the_run_and_says_that_nothing_is_lost(
+    uri, monkeypatch
+):
+    client = tracking.connect(uri)
+    monkeypatch.setattr(write, "PATIENCE", (0, 0))
+    entered = tracking.run(client, "mine", "n", TAGS, {})
+    run = entered.__enter__()
+    away(client, monkeypatch, failures=100)
+    run.metrics(0, {"flops": 1})
+    message = r"does not take what was measured: no route to host\. Nothing is lost: run the same"
+    with pytest.raises(UserError, match=message):
+        entered.__exit__(None, None, None)
+    assert client.get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_run_that_was_cut_off_is_continued_and_no_point_is_doubled(uri):
+    client, tags = tracking.connect(uri), TAGS | {tracking.CHECKPOINT: "abc"}
+    runs = []
+    for error in (ValueError("odd"), None):
+        with (
+            pytest.raises(ValueError, match="odd") if error else nullcontext(),
+            tracking.run(client, "mine", "n", tags, {"a": 1 if error else 2}) as run,
+        ):
+            runs.append(run.run_id)
+            assert client.get_run(run.run_id).info.status == "RUNNING"
+            assert "error" not in client.get_run(run.run_id).data.tags
+            run.metrics(5, {"flops": 7}, at=1000.5)
+            if error:
+                raise error
+    assert runs[0] == runs[1]
+    found = client.get_run(runs[0])
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"a": "1"}  # what a run was begun with stays
+    assert len(client.get_metric_history(runs[0], "cost/flops")) == 1
+    other = tags | {tracking.CHECKPOINT: "def"}
+    with tracking.run(client, "mine", "n", other, {}) as run:
+        assert run.run_id != runs[0]
+
+
+def test_an_exit_is_an_interruption(uri):
+    client = tracking.connect(uri)
+    with pytest.raises(SystemExit), tracking.run(client, "mine", "n", TAGS, {}) as run:
+        raise SystemExit(-1)  # of a scheduler, that will start the job again
+    assert client.get_run(run.run_id).info.status == "KILLED"
+
+
+def test_half_a_database_of_a_killed_process_is_no_obstacle(uri, tmp_path):
+    file = tmp_path / "deep" / "mlflow.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file.with_name(".mlflow.db.part"))) as database:
+        database.execute("create table _alembic_tmp_experiments (x)")
+    file.touch()
+    tracking.connect(uri)
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("pragma journal_mode").fetchone() == ("wal",)
+    assert not file.with_name(".mlflow.db.part").exists()
+
+
+def test_a_store_in_memory_is_refused():
+    with pytest.raises(UserError, match=r"sqlite:// names no file: runs would be gone"):
+        tracking.connect("sqlite://")

@@ -142,7 +142,7 @@ def run(
     params: Mapping[str, Any],
     color: str = "",
 ) -> Iterator[Run]:
-    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C) when the body raises.
+    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C and exits) when the body raises.
 
     The run that has the same tag ``checkpoint`` is continued, where there is one.
     """
@@ -157,7 +157,7 @@ def run(
         yield run
         _deliver_all(run)
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # of the user, of a scheduler
         status = "KILLED"
         raise
     except Exception as error:
