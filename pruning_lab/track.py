@@ -30,6 +30,11 @@ was left in the end, with new weights, trained as the baseline was."""
 Row = dict[str, Any]
 """Everything measured at one step."""
 
+OF_THE_MACHINE = (
+    "time", "latency_ms", "scoring_seconds", "finetune_seconds", "scoring_peak_bytes",
+)  # fmt: skip
+"""What a row has of the machine at the moment: no two runs have the same."""
+
 Scored = tuple[LayerEstimates, Cost]
 """The scores of layers or groups, and what they took."""
 

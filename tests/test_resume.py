@@ -13,14 +13,12 @@ from torch import nn
 from pruning_lab import resume, runner, tracking
 from pruning_lab.errors import UserError
 from pruning_lab.resume import KeptEpochs, KeptSteps
+from pruning_lab.track import OF_THE_MACHINE
 from pruning_lab.training import Epochs, Training, fit
 from tests.experiment import two_steps
 
 CUT = ["metric=shapley", "attributions=none", "finetune.epochs=3", "controls.untuned=true",
        "controls.scratch=true", "keep=all"]  # fmt: skip
-TIMES = r"seconds|latency_ms|^time$|run_id"
-"""Columns that measure time: no two runs have the same."""
-
 STEP_1 = "main-step-001-epochs.safetensors"
 
 
@@ -30,7 +28,7 @@ class Cut(BaseException):
 
 def curves(folder):
     frame = tracking.read_runs(f"sqlite:///{folder / 'mlflow.db'}", "pruning_lab")
-    return frame.drop(columns=frame.filter(regex=TIMES).columns)
+    return frame.drop(columns=["run_id", *OF_THE_MACHINE], errors="ignore")
 
 
 @pytest.fixture(scope="module")

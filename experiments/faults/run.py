@@ -37,6 +37,7 @@ from pruning_lab import atomic, tracking
 from pruning_lab.__main__ import run
 from pruning_lab.compare import markdown
 from pruning_lab.datasets.splits import Images
+from pruning_lab.track import OF_THE_MACHINE
 from pruning_lab.tracking import write
 
 CRITERIA = ["random", "apoz", "sensitivity", "taylor", "taylor_signed", "weight_norm", "shapley",
@@ -44,9 +45,6 @@ CRITERIA = ["random", "apoz", "sensitivity", "taylor", "taylor_signed", "weight_
 RUN = ["model=convnet", "model.channels=[6,8]", "model.hidden=8", "dataset=digits", "threads=1",
        "attributions=cheap", "baseline.training.epochs=3", "schedule.steps=2", "finetune.epochs=2",
        "controls.untuned=true", "controls.scratch=true", "keep=all"]  # fmt: skip
-TIMES = r"seconds|latency_ms|^time$|run_id"
-"""Columns that measure time: no two runs have the same."""
-
 Prepare = Callable[[], None]
 
 
@@ -112,7 +110,7 @@ def left(folder: Path, uri: str | None = None) -> dict[str, Any]:
     if frame.empty:
         return found
     (run_id,) = frame["run_id"].unique()
-    found["curve"] = frame.drop(columns=frame.filter(regex=TIMES).columns)
+    found["curve"] = frame.drop(columns=["run_id", *OF_THE_MACHINE])
     found["points"] = sorted(
         (key, point.step)
         for key in client.get_run(run_id).data.metrics

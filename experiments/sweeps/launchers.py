@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pruning_lab.track import OF_THE_MACHINE
 from pruning_lab.tracking import read_runs
 
 METRICS = ("random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley")
@@ -40,25 +41,24 @@ LAUNCHERS: dict[str, tuple[str, ...]] = {
     ),
 }
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-TIMED = ("seconds", "latency")
-"""Parts of the names of columns that measure time, and so are never the same twice."""
 
 
 def sweep(folder: Path, overrides: tuple[str, ...]) -> pd.DataFrame:
-    """The curves of the sweep by one launcher, sorted, without what measures time or names a run.
+    """The curves of the sweep by one launcher, sorted, without the machine's columns and names.
 
     Raises CalledProcessError with what was said, where a job failed.
     """
     places = (
         f"tracking.uri=sqlite:///{folder}/mlflow.db",
         f"baseline.folder={folder}/baselines",
+        f"checkpoints={folder}/checkpoints",
         f"hydra.sweep.dir={folder}/outputs",
     )
     command = [sys.executable, "-m", "pruning_lab", "-m", *SWEEP, *places, *overrides]
     subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | QUIET)  # noqa: S603
     frame = read_runs(f"sqlite:///{folder}/mlflow.db", "pruning_lab")
-    names_run = ["run_id", *(c for c in frame if any(part in c for part in TIMED))]
-    return frame.drop(columns=names_run).sort_values(["metric", "step"], ignore_index=True)
+    frame = frame.drop(columns=["run_id", *OF_THE_MACHINE])
+    return frame.sort_values(["metric", "step"], ignore_index=True)
 
 
 def table(curves: dict[str, pd.DataFrame]) -> str:

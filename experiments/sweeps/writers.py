@@ -1,11 +1,9 @@
 """Eight runs at once into one new store: is every one recorded whole, and without an error?
 
     python experiments/sweeps/writers.py --store sqlite --times 20
-    python experiments/sweeps/writers.py --store sqlite-wal --times 20
     python experiments/sweeps/writers.py --store postgresql --times 20
 
-``sqlite`` is a file that does not exist yet, ``sqlite-wal`` an empty one in WAL mode; in each round
-a new one. ``postgresql`` is an MLflow server before a PostgreSQL cluster of its own, and in each
+``sqlite`` is a file that does not exist yet, in each round a new one. ``postgresql`` is an MLflow server before a PostgreSQL cluster of its own, and in each
 round an experiment that does not exist yet. The eight are forked from a process that has imported
 everything, and wait for one another: they come at once. Ends with an error unless all is recorded.
 """
@@ -16,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -50,8 +47,7 @@ TINY = (
     "device=cpu",
     "threads=1",
 )
-STORES = ("sqlite", "sqlite-wal", "postgresql")
-QUIET = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+STORES = ("sqlite", "postgresql")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -59,7 +55,8 @@ def write(
     seed: int, uri: str, name: str, folder: Path, start: Barrier, errors: SimpleQueue
 ) -> None:
     """The run of one seed, begun when all are ready; tells of an error."""
-    places = (f"tracking.uri={uri}", f"tracking.experiment={name}", f"baseline.folder={folder}/b")
+    places = (f"tracking.uri={uri}", f"tracking.experiment={name}", f"baseline.folder={folder}/b",
+              f"checkpoints={folder}/c")  # fmt: skip
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", [*TINY, f"seed={seed}", *places])
     start.wait(timeout=60)
@@ -105,10 +102,6 @@ def rounds(store: str, times: int, folder: Path) -> Generator[tuple[str, str], N
         return
     for number in range(times):
         file = folder / str(number) / "mlflow.db"
-        if store == "sqlite-wal":
-            file.parent.mkdir()
-            with closing(sqlite3.connect(file)) as empty:
-                empty.execute("PRAGMA journal_mode=WAL")
         yield f"sqlite:///{file}", "pruning_lab"
 
 
@@ -175,7 +168,6 @@ def main() -> int:
     parser.add_argument("--store", choices=STORES, default=STORES[0])
     parser.add_argument("--times", type=int, default=20, help="rounds of eight runs")
     arguments = parser.parse_args()
-    os.environ[QUIET] = "true"
     errors: Counter[str] = Counter()
     whole, seconds = 0, []
     with (

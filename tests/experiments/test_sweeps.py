@@ -55,9 +55,6 @@ def test_in_every_round_the_store_is_a_new_one(writers, tmp_path):
         (f"sqlite:///{tmp_path}/0/mlflow.db", "pruning_lab"),
         (f"sqlite:///{tmp_path}/1/mlflow.db", "pruning_lab"),
     ]
-    for uri, _ in writers["rounds"]("sqlite-wal", 1, tmp_path):
-        with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
-            assert database.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
 @pytest.mark.slow
