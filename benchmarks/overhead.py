@@ -82,9 +82,9 @@ def measured(overrides: Sequence[str]) -> pd.Series:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--run", choices=list(RUNS), default="lenet")
     options, more = parser.parse_known_args()  # the rest is for the command: metric=shapley ...
-    table = pd.DataFrame({name: measured([*RUNS[name], *more]) for name in options.runs})
+    table = measured([*RUNS[options.run], *more]).to_frame(options.run)
     work = table.loc[list(WORK)].sum()
     shown = table.map("{:.2f} s".format)
     shown.loc["not scoring, training, evaluation"] = (1 - work / table.loc["whole"]).map(

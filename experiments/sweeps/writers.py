@@ -3,9 +3,10 @@
     python experiments/sweeps/writers.py --store sqlite --times 20
     python experiments/sweeps/writers.py --store postgresql --times 20
 
-``sqlite`` is a file that does not exist yet, in each round a new one. ``postgresql`` is an MLflow server before a PostgreSQL cluster of its own, and in each
-round an experiment that does not exist yet. The eight are forked from a process that has imported
-everything, and wait for one another: they come at once. Ends with an error unless all is recorded.
+``sqlite`` is a file that does not exist yet, in each round a new one. ``postgresql`` is an MLflow
+server before a PostgreSQL cluster of its own, and in each round an experiment that does not exist
+yet. The eight are forked from a process that has imported everything, and wait for one another:
+they come at once. Ends with an error unless all is recorded.
 """
 
 import argparse
