@@ -20,10 +20,10 @@ run: install
 	$(BIN)/python -m pruning_lab metric=shapley model=vgg16
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 zoo: install
 	$(BIN)/python -m benchmarks.zoo --jobs 2 --output docs/zoo.md
