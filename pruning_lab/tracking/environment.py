@@ -1,6 +1,5 @@
 """What MLflow is told about this process; it must stand before mlflow is imported."""
 
-import logging
 import os
 
 SETTINGS = {
@@ -15,5 +14,3 @@ SETTINGS = {
 
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 """Where runs are recorded: a database file or a server."""
 
+import logging
 import os
 import re
 import shlex
@@ -15,6 +16,9 @@ from mlflow.tracking import MlflowClient
 
 from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets another level
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def connect(uri: str) -> MlflowClient:
