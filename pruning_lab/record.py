@@ -35,6 +35,14 @@ log = logging.getLogger(__name__)
 TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
          "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
 
+COSTS = {
+    "seconds": "seconds/baseline_{}",
+    "forward": "passes/forward_{}",
+    "backward": "passes/backward_{}",
+    "peak_bytes": "memory/peak_bytes_{}",
+}
+"""In which chart of the UI the costs of scoring the baseline by a criterion are."""
+
 
 @dataclass(frozen=True)
 class Names:
@@ -60,7 +68,7 @@ class Record:
         self.run.scores(estimates)
         scores = scores_of(estimates)
         for name, cost in costs.items():
-            each = {f"{key}/baseline_{name}": value for key, value in vars(cost).items()}
+            each = {chart.format(name): getattr(cost, key) for key, chart in COSTS.items()}
             self._costs |= {key: value for key, value in each.items() if value is not None}
         self.run.figure(score_histograms(scores), "scores_baseline")
         if len(scores) > 1:

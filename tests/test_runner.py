@@ -182,7 +182,7 @@ def test_what_scoring_took_is_in_the_curve_and_in_mlflow(finished):
     assert frame["scoring_backward"].tolist()[1:] == [samples] * 2
     metrics = done.client.get_run(done.record.run.run_id).data.metrics
     passes = {
-        name: (metrics[f"forward/baseline_{name}"], metrics[f"backward/baseline_{name}"])
+        name: (metrics[f"passes/forward_{name}"], metrics[f"passes/backward_{name}"])
         for name in SIX
     }
     assert passes.pop("shapley")[0] > samples
@@ -191,7 +191,7 @@ def test_what_scoring_took_is_in_the_curve_and_in_mlflow(finished):
         "random": (0, 0), "weight_norm": (0, 0), "apoz": one_pass, "sensitivity": one_pass,
         "taylor": one_pass,
     }  # fmt: skip
-    for key in ("seconds/baseline_shapley", "peak_bytes/baseline_taylor", "cost/scoring_forward"):
+    for key in ("seconds/baseline_shapley", "memory/peak_bytes_taylor", "cost/scoring_forward"):
         assert metrics[key] >= 0
 
 
