@@ -21,7 +21,7 @@ from pruning_lab.attributions.activations import ActivationMetric, run_together
 from pruning_lab.attributions.coupled import TOGETHER
 from pruning_lab.attributions.scores import Estimates, LayerEstimates
 from pruning_lab.baseline import Baseline
-from pruning_lab.checkpoint import load_state, save_pruned
+from pruning_lab.checkpoint import RECIPE, load_state, save_pruned
 from pruning_lab.datasets import loader
 from pruning_lab.dry_run import DryRun
 from pruning_lab.errors import UserError
@@ -204,7 +204,7 @@ class Experiment:
     def _keep_model(self, step: int) -> None:
         """The pruned model after a step, until the run is finished beside its checkpoint."""
         folder = self.checkpoint.folder / f"model-{step:03d}"
-        if not folder.exists():  # or of an earlier try; the network is then further on
+        if not (folder / RECIPE).exists():  # what an earlier try wrote last; the network went on
             save_pruned(self.model, folder, self.network.pruner.kept)
         self.record.model(step, folder)
 
