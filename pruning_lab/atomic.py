@@ -22,9 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _to_disk(temporary)
+        to_disk(temporary)
         temporary.replace(path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
     except Exception as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def to_json(content: Any) -> str:
     return json.dumps(content, default=lambda value: value.tolist())
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's list of files, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

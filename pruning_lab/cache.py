@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from filelock import FileLock, Timeout
 from pruning_lab.errors import UserError
 
 MARKS = {"baselines": "determinants.json", "checkpoints": "run.json"}
-"""The kinds, and the file by which a folder of each is known: nothing else is ever deleted."""
+"""The kinds, and the file that a folder of each has: only such, named by a hash, are deleted."""
 
 DAY = 86_400
 
@@ -35,13 +37,19 @@ class Kept:
     @property
     def size(self) -> int:
         """In bytes."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return sum(stat.st_size for stat in self._files())
 
     @property
     def age(self) -> float:
         """Days since something was last written."""
-        written = (file.stat().st_mtime for file in self.path.rglob("*"))
+        written = (stat.st_mtime for stat in self._files())
         return (time.time() - max(written, default=self.path.stat().st_mtime)) / DAY
+
+    def _files(self) -> Iterator[os.stat_result]:
+        for path in self.path.rglob("*"):
+            with suppress(FileNotFoundError):  # a job at work renames its files
+                if path.is_file():
+                    yield path.stat()
 
     @property
     def about(self) -> str:
@@ -69,7 +77,7 @@ class Kept:
 def kept(folders: dict[str, Path]) -> Iterator[Kept]:
     """All that is there, the baselines first."""
     for kind, folder in folders.items():
-        for mark in sorted(folder.glob(f"*/{MARKS[kind]}")):
+        for mark in sorted(folder.glob(f"{'[0-9a-f]' * 12}/{MARKS[kind]}")):
             yield Kept(kind, mark.parent)
 
 

@@ -97,7 +97,7 @@ def save_tensors(
     """Tensors, and words about them, as safetensors; written whole or not at all."""
     # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
     copies = {
-        key: value.detach().clone(memory_format=torch.contiguous_format)
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, value in tensors.items()
     }
     with replacing(path) as temporary:

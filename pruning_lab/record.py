@@ -131,7 +131,7 @@ class Record:
         if pruned is not None:
             self.run.folder(pruned, "pruned_model")
             log.info("%-13s %s", "Pruned model", pruned)
-        log.info("%-13s %s", "MLflow", tracking.ui_command(uri))
+        log.info("%-13s %s", "MLflow", tracking.without_password(tracking.ui_command(uri)))
 
 
 @contextmanager

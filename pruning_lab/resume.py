@@ -112,7 +112,8 @@ class KeptSteps(Steps):
         """All in one file, so that no two of them can disagree."""
         about = {"done": [vars(each) for each in done]}
         _write(self._path, _state(network.model, optimizer), about)
-        self._of(len(done) - 1, EPOCHS).unlink(missing_ok=True)
+        for path in self._folder.glob(f"{self._track}-step-*-{EPOCHS}"):
+            path.unlink()
 
     def scores(self, number: int, score: Callable[[], Scored]) -> Scored:
         return kept_scores(self._of(number, "scores.npz"), self._folder, {}, score)
@@ -182,7 +183,11 @@ def undamaged(path: Path, folder: Path) -> Iterator[None]:
     """Whatever goes wrong while ``path`` is read is said to be its damage."""
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # a damaged file makes its reader raise nearly anything
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of what is on it
+            raise
         raise UserError(
             f"{path} is damaged ({error}). Delete {folder} and run again: it holds nothing but "
             "what this program makes anew."

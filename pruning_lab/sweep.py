@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from pruning_lab import tracking
@@ -37,12 +38,17 @@ class Sweep(Callback):
     folder: Path | None = None
     """Where the jobs of this process's sweep have their outputs."""
 
+    begun: float = 0.0
+    """When it began: the folder may have jobs of others before."""
+
     total: int | None = None
     """How many jobs it has, where that is known beforehand."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Say how many jobs are finished already, and how many are left."""
-        Sweep.folder = Path(config.hydra.sweep.dir).resolve()
+        if config.plan:
+            return
+        Sweep.folder, Sweep.begun = Path(config.hydra.sweep.dir).resolve(), time.time()
         jobs = _jobs(config)
         if jobs is None:
             return
@@ -69,8 +75,8 @@ class Sweep(Callback):
 
     def _note(self, config: DictConfig, problem: str | None) -> None:
         if config.hydra.mode == RunMode.MULTIRUN:
-            overrides = OmegaConf.to_container(config.hydra.overrides.task)
-            content = {"overrides": overrides, "problem": problem}
+            overrides = [tracking.without_password(each) for each in config.hydra.overrides.task]
+            content = {"overrides": overrides, "problem": problem, "time": time.time()}
             write_json(Path(config.hydra.runtime.output_dir) / JOB, content)
 
 
@@ -78,7 +84,8 @@ def report() -> None:
     """Say which jobs of this process's sweep did not finish, why, and what runs just these."""
     if Sweep.folder is None:
         return
-    jobs = [json.loads(path.read_text()) for path in _in_order(Sweep.folder)]
+    found = [json.loads(path.read_text()) for path in _in_order(Sweep.folder)]
+    jobs = [job for job in found if job["time"] >= Sweep.begun]
     alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
     problems = [(job, job["problem"]) for job in jobs if job["problem"]]
     unseen = (Sweep.total or len(jobs)) - len(jobs)
@@ -87,11 +94,13 @@ def report() -> None:
     print(f"\n{len(jobs) - len(problems)} of {unseen + len(jobs)} jobs finished. The others:")
     for job, problem in problems:
         own = [each for each in job["overrides"] if each not in alike] or job["overrides"]
-        print(f"  {shlex.join(own)}\n    {problem.strip().splitlines()[0]}")
+        print(f"  {tracking.without_password(shlex.join(own))}")
+        print(f"    {problem.strip().splitlines()[0]}")
     if unseen:
         print(f"  {unseen} jobs that were not begun")
     command = shlex.join(["python", "-m", "pruning_lab", *sys.argv[1:]])
-    print(f"What is finished is not run again. This runs just the others:\n  {command}\n")
+    again = "also" if "force=true" in sys.argv else "not"
+    print(f"What is finished is {again} run again by:\n  {tracking.without_password(command)}\n")
 
 
 def _jobs(config: DictConfig) -> list[list[str]] | None:

@@ -13,8 +13,8 @@ from pruning_lab.errors import UserError
 
 def test_a_file_appears_when_it_is_complete_and_on_the_disk(tmp_path, monkeypatch):
     path, seen = tmp_path / "deep" / "file", []
-    own = atomic._to_disk
-    monkeypatch.setattr(atomic, "_to_disk", lambda each: (seen.append(each.name), own(each)))
+    own = atomic.to_disk
+    monkeypatch.setattr(atomic, "to_disk", lambda each: (seen.append(each.name), own(each)))
     with replacing(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()

@@ -41,7 +41,7 @@ def test_failures_do_not_stop_a_sweep_and_only_they_are_run_again(tmp_path):
         assert report[0] == "  metric=random finetune.lr=1000000000.0"
         assert re.match(diverged, report[1])
         assert report[2] == "  metric=taylor finetune.lr=1000000000.0"
-        assert report[4].startswith("What is finished is not run again.")
+        assert report[4] == "What is finished is not run again by:"
         assert report[5].startswith("  python -m pruning_lab -m model=mlp 'model.hidden=[16,12]'")
         assert "Traceback" not in done.stdout + done.stderr
     assert again.stdout.count("Finished already: run") == 2

@@ -182,7 +182,7 @@ def broken_write(number: int, how: str) -> Prepare:
     """Let the write of this number fail, or tear the file and end the process."""
 
     def prepare() -> None:
-        count, own = iter(range(10**6)), atomic._to_disk
+        count, own = iter(range(10**6)), atomic.to_disk
 
         def to_disk(path: Path) -> None:
             if path.suffix == ".part" and next(count) == number:
@@ -192,7 +192,7 @@ def broken_write(number: int, how: str) -> Prepare:
                 raise OSError(getattr(errno, how), os.strerror(getattr(errno, how)))
             own(path)
 
-        atomic._to_disk = to_disk
+        atomic.to_disk = to_disk
 
     return prepare
 

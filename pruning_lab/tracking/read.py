@@ -27,7 +27,7 @@ from pruning_lab.tracking.keys import (
     in_section,
     scores_file,
 )
-from pruning_lab.tracking.store import connect, connect_to_read, sqlite_file
+from pruning_lab.tracking.store import connect, connect_to_read, reaching, sqlite_file
 
 NAME = "mlflow.runName"
 UNFINISHED = {"RUNNING": "not finished", "SCHEDULED": "not started", "KILLED": "was interrupted"}
@@ -102,11 +102,11 @@ def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
     if file is not None and not file.is_file():
         return None
     client = connect(uri)
-    found = client.get_experiment_by_name(experiment) if experiment else None
-    if found is None:
-        return None
     wanted = f"tags.{IDENTITY} = '{identity}' and attributes.status = 'FINISHED'"
-    for run in client.search_runs([found.experiment_id], wanted, max_results=1):
+    with reaching(uri):
+        found = client.get_experiment_by_name(experiment) if experiment else None
+        runs = client.search_runs([found.experiment_id], wanted, max_results=1) if found else []
+    for run in runs:
         accuracy = run.data.metrics[in_section("test_accuracy_after")]
         return Finished(run.info.run_id, run.info.run_name, accuracy)
     return None
@@ -170,12 +170,6 @@ def _filtered(
         and first <= run.info.start_time < last
         and all(run.data.tags.get(key) == value for key, value in tags.items())
     ]
-
-
-def _repeated(run: Any) -> Sequence[Any]:
-    """What is the same of runs that repeat each other."""
-    own = run.data.tags.get(IDENTITY)  # runs of old versions have none
-    return [own] if own else sorted(run.data.params.items())
 
 
 def _milliseconds(day: date) -> float:

@@ -37,10 +37,19 @@ def connect(uri: str) -> MlflowClient:
 
 def _connected(uri: str, to_write: bool) -> MlflowClient:
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    with reaching(uri), _database_lock(uri, to_write), _environment(patience):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """UserError for whatever goes wrong between here and the store."""
     try:
-        with _database_lock(uri, to_write), _environment(patience):
-            client = MlflowClient(tracking_uri=uri)
-            client.search_experiments(max_results=1)
+        yield
+    except UserError:
+        raise
     except Exception as error:  # whatever the store's driver raises
         reason = first_line(error).rstrip(".")
         message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
@@ -48,17 +57,17 @@ def _connected(uri: str, to_write: bool) -> MlflowClient:
             f"{message} Start the server (mlflow server) or give another address, "
             "sqlite:///mlflow.db for example."
         ) from error
-    return client
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the statements and traces that databases add."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says, without passwords and the traces that databases add."""
+    return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def without_password(text: str) -> str:
     """The text with the password of every address in it hidden."""
-    return re.sub(r"://([^/@:\s]*):[^/@\s]+@", r"://\1:***@", text)
+    text = re.sub(r"://([^/@:\s]*):\S+@", r"://\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)
 
 
 def connect_to_read(uri: str) -> MlflowClient:
@@ -111,8 +120,8 @@ def _make_database(file: Path) -> None:
     with replacing(file) as temporary:
         temporary.unlink(missing_ok=True)
         MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
-    with closing(sqlite3.connect(file, timeout=60)) as database:
-        database.execute("pragma journal_mode = wal")
+        with closing(sqlite3.connect(temporary, timeout=60)) as database:
+            database.execute("pragma journal_mode = wal")
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 import io
 import json
 import logging
-import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pruning_lab.atomic import to_disk
 from pruning_lab.attributions.scores import Estimates, save_estimates
 from pruning_lab.errors import UserError
 from pruning_lab.track import MAIN
@@ -31,7 +33,13 @@ from pruning_lab.tracking.keys import (
     prefix_of,
     scores_file,
 )
-from pruning_lab.tracking.store import connect, first_line, sqlite_file, without_password
+from pruning_lab.tracking.store import (
+    connect,
+    first_line,
+    reaching,
+    sqlite_file,
+    without_password,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +83,16 @@ class Run:
             for k, v in values.items()
         ]
         self._send(lambda: self.client.log_batch(self.run_id, metrics=metrics))
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log the configuration; what a run that goes on was begun with stays."""
+
+        def send() -> None:
+            known = self.client.get_run(self.run_id).data.params
+            pairs = [Param(key, str(value)) for key, value in params.items() if key not in known]
+            self.client.log_batch(self.run_id, params=pairs)
+
+        self._send(send)
 
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure as PNG."""
@@ -146,16 +164,15 @@ def run(
 
     The run that has the same tag ``checkpoint`` is continued, where there is one.
     """
-    number = _experiment(client, experiment)
     text = {key: str(value) for key, value in tags.items()} | ({COLOR: color} if color else {})
-    run = Run(client, _begun(client, number, tags) or _new(client, number, name, text))
+    with reaching(client.tracking_uri):
+        number = _experiment(client, experiment)
+        run = Run(client, _begun(client, number, tags) or _new(client, number, name, text))
     status, reason = "FAILED", ""
     try:
-        known = client.get_run(run.run_id).data.params  # of an earlier try; they cannot change
-        pairs = [Param(key, str(value)) for key, value in params.items() if key not in known]
-        client.log_batch(run.run_id, params=pairs)
+        run.params(params)
         yield run
-        _deliver_all(run)
+        _finish(run)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # of the user, of a scheduler
         status = "KILLED"
@@ -164,13 +181,11 @@ def run(
         reason = f"{type(error).__name__}: {error}"[:5000]
         raise
     finally:
-        try:
-            if reason:
+        if status != "FINISHED":
+            with suppress(Exception):  # the error on its way says more
                 client.set_tag(run.run_id, ERROR, reason)
-            client.set_terminated(run.run_id, status)
-        except Exception:
-            if status == "FINISHED":
-                raise  # otherwise the error on its way says more
+            with suppress(Exception):
+                client.set_terminated(run.run_id, status)
 
 
 def _new(client: MlflowClient, experiment: str, name: str, tags: dict[str, str]) -> str:
@@ -189,22 +204,31 @@ def _begun(client: MlflowClient, experiment: str, tags: Mapping[str, Any]) -> st
     return None
 
 
-def _deliver_all(run: Run) -> None:
-    """Send what still waits; UserError when the store does not take it."""
+def _finish(run: Run) -> None:
+    """Send what still waits, then that the run is finished; UserError if the store refuses."""
     for pause in PATIENCE:
         time.sleep(pause)
         try:
             run.deliver()
+            _files_to_disk(run)
+            run.client.set_terminated(run.run_id, "FINISHED")
         except Exception as error:  # whatever the store's driver raises
             reason = first_line(error)
             continue
-        os.sync()  # files that the store only copied are on the disk before the run is finished
         return
     uri = without_password(run.client.tracking_uri)
     raise UserError(
         f"tracking.uri={uri} does not take what was measured: {reason}. Nothing is lost: run the "
         "same command again when the store is back, and all of it is sent without computing again."
     )
+
+
+def _files_to_disk(run: Run) -> None:
+    """Files that the store only copied are on the disk before the run is said to be finished."""
+    place = urlparse(run.client.get_run(run.run_id).info.artifact_uri)
+    if place.scheme == "file" and not place.netloc:
+        for path in [each for each in Path(url2pathname(place.path)).rglob("*") if each.is_file()]:
+            to_disk(path)
 
 
 def keep_report(uri: str, experiment: str, name: str, folder: Path, runs: int) -> str:
