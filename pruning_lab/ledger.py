@@ -101,7 +101,7 @@ def checking() -> Iterator[None]:
 def measured(device: torch.device) -> Iterator[Cost]:
     """What the work inside takes on ``device``; filled in at the end. Not to be nested.
 
-    Passes are those of all ranks, seconds and memory this one's.
+    The passes are those of all ranks; checks, seconds and memory are this one's.
     """
     cost, on_gpu = Cost(), device.type == "cuda"
     if on_gpu:
@@ -115,7 +115,7 @@ def measured(device: torch.device) -> Iterator[Cost]:
         yield cost
     if on_gpu:
         torch.cuda.synchronize(device)
-    vars(cost).update({kind: ranks.total(getattr(cost, kind)) for kind in vars(Passes())})
+    cost.forward, cost.backward = ranks.total(cost.forward), ranks.total(cost.backward)
     cost.seconds = time.perf_counter() - started
     if before is not None:
         peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")

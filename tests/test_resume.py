@@ -18,8 +18,8 @@ from tests.experiment import two_steps
 
 CUT = ["metric=shapley", "attributions=none", "finetune.epochs=3", "controls.untuned=true",
        "controls.scratch=true", "keep=all"]  # fmt: skip
-TIMES = r"seconds|latency_ms|^time$|run_id"
-"""Columns that measure time: no two runs have the same."""
+TIMES = r"seconds|latency_ms|^time$|run_id|peak_bytes"
+"""Columns that measure the machine: no two runs have the same."""
 
 STEP_1 = "main-step-001-epochs.safetensors"
 
