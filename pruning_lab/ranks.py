@@ -6,6 +6,7 @@ process nothing here costs anything or changes a number.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -100,7 +101,10 @@ def says(message: str) -> bool:
     """Whether this rank is the first to say this: what befalls all is said once."""
     if count() == 1:
         return True
-    return dist.distributed_c10d._get_default_store().add(f"said/{message}", 1) == 1
+    first: bool = dist.distributed_c10d._get_default_store().add(f"said/{message}", 1) == 1
+    if not first:
+        time.sleep(1)  # torchrun ends the first when another has ended
+    return first
 
 
 def share(samples: int) -> slice:
@@ -142,7 +146,9 @@ def lead(tensors: Iterable[torch.Tensor]) -> None:
     """Give tensors the values that they have on the leading rank."""
     if count() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            whole = tensor.contiguous()  # nothing else is sent
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
 
 
 def draw_apart(order: torch.Generator) -> None:
