@@ -1,5 +1,6 @@
 """``python -m pruning_lab``: compose the configuration, check it, run the experiment."""
 
+import logging
 import math
 import os
 import signal
@@ -14,7 +15,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pruning_lab import sweep
+from pruning_lab import ranks, sweep
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
 from pruning_lab.record import Names
@@ -24,6 +25,9 @@ from pruning_lab.setup import spread
 # Torch asks for huge pages where the system lends them on request: the gradients of wide layers are
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
 
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")
@@ -36,14 +40,22 @@ def main(config: DictConfig) -> float:
     if hydra_config.mode == RunMode.MULTIRUN:
         config.device = spread(config.device, hydra_config.job.num)
     try:
+        if ranks.count() > 1 and hydra_config.mode == RunMode.MULTIRUN:
+            raise UserError(
+                "-m is not possible under torchrun: all its processes work on one run. Start one "
+                "torchrun after the other."
+            )
         if config.plan:
-            print(Experiment(config, names, output).dry_run())
+            text = Experiment(config, names, output).dry_run()
+            if ranks.leads():
+                print(text)
             return math.nan
         if not config.force and (done := finished(config, identify(config))) is not None:
             return done  # nothing is built for what is finished
         return Experiment(config, names, output).run()
     except UserError as error:
-        raise CompactHydraException(str(error)) from None  # printed without traceback
+        text = str(error) if ranks.says(str(error)) else f"Rank {ranks.number()} ends likewise."
+        raise CompactHydraException(text) from None  # printed without traceback
     except OSError as error:  # of a disk or a network
         raise CompactHydraException(
             f"{error}. Run the same command again when that is mended: what was finished is kept."
@@ -53,18 +65,28 @@ def main(config: DictConfig) -> float:
 def run() -> None:
     """The command: a run or a sweep, which Ctrl-C, or SIGTERM, ends cleanly."""
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        if "plan=true" in sys.argv:
-            with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
-                sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
-                main()
-        else:
-            main()
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on behind what is finished.", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        sweep.report()
+    with ranks.joined():
+        try:
+            _run()
+        except KeyboardInterrupt:
+            if ranks.leads():
+                print(INTERRUPTED, file=sys.stderr)
+            sys.exit(130)
+        finally:
+            if ranks.leads():
+                sweep.report()
+
+
+def _run() -> None:
+    """Hydra's part; it leaves files only where the command does."""
+    if not ranks.leads():
+        logging.disable(logging.INFO)
+    elif "plan=true" not in sys.argv:
+        main()
+        return
+    with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
+        sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+        main()
 
 
 def _interrupt(*_: Any) -> None:

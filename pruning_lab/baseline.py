@@ -8,6 +8,7 @@ from typing import Any
 from filelock import FileLock
 from torch import nn
 
+from pruning_lab import ranks
 from pruning_lab.atomic import write_json
 from pruning_lab.checkpoint import load_state, save_state
 from pruning_lab.errors import UserError
@@ -34,15 +35,19 @@ class Baseline:
         """
         path, epochs = self.folder / MODEL, KeptEpochs(self.folder / "training.safetensors")
         with self._locked():
-            if new := not path.exists():
-                write_json(self.folder / "determinants.json", self.determinants)
+            if new := not ranks.agreed(path.exists):
+                ranks.agreed(self._begin)
                 train(model, epochs)
-                save_state(model, path)
+                ranks.agreed(lambda: save_state(model, path))
             else:
                 with undamaged(path, self.folder):
                     load_state(model, path)
-            epochs.path.unlink(missing_ok=True)
+            if ranks.leads():
+                epochs.path.unlink(missing_ok=True)
             return new
+
+    def _begin(self) -> None:
+        write_json(self.folder / "determinants.json", self.determinants)
 
     def scores(
         self, criterion: str, settings: Mapping[str, Any], score: Callable[[], Scored]
@@ -57,11 +62,18 @@ class Baseline:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        lock = FileLock(self.folder / ".lock")
+        ranks.agreed(lambda: self._acquire(lock))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"baseline.folder={self.folder.parent} cannot be written: {error}. Give another."
             ) from error
-        with FileLock(self.folder / ".lock"):
-            yield
+        lock.acquire()

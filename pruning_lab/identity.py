@@ -20,7 +20,7 @@ import torchvision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from pruning_lab import training
+from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
 from pruning_lab.setup import build, check_numbers, find_device, find_target, plain
@@ -58,7 +58,8 @@ def identify(config: DictConfig) -> Job:
     """What determines the result of a configuration; no model is built."""
     check_numbers(config)
     device, threads = find_device(config.device), config.threads or THREADS
-    splits, samples = _data(OmegaConf.to_yaml(config.dataset, resolve=True))
+    data = OmegaConf.to_yaml(config.dataset, resolve=True)
+    splits, samples = ranks.leader_first(lambda: _data(data))
     settings = plain(config)
     start = start_determinants(settings, samples, device, threads)
     return Job(device, threads, splits, start, identity(run_determinants(start, settings)))
@@ -84,6 +85,7 @@ def start_determinants(
 ) -> dict[str, Any]:
     """What a network starts from: its making, its data, its training, and the arithmetic."""
     checkpoint = config["baseline"]["checkpoint"]
+    ways = ranks.count()  # shares of a batch round otherwise than the whole
     return {
         "model": config["model"],
         "dataset": {k: v for k, v in config["dataset"].items() if k not in PLACES},
@@ -94,6 +96,7 @@ def start_determinants(
         "seeds": {key: config["seeds"][key] for key in ("init", "order")},
         "threads": threads,
         "device": device.type,
+        **({"processes": ways} if ways > 1 else {}),
     }
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from pruning_lab import ranks
+
 
 @dataclass
 class Passes:
@@ -97,7 +99,10 @@ def checking() -> Iterator[None]:
 
 @contextmanager
 def measured(device: torch.device) -> Iterator[Cost]:
-    """What the work inside takes on ``device``; filled in at the end. Not to be nested."""
+    """What the work inside takes on ``device``; filled in at the end. Not to be nested.
+
+    The passes are those of all ranks; checks, seconds and memory are this one's.
+    """
     cost, on_gpu = Cost(), device.type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
@@ -110,6 +115,7 @@ def measured(device: torch.device) -> Iterator[Cost]:
         yield cost
     if on_gpu:
         torch.cuda.synchronize(device)
+    cost.forward, cost.backward = ranks.total(cost.forward), ranks.total(cost.backward)
     cost.seconds = time.perf_counter() - started
     if before is not None:
         peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")

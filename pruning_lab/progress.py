@@ -6,6 +6,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from pruning_lab import ranks
 from pruning_lab.attributions.base import Progress
 
 
@@ -19,7 +20,7 @@ class ScoringBar(Progress):
         self._work = work
         self._errors: dict[int, float] = {}
         self._bar = tqdm(
-            total=0, desc=name, disable=None, leave=False,
+            total=0, desc=name, disable=ranks.silent(), leave=False,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )  # fmt: skip
 

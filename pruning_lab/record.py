@@ -55,16 +55,45 @@ class Names:
     finetune: str
 
 
-class Record:
-    """Writes an experiment down while it runs: nothing measured waits for its end."""
+class Rows:
+    """What is measured step by step; writes nothing, for others to do."""
 
-    def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
-        self.run, self.names, self.output = run, names, output
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._costs: dict[str, float] = {}
 
     def baseline_scores(self, estimates: Estimates, costs: dict[str, Cost]) -> None:
         """All criteria on the unpruned network, and what each took."""
+
+    def scores(self, track: str, step: int, estimates: LayerEstimates) -> None:
+        """The scores that lead to a step."""
+
+    def row(self, track: str, step: int, measured: Row) -> None:
+        """Everything measured at one step of a track; step 0 is the unpruned network."""
+        self.rows.append({"track": track, "step": step} | measured)
+
+    def of(self, track: str) -> list[dict[str, Any]]:
+        """The rows of a track so far."""
+        return [row for row in self.rows if row["track"] == track]
+
+    def model(self, step: int, folder: Path) -> None:
+        """The pruned model as it is after a step."""
+
+    def curves(self) -> Any:
+        """The curves of all tracks so far."""
+
+    def conclude(self, uri: str, pruned: Path | None) -> None:
+        """The run's own track is done."""
+
+
+class Record(Rows):
+    """Writes an experiment down while it runs: nothing measured waits for its end."""
+
+    def __init__(self, run: tracking.Run, names: Names, output: Path) -> None:
+        super().__init__()
+        self.run, self.names, self.output = run, names, output
+        self._costs: dict[str, float] = {}
+
+    def baseline_scores(self, estimates: Estimates, costs: dict[str, Cost]) -> None:
         self.run.scores(estimates)
         scores = scores_of(estimates)
         for name, cost in costs.items():
@@ -89,8 +118,7 @@ class Record:
             self.run.figure(figure, f"sorted_step_{step:03d}")
 
     def row(self, track: str, step: int, measured: Row) -> None:
-        """Everything measured at one step of a track; step 0 is the unpruned network."""
-        self.rows.append({"track": track, "step": step} | measured)
+        super().row(track, step, measured)
         permille = round(1000 * measured["removed_flops"])
         shown = {k: v for k, v in measured.items() if k != "time" and v is not None}
         if track == MAIN:
@@ -101,12 +129,7 @@ class Record:
         self.run.table(pd.DataFrame(self.rows))
 
     def model(self, step: int, folder: Path) -> None:
-        """The pruned model as it is after a step."""
         self.run.folder(folder, f"pruned_models/step_{step:03d}")
-
-    def of(self, track: str) -> list[dict[str, Any]]:
-        """The rows of a track so far."""
-        return [row for row in self.rows if row["track"] == track]
 
     def curves(self) -> tuple[Path, Path]:
         """The curves of all tracks so far and their table, in the run and as files."""

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.optim import Optimizer
 
+from pruning_lab import ranks
 from pruning_lab.atomic import to_json, write_json
 from pruning_lab.attributions.scores import load_estimates, save_estimates
 from pruning_lab.checkpoint import all_tensors, save_tensors
@@ -68,8 +69,15 @@ class Checkpoint:
 
     @contextmanager
     def locked(self, wait: Callable[[], None]) -> Iterator[None]:
-        """Hold the folder; ``wait`` is called when another process does."""
+        """Hold the folder; ``wait`` is called when another run does."""
         lock = FileLock(self.folder.with_suffix(".lock"))
+        ranks.agreed(lambda: self._acquire(lock, wait))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock, wait: Callable[[], None]) -> None:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
@@ -80,10 +88,6 @@ class Checkpoint:
             raise UserError(
                 f"checkpoints={self.folder.parent} cannot be written: {error}. Give another folder."
             ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 class KeptSteps(Steps):
@@ -95,10 +99,11 @@ class KeptSteps(Steps):
 
     def restore(self, network: Network, optimizer: Optimizer) -> list[Done]:
         """What went goes again, then the tensors come back."""
-        if not self._path.exists():
+        found = ranks.agreed(lambda: _read(self._path, self._folder))
+        if found is None:
             return []
         with undamaged(self._path, self._folder):
-            tensors, about = _read(self._path)
+            tensors, about = found
             done = [
                 Done({k: np.array(v, dtype=np.int64) for k, v in each["plan"].items()}, each["row"])
                 for each in about["done"]
@@ -110,6 +115,8 @@ class KeptSteps(Steps):
 
     def keep(self, done: Sequence[Done], network: Network, optimizer: Optimizer) -> None:
         """All in one file, so that no two of them can disagree."""
+        if not ranks.leads():
+            return
         about = {"done": [vars(each) for each in done]}
         _write(self._path, _state(network.model, optimizer), about)
         for path in self._folder.glob(f"{self._track}-step-*-{EPOCHS}"):
@@ -136,10 +143,11 @@ class KeptEpochs(Epochs):
 
     def restore(self, model: nn.Module, optimizer: Optimizer, order: torch.Generator) -> int:
         self._started = self._written = time.perf_counter()
-        if not self.path.exists():
+        found = ranks.agreed(lambda: _read(self.path, self.path.parent))
+        if found is None:
             return 0
         with undamaged(self.path, self.path.parent):
-            tensors, about = _read(self.path)
+            tensors, about = found
             _restore(tensors, model, optimizer)
             order.set_state(tensors["random|order"])
             torch.set_rng_state(tensors["random|torch"])
@@ -152,7 +160,7 @@ class KeptEpochs(Epochs):
         self, done: int, model: nn.Module, optimizer: Optimizer, order: torch.Generator
     ) -> None:
         begun = time.perf_counter()
-        if begun - self._written < self._pause:
+        if begun - self._written < self._pause or not ranks.leads():
             return
         tensors = _state(model, optimizer)
         tensors |= {"random|order": order.get_state(), "random|torch": torch.get_rng_state()}
@@ -169,13 +177,17 @@ def kept_scores(
 ) -> Scored:
     """Scores that are made once: read from ``path``, or made and written there with their cost."""
     about = path.with_suffix(".json")
-    if not path.exists():
-        found, cost = score()
-        write_json(about, {"settings": settings, "cost": vars(cost)})
-        save_estimates({"scores": found}, path)
-    with undamaged(path, folder):
-        (found,) = load_estimates(path).values()
-        return found, Cost(**json.loads(about.read_text())["cost"])
+    made = None if ranks.agreed(path.exists) else score()
+
+    def kept() -> Scored:
+        if made is not None:
+            write_json(about, {"settings": settings, "cost": vars(made[1])})
+            save_estimates({"scores": made[0]}, path)
+        with undamaged(path, folder):
+            (found,) = load_estimates(path).values()
+            return found, Cost(**json.loads(about.read_text())["cost"])
+
+    return ranks.agreed(kept)
 
 
 @contextmanager
@@ -221,8 +233,11 @@ def _write(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
     save_tensors(tensors, path, {"about": to_json(about)})
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    with safe_open(path, "pt") as file:
+def _read(path: Path, folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
+    """What ``_write`` wrote, if it did."""
+    if not path.exists():
+        return None
+    with undamaged(path, folder), safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["about"])
         return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
 

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import nn
 
-from pruning_lab import tracking
+from pruning_lab import ranks, tracking
 from pruning_lab.atomic import check_folder
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import ActivationMetric, run_together
@@ -30,7 +30,7 @@ from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
-from pruning_lab.record import Names, Record, recording, tags
+from pruning_lab.record import Names, Rows, recording, tags
 from pruning_lab.resume import Checkpoint
 from pruning_lab.schedules import Schedule, ToTarget
 from pruning_lab.setup import build, build_model, plain
@@ -55,7 +55,8 @@ log = logging.getLogger(__name__)
 
 def finished(config: DictConfig, job: Job) -> float | None:
     """The test accuracy that this configuration ended with; None where it is not finished."""
-    done = tracking.find_finished(config.tracking.uri, config.tracking.experiment, job.name)
+    store = config.tracking
+    done = ranks.agreed(lambda: tracking.find_finished(store.uri, store.experiment, job.name))
     if done is None:
         return None
     log.info(
@@ -116,7 +117,8 @@ class Experiment:
         with self.checkpoint.locked(self._say_who_waits):
             done = None if self.config.force else finished(self.config, self.job)
             accuracy = self._run() if done is None else done
-            self.checkpoint.discard()
+            if ranks.leads():
+                self.checkpoint.discard()
         return accuracy
 
     def dry_run(self) -> str:
@@ -204,7 +206,7 @@ class Experiment:
     def _keep_model(self, step: int) -> None:
         """The pruned model after a step, until the run is finished beside its checkpoint."""
         folder = self.checkpoint.folder / f"model-{step:03d}"
-        if not (folder / RECIPE).exists():  # what an earlier try wrote last; the network went on
+        if ranks.leads() and not (folder / RECIPE).exists():
             save_pruned(self.model, folder, self.network.pruner.kept)
         self.record.model(step, folder)
 
@@ -265,8 +267,10 @@ class Experiment:
             for name, scores in zip(metrics, found, strict=True)
         }
 
-    def _recording(self) -> AbstractContextManager[Record]:
+    def _recording(self) -> AbstractContextManager[Rows]:
         """The record of this run: of an earlier try, where that was cut off, or a new one."""
+        if not ranks.leads():
+            return nullcontext(Rows())
         if self.config.force:
             self.checkpoint.discard()
         token = self.checkpoint.token
@@ -283,7 +287,8 @@ class Experiment:
         if self.config.keep == "none":
             return None
         folder = self.output / "pruned_model"
-        save_pruned(self.model, folder, self.network.pruner.kept)
+        if ranks.leads():
+            save_pruned(self.model, folder, self.network.pruner.kept)
         return folder
 
     def _say_who_waits(self) -> None:

@@ -9,6 +9,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
+from pruning_lab import ranks
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import (
     UserError,
@@ -115,9 +116,13 @@ def _check_outputs(model: nn.Module, splits: Splits) -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is a GPU when there is one."""
+    """The device of that name; ``auto`` is a GPU when there is one, each rank's own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.count() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(f"device={name} is not possible for several processes: give cuda.")
+        name = f"cuda:{ranks.local()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()

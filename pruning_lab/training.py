@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
+from pruning_lab import ranks
+from pruning_lab.data_parallel import add_up_gradients, loss_share
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count, check_number, check_switch
 from pruning_lab.graph.kinds import BatchNorm
@@ -105,11 +107,10 @@ def fit(
 ) -> None:
     """Train in place for ``training.epochs``; ``generator`` draws the order of the samples.
 
-    With ``kept`` it goes on behind the epochs that are done already, bit for bit. Raises UserError
-    as soon as the loss is not finite.
+    With ``kept`` it goes on behind the epochs that are done already, bit for bit. Several ranks
+    share every batch. Raises UserError as soon as the loss is not finite.
     """
     batches = loader(dataset, training.batch_size, generator)
-    device = next(model.parameters()).device
     lone = len(dataset) % training.batch_size == 1  # type: ignore[arg-type]
     per_epoch = len(batches) - lone  # BatchNorm cannot normalise a lone sample
     steps = training.epochs * per_epoch
@@ -118,16 +119,18 @@ def fit(
     done = kept.restore(model, optimizer, generator)
     lr_schedule = _lr_schedule(optimizer, training, steps, done * per_epoch)
     with tqdm(
-        total=steps, initial=done * per_epoch, desc=label, unit="batch", disable=None, leave=False
-    ) as bar:
+        total=steps, initial=done * per_epoch, desc=label, unit="batch", disable=ranks.silent(),
+        leave=False,
+    ) as bar:  # fmt: skip
         for epoch in range(done, training.epochs):
+            ranks.draw_apart(generator)
             for x, target in batches:
                 if len(x) == 1:
                     continue
                 bar.update()
                 optimizer.zero_grad()
-                loss = F.cross_entropy(model(x.to(device)), target.to(device))
-                if not math.isfinite(value := loss.item()):
+                loss = loss_share(model, x, target)
+                if not math.isfinite(value := ranks.total(loss.item())):
                     raise UserError(
                         f"The loss became {value} in epoch {epoch + 1} of {label}: training "
                         f"diverged. Lower the learning rate (it is {training.lr})."
@@ -138,10 +141,12 @@ def fit(
                         "can be trained. Are they frozen (requires_grad), or the output detached?"
                     )
                 loss.backward()
+                add_up_gradients(model)
                 optimizer.step()
                 if lr_schedule is not None:
                     lr_schedule.step()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+            ranks.lead(model.buffers())  # most are alike; a user's own may not be
             if epoch + 1 < training.epochs:
                 kept.keep(epoch + 1, model, optimizer, generator)
     optimizer.zero_grad()  # a cut would slice the gradients, and nobody needs them

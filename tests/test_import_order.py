@@ -7,6 +7,7 @@ import pruning_lab
 
 ROOMS = [
     "errors",
+    "ranks",
     "atomic",
     "modes",
     "models",
@@ -21,6 +22,7 @@ ROOMS = [
     "plan",
     "pruner",
     "network",
+    "data_parallel",
     "training",
     "track",
     "checkpoint",

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from pruning_lab import ledger
+from pruning_lab import ledger, ranks
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site, at_rest, by_unit
+from pruning_lab.attributions.batches import parts
 from pruning_lab.attributions.checks import check_samples_apart
 from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players, alike
@@ -108,14 +109,16 @@ def _one_pass(
     gatherings = [_Gathering(leading._sites(graph, each, behind), each.count) for each in players]
     nodes = list(dict.fromkeys(site.node for each in gatherings for site in each.sites))
     reducers = [[Reducer(metric.reduction) for _ in players] for metric in metrics]
-    at_once, back = leading._at_once(graph, nodes), leading._share_back(graph, nodes)
-    for batch, targets in leading.batches.read():
-        for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-            evidence = leading._evidence(graph, nodes, x, target)
-            ledger.backward(len(x), back)
+    at_once = ranks.agreed(lambda: leading._at_once(graph, nodes))
+    back = leading._share_back(graph, nodes)
+    for batch in leading.batches.read():
+        for part in parts(batch, at_once):
+            evidence = leading._evidence(graph, nodes, part.x, part.target)
+            ledger.backward(len(part.x), back)
             for place, gathering in enumerate(gatherings):
                 for metric, own in zip(metrics, reducers, strict=True):
-                    own[place].add(gathering.scores(evidence, metric.formula))
+                    scores = gathering.scores(evidence, metric.formula)
+                    own[place].add(scores, samples=part.samples)
     return [[estimate([reducer]) for reducer in own] for own in reducers]
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import BatchSampler
 
+from pruning_lab import ranks
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import two_and_three
 
@@ -65,6 +66,26 @@ class Batches:
         else:
             length = _length(self._data)
         return min(length, limit or length)
+
+
+class Part(NamedTuple):
+    """This rank's share of ``samples`` consecutive ones, and the number of its first of them all.
+
+    The share is all of them where there is one rank, or are fewer samples than ranks.
+    """
+
+    x: torch.Tensor
+    target: torch.Tensor
+    first: int
+    samples: int
+
+
+def parts(batch: Batch, at_once: int, seen: int = 0) -> Iterator[Part]:
+    """A batch behind ``seen`` others, in parts of which every rank takes up to ``at_once``."""
+    for x, target in zip(*(each.split(at_once * ranks.count()) for each in batch), strict=True):
+        own = ranks.share(len(x))
+        yield Part(x[own], target[own], seen + own.start, len(x))
+        seen += len(x)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab import ledger
+from pruning_lab import ledger, ranks
 from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, Site
+from pruning_lab.attributions.batches import Part, parts
 from pruning_lab.attributions.checks import check_samples_apart, same
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
@@ -84,18 +85,19 @@ class MaskMetric(AttributionMetric):
 
     def _games(
         self, graph: Any, players: Players, behind: bool, at_most: int | None = None
-    ) -> Iterator[tuple[Game, int]]:
-        """The game of each batch (of ``at_most`` so many samples), and the number of its first."""
-        room, seen = None, 0
+    ) -> Iterator[tuple[Game, Part]]:
+        """The game of each part of the data, of ``at_most`` so many samples."""
+        room, seen, at_once = None, 0, 0
         sites, opened = self._cut(graph, players, behind)
         with closing(opened) as cut:
             play = partial(self._game, cut, sites)
-            for batch, targets in self.batches.read(self.samples):
-                room = room or self._room(cut, play, batch, targets)
-                at_once = min(room.samples, at_most or room.samples)
-                for x, target in zip(batch.split(at_once), targets.split(at_once), strict=True):
-                    yield play(cut.before(x), target, room), seen
-                    seen += len(x)
+            for batch in self.batches.read(self.samples):
+                if room is None:
+                    room = self._room(cut, play, *batch)
+                    at_once = ranks.agreed(partial(min, room.samples, at_most or room.samples))
+                for part in parts(batch, at_once, seen):
+                    yield play(cut.before(part.x), part.target, room), part
+                seen += len(batch[0])
 
     def _cut(self, graph: Any, players: Players, behind: bool) -> tuple[list[Site], Any]:
         sites = self._sites(graph, players, behind)
@@ -224,9 +226,9 @@ class OneRoundMetric(MaskMetric):
             progress.planned(index, self.batches.available(self.samples) * self._evaluations(count))
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
-            for game, first in self._games(graph, each, behind, limit):
-                reducer.add(*self._score(game, first))
-                progress.done(index, game.samples * self._evaluations(count))
+            for game, part in self._games(graph, each, behind, limit):
+                reducer.add(*self._score(game, part.first), part.samples)
+                progress.done(index, part.samples * self._evaluations(count))
                 del game  # before the next one is made: it is large
             found.append(estimate([reducer]))
         return found

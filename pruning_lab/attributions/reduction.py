@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from pruning_lab import ranks
 from pruning_lab.errors import UserError
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
@@ -133,8 +134,19 @@ class Reducer:
         self.sums = Sums()
         self.rows: list[torch.Tensor] = []
 
-    def add(self, scores: torch.Tensor, variances: torch.Tensor | None = None) -> None:
-        """The scores of more samples, (samples, units), and the variances of their draws."""
+    def add(
+        self,
+        scores: torch.Tensor,
+        variances: torch.Tensor | None = None,
+        samples: int | None = None,
+    ) -> None:
+        """The scores of more samples, (samples, units), and the variances of their draws.
+
+        Of so many ``samples`` the other ranks have the others.
+        """
+        if samples is not None:
+            scores = ranks.gathered(scores, samples)
+            variances = None if variances is None else ranks.gathered(variances, samples)
         if self.reduction in REDUCTIONS:
             self.sums.add(scores, torch.zeros_like(scores) if variances is None else variances)
         else:

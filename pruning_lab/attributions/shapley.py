@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pruning_lab import ranks
 from pruning_lab.attributions.base import Criterion, Progress
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric, Parts
@@ -105,10 +106,14 @@ class ShapleyAttributionMetric(MaskMetric):
                 if more:
                     layer.draw(more, partial(progress.done, index))
                     progress.error(index, layer.estimate().relative_error)
-            rounds = more_pairs([layer.sampled() for layer in layers], rules) if rules.any else []
+            rounds = ranks.agreed(partial(self._more, layers)) if rules.any else []
         if any(short_of(layer.sampled(), rules) for layer in layers):
             log.warning("Some scores are not as sure as was asked after %d pairs of orders.", MOST)
         return [layer.estimate() for layer in layers]
+
+    def _more(self, layers: "Sequence[_Layer]") -> list[int]:
+        """How many more pairs of orders each layer gets; it may depend on the time."""
+        return more_pairs([layer.sampled() for layer in layers], self._rules)
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         """At most: walks skip units that a sample leaves at 0, rules end before their last round.
@@ -211,9 +216,10 @@ class _Layer:
         """Another round: so many more pairs of orders for each sample."""
         reducer, started = Reducer(self._metric.reduction, more), clock()
         before = self.pairs
-        for game, first in self._metric._games(*self._where):
-            reducer.add(*self._metric.draw(game, first, range(before, before + more)))
-            evaluations = 2 * more * game.players * game.samples
+        for game, part in self._metric._games(*self._where):
+            drawn = self._metric.draw(game, part.first, range(before, before + more))
+            reducer.add(*drawn, part.samples)
+            evaluations = 2 * more * game.players * part.samples
             del game  # before the next one is made: it is large
             self._evaluations += evaluations
             done(evaluations)
