@@ -81,7 +81,7 @@ def _run() -> None:
     """Hydra's part; it leaves files only where the command does."""
     if not ranks.leads():
         logging.disable(logging.INFO)
-    elif "plan=true" not in sys.argv:
+    elif not any(each.lower() == "plan=true" for each in sys.argv):
         main()
         return
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed

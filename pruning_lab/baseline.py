@@ -1,11 +1,12 @@
 """The trained starting point that every criterion shares, under a hash of what determines it."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import nn
 
 from pruning_lab import ranks
@@ -16,6 +17,8 @@ from pruning_lab.identity import identity
 from pruning_lab.resume import KeptEpochs, kept_scores, undamaged
 from pruning_lab.track import Scored
 from pruning_lab.training import Epochs
+
+log = logging.getLogger(__name__)
 
 MODEL = "model.safetensors"
 
@@ -34,7 +37,7 @@ class Baseline:
         A training that was cut off goes on behind its last epoch.
         """
         path, epochs = self.folder / MODEL, KeptEpochs(self.folder / "training.safetensors")
-        with self._locked():
+        with self._locked(""):
             if new := not ranks.agreed(path.exists):
                 ranks.agreed(self._begin)
                 train(model, epochs)
@@ -57,12 +60,13 @@ class Baseline:
         Computed once; ``settings`` is what they depend on besides the baseline.
         """
         path = self.folder / f"{criterion}-{identity(settings)}.npz"
-        with self._locked():
+        with self._locked(path.stem):
             return kept_scores(path, self.folder, settings, score)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.folder / ".lock")
+    def _locked(self, what: str) -> Iterator[None]:
+        """Hold the model (``""``), or the scores of this name."""
+        lock = FileLock(self.folder / f".{what}.lock")
         ranks.agreed(lambda: self._acquire(lock))
         try:
             yield
@@ -76,4 +80,8 @@ class Baseline:
             raise UserError(
                 f"baseline.folder={self.folder.parent} cannot be written: {error}. Give another."
             ) from error
-        lock.acquire()
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("Waiting for another process that makes the same (%s) ...", lock.lock_file)
+            lock.acquire()

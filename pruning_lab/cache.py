@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,12 @@ class Kept:
 
     def clear(self) -> None:
         """Delete it; Timeout where a process is using it."""
-        inside = self.path / ".lock"
-        lock = FileLock(inside if self.kind == "baselines" else self.path.with_suffix(".lock"))
-        with lock.acquire(blocking=False):
+        beside = self.path.with_suffix(".lock")
+        with ExitStack() as held:
+            for path in [*self.path.glob(".*.lock"), *([beside] if beside.exists() else [])]:
+                held.enter_context(FileLock(path).acquire(blocking=False))
             shutil.rmtree(self.path)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
 
 
 def kept(folders: dict[str, Path]) -> Iterator[Kept]:

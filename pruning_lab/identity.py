@@ -8,15 +8,17 @@ import hashlib
 import inspect
 import json
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -31,6 +33,8 @@ Config = Mapping[str, Any]
 
 PLACES = ("root", "download", "debian_package")
 """Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
+
+INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
 """What is done with a baseline."""
@@ -90,7 +94,7 @@ def start_determinants(
         "model": config["model"],
         "dataset": {k: v for k, v in config["dataset"].items() if k not in PLACES},
         "samples": samples,
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
         "training": config["baseline"]["training"] if checkpoint is None else None,
         "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
         "seeds": {key: config["seeds"][key] for key in ("init", "order")},
@@ -103,33 +107,37 @@ def start_determinants(
 def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """What the trained baseline depends on.
 
-    Of the code, the files that define the classes of the model's modules and the training count.
+    Of the code, the files that define the classes of the model's modules count, and all that the
+    training imports.
     """
     classes = {type(module) for module in model.modules()}
-    return {**start, "code": digest_of_code(*classes, training)}
+    code = {"model": digest_of_code(*classes), "training": digest_of_program(training.fit)}
+    return {**start, "code": code}
 
 
 def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """What the result of a whole run depends on; no model is built for it.
 
-    Of the code, all that the classes of model and criteria and the pruning of a track import.
+    Of the code, all counts that what the configuration names imports, and the pruning of a track.
     """
-
-    def code_of(part: Config, group: str) -> str:
-        return digest_of_program(find_target(part["_target_"], group))
-
-    others = config["attributions"].items()
+    parts = ("model", "dataset", "baseline", *METHOD)
+    made = [each for part in parts for each in _made(config[part], part)]
+    code = {name: digest_of_program(each) for name, each in made}
     return {
         **start,
         **{key: config[key] for key in METHOD},
         "seeds": config["seeds"],
-        "code": {
-            "model": code_of(config["model"], "model"),
-            "metric": code_of(config["metric"], "metric"),
-            "attributions": {key: code_of(part, f"attributions.{key}") for key, part in others},
-            "track": digest_of_program(Track),
-        },
+        "code": code | {"track": digest_of_program(Track)},
     }
+
+
+def _made(part: Config, group: str) -> Iterator[tuple[str, Any]]:
+    """All that a part of the configuration makes: where its ``_target_`` stands, and what it is."""
+    if "_target_" in part:
+        yield group, find_target(part["_target_"], group)
+    for key, value in part.items():
+        if isinstance(value, Mapping):
+            yield from _made(value, f"{group}.{key}")
 
 
 def digest_of_code(*objects: Any) -> str:
@@ -143,20 +151,32 @@ def digest_of_code(*objects: Any) -> str:
 def digest_of_program(made: Any) -> str:
     """A hash of the sources of a class or function, a class's ancestors, and all that they import.
 
-    Imports are followed within this package and that of the class.
+    Imports are followed within this package and all that is not installed; of an installed package
+    the version counts.
     """
-    roots = {__name__.partition(".")[0], made.__module__.partition(".")[0]}
+    own, root = (name.partition(".")[0] for name in (__name__, made.__module__))
     waiting = {each.__module__ for each in getattr(made, "__mro__", (made,))}
     sources: dict[str, str] = {}
+    if root != own and _is_installed(made.__module__):
+        with suppress(PackageNotFoundError):  # of Python itself, for example
+            sources[root] = version(root)
     while waiting:
         name = waiting.pop()
-        if name.partition(".")[0] in roots and (source := _source(name)) is not None:
+        followed = name.partition(".")[0] == own or not _is_installed(name)
+        if followed and (source := _source(name)) is not None:
             sources[name] = source
             waiting |= set(_imports(name, source)) - sources.keys()
     whole = "".join(sources[name] for name in sorted(sources))
     return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
 
+def _is_installed(name: str) -> bool:
+    """Whether a module is of Python itself or of an installed package."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is None or any(Path(file).is_relative_to(place) for place in INSTALLED)
+
+
+@cache  # as it was when it was first asked for: whoever edits it later does not change this process
 def _source(name: str) -> str | None:
     """The source of a module that has one."""
     file = getattr(sys.modules.get(name), "__file__", None) or ""
@@ -182,3 +202,7 @@ def _digest(path: Path) -> str:
             f"baseline.checkpoint={path} is not a file; give a state dict (.safetensors, .pt)."
         )
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+for _name in [each for each in sys.modules if each.partition(".")[0] == __name__.partition(".")[0]]:
+    _source(_name)  # as it was imported

@@ -9,7 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,22 @@ class Checkpoint:
         self.folder = folder / name
         self._started = self.folder / "run.json"
 
-    @property
-    def token(self) -> str | None:
-        """What tells the run that this belongs to from others; None before it is begun."""
+    def begun(self, forced: bool = False) -> str | None:
+        """The token of the run that this belongs to; None where none is begun.
+
+        With ``forced`` that of a run that was begun by force, too: others are not continued then.
+        """
         if not self._started.exists():
             return None
         with undamaged(self._started, self.folder):
-            return str(json.loads(self._started.read_text())["token"])
+            found = json.loads(self._started.read_text())
+            return str(found["token"]) if found["forced"] or not forced else None
 
-    def begin(self, about: Mapping[str, Any]) -> str:
-        """Make a token; ``about`` says to people what is kept here."""
+    def begin(self, forced: bool, about: Mapping[str, Any]) -> str:
+        """Forget everything and make a token; ``about`` says to people what is kept here."""
+        self.discard()
         token = uuid.uuid4().hex
-        write_json(self._started, {"token": token, **about})
+        write_json(self._started, {"token": token, "forced": forced, **about})
         return token
 
     def steps(self, track: str) -> "KeptSteps":
@@ -64,8 +68,12 @@ class Checkpoint:
         return KeptSteps(self.folder, track)
 
     def discard(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget everything, at once: what is cut off meanwhile leaves no part of it in place."""
+        gone = self.folder.with_suffix(".gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     @contextmanager
     def locked(self, wait: Callable[[], None]) -> Iterator[None]:
@@ -117,10 +125,9 @@ class KeptSteps(Steps):
         """All in one file, so that no two of them can disagree."""
         if not ranks.leads():
             return
-        about = {"done": [vars(each) for each in done]}
+        about = {"done": [{"plan": each.plan, "row": each.row} for each in done]}
         _write(self._path, _state(network.model, optimizer), about)
-        for path in self._folder.glob(f"{self._track}-step-*-{EPOCHS}"):
-            path.unlink()
+        self._of(len(done) - 1, EPOCHS).unlink(missing_ok=True)
 
     def scores(self, number: int, score: Callable[[], Scored]) -> Scored:
         return kept_scores(self._of(number, "scores.npz"), self._folder, {}, score)

@@ -200,12 +200,15 @@ class Experiment:
             plans.append(done.plan)
             self._keep_row(track.name, step, done.row)
             if step and track.name == MAIN and self.config.keep == "all":
-                self._keep_model(step)
+                self._keep_model(step, done.stands)
         return plans[1:]
 
-    def _keep_model(self, step: int) -> None:
+    def _keep_model(self, step: int, stands: bool) -> None:
         """The pruned model after a step, until the run is finished beside its checkpoint."""
         folder = self.checkpoint.folder / f"model-{step:03d}"
+        if not (stands or (folder / RECIPE).exists()):
+            log.warning("The model after step %d is gone: keep=all was not set then.", step)
+            return
         if ranks.leads() and not (folder / RECIPE).exists():
             save_pruned(self.model, folder, self.network.pruner.kept)
         self.record.model(step, folder)
@@ -221,7 +224,7 @@ class Experiment:
             before, started = measure(network, self.splits), time.perf_counter()
             label = f"Training what is left of {self.names.model} from scratch"
             log.info("%s, %d epochs ...", label, self.training.epochs)
-            order, epochs = seeded(self.task.order, 0), kept.epochs(len(plans))
+            order, epochs = seeded(self.task.order, 0), kept.epochs(0)
             fit(network.model, optimizer, self.splits.train, self.training, order, label, epochs)
             spent = {"finetune_seconds": epochs.seconds + time.perf_counter() - started}
             done = [Done({}, row_of(network, before, measure(network, self.splits), spent))]
@@ -249,6 +252,7 @@ class Experiment:
         log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
         behind = network.work_behind()
         bar = ScoringBar(name, [behind.get(each, 1) for each in players])
+        seeded(self.config.seeds.score, 0)  # for criteria that draw from torch's own stream
         with bar, measured(self.device) as cost:
             found = metric.estimate(list(players.values()), True, bar)
         return dict(zip(players, found, strict=True)), cost
@@ -260,6 +264,7 @@ class Experiment:
         }
         players = self.network.players(layers, self.schedule.coupled)
         log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
+        seeded(self.config.seeds.score, 0)
         with measured(self.device) as cost:
             found = run_together(list(metrics.values()), list(players.values()), True)
         return {
@@ -271,11 +276,11 @@ class Experiment:
         """The record of this run: of an earlier try, where that was cut off, or a new one."""
         if not ranks.leads():
             return nullcontext(Rows())
-        if self.config.force:
-            self.checkpoint.discard()
-        token = self.checkpoint.token
+        forced = self.config.force
+        token = self.checkpoint.begun(forced)
         if token is None:
-            token = self.checkpoint.begin({"of": vars(self.names), "start": self.job.start})
+            about = {"of": vars(self.names), "start": self.job.start}
+            token = self.checkpoint.begin(forced, about)
         else:
             log.info("Going on where an earlier try was cut off (%s)", self.checkpoint.folder)
         labels = tags(self.config, self.names, self.baseline)

@@ -121,7 +121,7 @@ def _state(config: DictConfig) -> str:
             return NEW
         if tracking.find_finished(config.tracking.uri, config.tracking.experiment, name):
             return DONE
-        return BEGUN if Checkpoint(Path(config.checkpoints), name).token else NEW
+        return BEGUN if Checkpoint(Path(config.checkpoints), name).begun() else NEW
     except UserError:  # the job itself will say it
         return NEW
 

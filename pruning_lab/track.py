@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -66,10 +66,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """One step of a track: what went (nothing before the first), and what was measured."""
+    """One step of a track: what went (nothing before the first), and what was measured.
+
+    The network ``stands`` as after it, but for steps of an earlier try before the last of them.
+    """
 
     plan: Plan
     row: Row
+    stands: bool = True
 
 
 class Steps:
@@ -120,7 +124,7 @@ class Track:
         for number, each in enumerate(done):
             if number:  # whoever listens may not have heard, when it was cut off
                 scored(number, self._scored(number, steps[number - 1], _lost, first, kept)[0])
-            yield each
+            yield replace(each, stands=number == len(done) - 1)
         tuned_on = part(task.splits.train, task.finetune.share, seeded(task.order, 0))
 
         def finished(plan: Plan, row: Row) -> Done:

@@ -54,7 +54,9 @@ def test_the_code_of_the_model_names_the_baseline(tmp_path, monkeypatch):
         path = tmp_path / f"net_{activation}.py"
         path.write_text(f"from torch import nn\nclass Net(nn.{activation}): pass\n")
         net = __import__(path.stem).Net()
-        found += [determinants(model=model)["code"] for model in (net, torch.nn.Sequential(net))]
+        found += [
+            determinants(model=model)["code"]["model"] for model in (net, torch.nn.Sequential(net))
+        ]
     assert len(set(found)) == 4
 
 
@@ -129,10 +131,13 @@ def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
         "scoring", "code",
     }  # fmt: skip
     assert found["code"] == {
-        "model": "MLP", "metric": "RandomAttributionMetric", "attributions": {}, "track": "Track",
+        "model": "MLP", "dataset": "synthetic", "baseline.training": "Training",
+        "metric": "RandomAttributionMetric", "schedule": "Geometric", "finetune": "Training",
+        "track": "Track",
     }  # fmt: skip
-    found["versions"] = {"torch": "1", "torchvision": "2"}
-    assert identity.identity(found) == "b54bf30a9ffa"
+    assert set(found["versions"]) == {"torch", "torchvision", "numpy", "pillow"}
+    found["versions"] = {"torch": "1"}
+    assert identity.identity(found) == "3015a6f6a16e"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +176,8 @@ def test_what_determines_the_result_changes_the_identity(other):
         ("pruning_lab.training", True),
         ("pruning_lab.plan", True),
         ("pruning_lab.models.mlp", True),
+        ("pruning_lab.datasets.synthetic", True),
+        ("pruning_lab.datasets.splits", True),
         ("pruning_lab.attributions.taylor", True),
         ("pruning_lab.models.vgg", False),
         ("pruning_lab.attributions.owen_gradient", False),
@@ -190,3 +197,26 @@ def test_code_that_determines_the_result_changes_the_identity(changed, matters, 
     monkeypatch.setattr(identity, "_source", edited)
     assert (name("attributions=none") != before) == matters
     digest_of_program.cache_clear()
+
+
+def test_code_that_a_model_imports_from_beside_it_counts(tmp_path, monkeypatch):
+    """Files of a user's are followed, whatever package they are in; installed ones are not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_net.py").write_text(
+        "import torch\nfrom own_blocks import Block\nclass Net(Block): pass\n"
+    )
+    (tmp_path / "own_blocks.py").write_text("from torch import nn\nclass Block(nn.ReLU): pass\n")
+    made, read = __import__("own_net").Net, []
+
+    def source(module):
+        read.append(module)
+        return own(module)
+
+    own = identity._source
+    before = digest_of_program.__wrapped__(made)
+    monkeypatch.setattr(identity, "_source", source)
+    assert digest_of_program.__wrapped__(made) == before
+    assert {"own_net", "own_blocks"} <= set(read)
+    assert not any(module.startswith("torch") for module in read)
+    monkeypatch.setattr(identity, "_source", lambda name: own(name) + "#" * (name == "own_blocks"))
+    assert digest_of_program.__wrapped__(made) != before

@@ -22,10 +22,10 @@ from pruning_lab import identity, ranks, resume, setup, tracking
 from pruning_lab.attributions.players import units_of_module
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import measured
+from pruning_lab.track import OF_THE_MACHINE
 from pruning_lab.training import Training, fit
 from tests.contracts.test_criteria import LAYERS, NAMES, metric, network
 from tests.experiment import TINY, TWO_STEPS, two_steps
-from tests.test_resume import TIMES
 
 CONVNET = ["model=convnet", "~model.hidden", "model.channels=[6,8]", "+model.hidden=12",
            "metric=shapley", "attributions=none", "finetune.epochs=2", "keep=all",
@@ -323,7 +323,7 @@ def killed(folder):
 
 def curves(folder):
     frame = tracking.read_runs(f"sqlite:///{folder / 'mlflow.db'}", "pruning_lab")
-    return frame.drop(columns=frame.filter(regex=f"{TIMES}|baseline|identity").columns)
+    return frame.drop(columns=["run_id", "baseline", *OF_THE_MACHINE], errors="ignore")
 
 
 def kept(folder):

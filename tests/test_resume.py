@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_lab import resume, runner, tracking
+from pruning_lab import record, resume, tracking
 from pruning_lab.errors import UserError
 from pruning_lab.resume import KeptEpochs, KeptSteps
 from pruning_lab.track import OF_THE_MACHINE
@@ -59,7 +59,7 @@ def test_every_epoch_and_step_is_written_down(undisturbed):
         *[STEP_1] * 2, "main.safetensors",
         *[STEP_1.replace("1", "2")] * 2, "main.safetensors",
         *["untuned.safetensors"] * 3,
-        *["scratch-step-002-epochs.safetensors"] * 4, "scratch.safetensors",
+        *["scratch-step-000-epochs.safetensors"] * 4, "scratch.safetensors",
     ]  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_force_forgets_what_an_earlier_try_left(tmp_path, monkeypatch):
 )
 def test_a_damaged_checkpoint_says_what_to_delete(name, tmp_path, monkeypatch):
     done = two_steps(tmp_path, "attributions=none")
-    done.checkpoint.begin({})
+    done.checkpoint.begin(False, {})
     path = done.checkpoint.folder / name
     path.write_bytes(b"half")
     with pytest.raises(UserError, match=rf"{path} is damaged .*Delete {done.checkpoint.folder}"):
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_says_what_to_delete(name, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_gone_are_not_made_of_another_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.Record, "conclude", lambda *_: 1 / 0)
+    monkeypatch.setattr(record.Record, "conclude", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         two_steps(tmp_path, "attributions=none").run()
     monkeypatch.undo()

@@ -61,10 +61,12 @@ class Splits:
                     place = Path(path).relative_to(split.dataset.root)
                     digest.update(f"{place} {Path(path).stat().st_size} {label}\n".encode())
             else:
-                for index in range(len(split)):
-                    x, y = split[index]
-                    self._check_sample(f"Sample {index} of dataset.{name}", x, int(y))
-                    digest.update(x.numpy().tobytes() + str(int(y)).encode())
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)  # of samples that are drawn at random, the same ones
+                    for index in range(len(split)):
+                        x, y = split[index]
+                        self._check_sample(f"Sample {index} of dataset.{name}", x, int(y))
+                        digest.update(x.numpy().tobytes() + str(int(y)).encode())
         return digest.hexdigest()[:12]
 
     def _check_sample(self, name: str, image: torch.Tensor, label: int) -> None:
