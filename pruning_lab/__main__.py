@@ -26,6 +26,10 @@ from pruning_lab.setup import spread
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+NO_SWEEP = (
+    "-m is not possible under torchrun: all its processes work on one run. Start one torchrun "
+    "after the other."
+)
 
 INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
 
@@ -40,11 +44,6 @@ def main(config: DictConfig) -> float:
     if hydra_config.mode == RunMode.MULTIRUN:
         config.device = spread(config.device, hydra_config.job.num)
     try:
-        if ranks.count() > 1 and hydra_config.mode == RunMode.MULTIRUN:
-            raise UserError(
-                "-m is not possible under torchrun: all its processes work on one run. Start one "
-                "torchrun after the other."
-            )
         if config.plan:
             text = Experiment(config, names, output).dry_run()
             if ranks.leads():
@@ -79,6 +78,8 @@ def run() -> None:
 
 def _run() -> None:
     """Hydra's part; it leaves files only where the command does."""
+    if ranks.count() > 1 and {"-m", "--multirun"} & {*sys.argv}:
+        sys.exit(NO_SWEEP if ranks.says(NO_SWEEP) else 1)
     if not ranks.leads():
         logging.disable(logging.INFO)
     elif not any(each.lower() == "plan=true" for each in sys.argv):
