@@ -108,7 +108,7 @@ def test_the_score_of_a_player_is_that_of_a_network_without_all_its_units(tmp_pa
         tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
     )
     found, _ = done._score(done.network, done.main.metric, "shapley", tuple(done.network.layers))
-    x, y = next(iter(done.scored))
+    x, y = next(iter(done.batches))
     with torch.no_grad():
         whole = F.cross_entropy(done.model.eval()(x[:6]), y[:6])
         for layer in ("stem", "outer", "twice"):

@@ -67,7 +67,8 @@ def options_of(kind):
 
 def optimizers_of_torch():
     found = {each for each in vars(optim).values() if inspect.isclass(each)}
-    return {each for each in found if issubclass(each, optim.Optimizer)} - {optim.Optimizer}
+    kinds = {each for each in found if issubclass(each, optim.Optimizer)} - {optim.Optimizer}
+    return sorted(kinds, key=lambda kind: kind.__name__)
 
 
 CASES = {
