@@ -38,6 +38,7 @@ def experiment(folder: Path, *overrides: str, base: Sequence[str] = TINY) -> Exp
         f"tracking.uri=sqlite:///{folder / 'mlflow.db'}",
     ]
     if not (folder / "mlflow.db").exists():
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(empty_store(), folder / "mlflow.db")
     overrides = [*base, *places, *overrides]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):

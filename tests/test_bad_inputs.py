@@ -121,7 +121,7 @@ VALUES = {
     "coupled": (["schedule.coupled=median"], "schedule.coupled=median .*together, mean, sum, max"),
     "of a list": (["schedule.of=[flops]"], r"schedule.of=\['flops'\] is not known; choose one of"),
     "no such schedule": (
-        ["schedule._target_=nowhere.Steps"], "nowhere.Steps cannot be built: .*No module named",
+        ["schedule._target_=nowhere.Steps"], "nowhere.Steps cannot be imported: .*No module named",
     ),
     "reduction null": (["metric.reduction=null"], "reduction=None is not known; choose .*mean"),
     "reduction none": (["metric.reduction=none"], "metric.reduction=none gives no ranking"),
