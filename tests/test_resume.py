@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from pruning_lab import record, resume, tracking
+from pruning_lab.attributions import RandomAttributionMetric
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
 from pruning_lab.resume import KeptEpochs, KeptSteps
 from pruning_lab.track import OF_THE_MACHINE
@@ -277,3 +279,68 @@ def test_a_checkpoint_says_to_people_what_it_is_of(tmp_path):
     assert about["of"]["metric"] == "weight_norm"
     assert about["of"]["dataset"] == "synthetic"
     assert about["start"]["seeds"] == {"init": 3, "order": 3}
+
+
+def cut_off(folder, monkeypatch, *overrides, name="main.safetensors", number=2):
+    """A run that ends, as far as this process can, when this file is written for this time."""
+    count, write = iter(range(1000)), resume._write
+
+    def cut(path, *content):
+        write(path, *content)
+        if path.name == name and next(count) == number:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_write", cut)
+        with pytest.raises(Cut):
+            two_steps(folder, *overrides).run()
+
+
+def test_a_model_of_a_step_that_is_gone_is_not_replaced_by_another(tmp_path, monkeypatch, caplog):
+    cut_off(tmp_path, monkeypatch, "attributions=none")  # behind the second step
+    again = two_steps(tmp_path, "attributions=none", "keep=all")
+    again.run()
+    files = again.client.list_artifacts(again.record.run.run_id, "pruned_models")
+    assert [file.path for file in files] == ["pruned_models/step_002"]
+    assert "The model after step 1 is gone: keep=all was not set then." in caplog.text
+
+
+def test_a_forced_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    settings = ["attributions=none", "force=true"]
+    two_steps(tmp_path, "attributions=none").run()
+    cut_off(tmp_path, monkeypatch, *settings, number=1)
+    again = two_steps(tmp_path, *settings)
+    token = again.checkpoint.begun(forced=True)
+    again.run()
+    assert again.client.get_run(again.record.run.run_id).data.tags["checkpoint"] == token
+    number = again.client.get_experiment_by_name("pruning_lab").experiment_id
+    statuses = [each.info.status for each in again.client.search_runs([number])]
+    assert statuses == ["FINISHED", "FINISHED"]
+    third = two_steps(tmp_path, *settings)  # that one is finished: force begins anew
+    assert third.checkpoint.begun(forced=True) is None
+
+
+class Drawn(RandomAttributionMetric):
+    """A user's criterion that draws from torch's own stream."""
+
+    def _estimate(self, players, behind, progress):
+        return [Estimate(torch.rand(len(each.first.weight)).numpy()) for each in players]
+
+
+def test_a_criterion_that_draws_from_torchs_stream_draws_the_same_when_it_goes_on(
+    tmp_path, monkeypatch
+):
+    settings = ["metric=random", f"metric._target_={__name__}.Drawn", "attributions=none"]
+    two_steps(tmp_path / "plain", *settings).run()
+    cut_off(tmp_path / "cut", monkeypatch, *settings, number=1)  # before step 2 is scored
+    torch.manual_seed(77)
+    two_steps(tmp_path / "cut", *settings).run()
+    expected = curves(tmp_path / "plain")
+    pd.testing.assert_frame_equal(curves(tmp_path / "cut"), expected, check_exact=True)
+
+
+def test_a_full_memory_is_not_called_damage(tmp_path):
+    (tmp_path / "file").touch()
+    for error in (MemoryError(), torch.OutOfMemoryError(), OSError(5, "Input/output error")):
+        with pytest.raises(type(error)), resume.undamaged(tmp_path / "file", tmp_path):
+            raise error
