@@ -63,6 +63,8 @@ def finished(config: DictConfig, job: Job) -> float | None:
         "Finished already: run %s (%s), test accuracy %.2f %%. force=true runs it again.",
         done.run_id, done.name, 100 * done.accuracy,
     )  # fmt: skip
+    where = tracking.ui_command(config.tracking.uri)
+    log.info("Its curves, figures and models: %s", tracking.without_password(where))
     return done.accuracy
 
 

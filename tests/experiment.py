@@ -1,9 +1,10 @@
 """Experiments in miniature, as the command line composes them."""
 
 import atexit
+import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -57,3 +58,14 @@ def empty_store() -> Path:
     atexit.register(shutil.rmtree, folder)
     tracking.connect(f"sqlite:///{folder / 'mlflow.db'}")
     return folder / "mlflow.db"
+
+
+def in_processes(count: int, work: Callable[..., object], *arguments: object) -> list[int | None]:
+    """The same work in so many processes at once; their exit codes."""
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=work, args=arguments) for _ in range(count)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    return [job.exitcode for job in jobs]

@@ -1,6 +1,5 @@
 """A baseline is named by what determines it, and made once."""
 
-import multiprocessing
 import time
 
 import numpy as np
@@ -13,6 +12,7 @@ from pruning_lab.baseline import Baseline
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identity
 from pruning_lab.ledger import Cost
+from tests.experiment import in_processes
 
 
 def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
@@ -54,13 +54,7 @@ def train_and_count(folder):
 
 
 def test_jobs_that_start_together_train_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    jobs = [context.Process(target=train_and_count, args=(tmp_path,)) for _ in range(3)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert in_processes(3, train_and_count, tmp_path) == [0, 0, 0]
     assert (tmp_path / "count").read_text() == "x"
 
 

@@ -17,7 +17,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.resume import KeptEpochs, KeptSteps
 from pruning_lab.track import OF_THE_MACHINE
 from pruning_lab.training import Epochs, Training, fit
-from tests.experiment import two_steps
+from tests.experiment import in_processes, two_steps
 
 CUT = ["metric=shapley", "attributions=none", "finetune.epochs=3", "controls.untuned=true",
        "controls.scratch=true", "keep=all"]  # fmt: skip
@@ -150,6 +150,7 @@ def test_what_is_finished_is_not_done_again_but_by_force(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert again.run() == accuracy
     assert f"Finished already: run {first.record.run.run_id}" in caplog.text
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path / 'mlflow.db'}" in caplog.text
     forced = two_steps(tmp_path, *settings, "force=true")
     assert forced.run() == accuracy
     assert forced.record.run.run_id != first.record.run.run_id
@@ -157,13 +158,7 @@ def test_what_is_finished_is_not_done_again_but_by_force(tmp_path, caplog):
 
 
 def test_jobs_of_the_same_configuration_do_not_meet(tmp_path):
-    context = multiprocessing.get_context("fork")
-    jobs = [context.Process(target=run, args=(tmp_path,)) for _ in range(3)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert in_processes(3, run, tmp_path) == [0, 0, 0]
     client = tracking.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     number = client.get_experiment_by_name("pruning_lab").experiment_id
     assert [each.info.status for each in client.search_runs([number])] == ["FINISHED"]
