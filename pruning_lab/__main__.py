@@ -31,6 +31,8 @@ NO_SWEEP = (
     "after the other."
 )
 
+AGAIN = "Run the same command again when that is mended: what was finished is kept."
+
 INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
 
 
@@ -56,9 +58,7 @@ def main(config: DictConfig) -> float:
         text = str(error) if ranks.says(str(error)) else f"Rank {ranks.number()} ends likewise."
         raise CompactHydraException(text) from None  # printed without traceback
     except OSError as error:  # of a disk or a network
-        raise CompactHydraException(
-            f"{error}. Run the same command again when that is mended: what was finished is kept."
-        ) from error
+        raise CompactHydraException(f"{error}. {AGAIN}") from error
 
 
 def run() -> None:
@@ -71,6 +71,10 @@ def run() -> None:
             if ranks.leads():
                 print(INTERRUPTED, file=sys.stderr)
             sys.exit(130)
+        except SystemExit as ended:
+            if ranks.leads() and (error := _disk_error(ended)) is not None:
+                print(f"\n{error}. {AGAIN}", file=sys.stderr)
+            raise
         finally:
             if ranks.leads():
                 sweep.report()
@@ -88,6 +92,14 @@ def _run() -> None:
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
         sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
         main()
+
+
+def _disk_error(ended: SystemExit) -> OSError | None:
+    """What Hydra could not write of its own, if that ended it: its log, its configuration."""
+    error: BaseException | None = ended
+    while not (error is None or isinstance(error, OSError | CompactHydraException)):
+        error = error.__cause__ or error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def _interrupt(*_: Any) -> None:

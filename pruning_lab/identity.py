@@ -165,7 +165,7 @@ def digest_of_program(made: Any) -> str:
         followed = name.partition(".")[0] == own or not _is_installed(name)
         if followed and (source := _source(name)) is not None:
             sources[name] = source
-            waiting |= set(_imports(name, source)) - sources.keys()
+            waiting |= _imports(name) - sources.keys()
     whole = "".join(sources[name] for name in sorted(sources))
     return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
@@ -183,17 +183,18 @@ def _source(name: str) -> str | None:
     return Path(file).read_text() if file.endswith(".py") else None
 
 
-def _imports(name: str, source: str) -> Iterator[str]:
-    """The names of modules that a module imports, and of what might be one."""
-    own = sys.modules[name].__package__ or ""
-    for node in ast.walk(ast.parse(source)):
+@cache
+def _imports(name: str) -> frozenset[str]:
+    """The names of modules that a module with a source imports, and of what might be one."""
+    own, found = sys.modules[name].__package__ or "", set[str]()
+    for node in ast.walk(ast.parse(_source(name) or "")):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            found |= {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom):
             written = "." * node.level + (node.module or "")
             origin = resolve_name(written, own) if node.level else written
-            yield origin
-            yield from (f"{origin}.{each.name}" for each in node.names)
+            found |= {origin, *(f"{origin}.{each.name}" for each in node.names)}
+    return frozenset(found)
 
 
 def _digest(path: Path) -> str:

@@ -843,3 +843,15 @@ def test_a_process_ends_with_one_message_and_status_1(module, arguments, message
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "baselines").exists()
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pruning_lab", "hydra.run.dir=/proc/nothing"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "'/proc/nothing'. Run the same command again when that is mended: what was finished is "
+        "kept.\n"
+    )

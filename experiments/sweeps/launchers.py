@@ -1,7 +1,7 @@
 """One sweep by every launcher: are its curves the same, to the last bit?
 
-    python experiments/sweeps/launchers.py
-    python experiments/sweeps/launchers.py hydra/launcher=slurm hydra.launcher.mem_gb=2
+    python -m experiments.sweeps.launchers
+    python -m experiments.sweeps.launchers hydra/launcher=slurm hydra.launcher.mem_gb=2
 
 Six criteria prune a small network of the digits in two steps, by Hydra's own launcher, by joblib,
 submitit and Ray, each with a store, baselines and outputs of its own. With overrides only the

@@ -1,7 +1,7 @@
 """Eight runs at once into one new store: is every one recorded whole, and without an error?
 
-    python experiments/sweeps/writers.py --store sqlite --times 20
-    python experiments/sweeps/writers.py --store postgresql --times 20
+    python -m experiments.sweeps.writers --store sqlite --times 20
+    python -m experiments.sweeps.writers --store postgresql --times 20
 
 ``sqlite`` is a file that does not exist yet, in each round a new one. ``postgresql`` is an MLflow
 server before a PostgreSQL cluster of its own, and in each round an experiment that does not exist
@@ -13,8 +13,6 @@ import argparse
 import multiprocessing
 import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,10 +24,10 @@ from contextlib import closing, contextmanager
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from urllib.request import urlopen
 
 from hydra import compose, initialize_config_module
 
+from experiments.faults.server import server
 from pruning_lab import tracking
 from pruning_lab.record import Names
 from pruning_lab.runner import Experiment
@@ -98,8 +96,8 @@ def complete(uri: str, name: str) -> int:
 def rounds(store: str, times: int, folder: Path) -> Generator[tuple[str, str], None, None]:
     """The address and the experiment of every round: one of the two is new."""
     if store == "postgresql":
-        with postgresql(folder) as database, server(database, folder) as uri:
-            yield from ((uri, f"round_{number}") for number in range(times))
+        with postgresql(folder) as database, server(folder, database, workers=2) as own:
+            yield from ((own.uri, f"round_{number}") for number in range(times))
         return
     for number in range(times):
         file = folder / str(number) / "mlflow.db"
@@ -128,39 +126,6 @@ def postgresql(folder: Path) -> Iterator[str]:
 def call(command: list[str]) -> None:
     """A command that must succeed, in a folder that every user may enter."""
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")  # noqa: S603
-
-
-@contextmanager
-def server(store: str, folder: Path) -> Iterator[str]:
-    """The address of an MLflow server before a store; it lives as long as the context."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port, log = free.getsockname()[1], folder / "server.log"
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "2"),
-        *("--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")),
-        *("--host", "127.0.0.1", "--port", str(port)),
-    ]
-    with log.open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)  # noqa: S603
-    try:
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            if process.poll() is not None:
-                raise RuntimeError(f"The MLflow server did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # it has workers
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    """Whether a server answers."""
-    try:
-        with urlopen(address, timeout=5):  # noqa: S310
-            return True
-    except OSError:
-        return False
 
 
 def main() -> int:

@@ -54,8 +54,9 @@ def reaching(uri: str) -> Iterator[None]:
         reason = first_line(error).rstrip(".")
         message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
         raise UserError(
-            f"{message} Start the server (mlflow server) or give another address, "
-            "sqlite:///mlflow.db for example."
+            f"{message} Start the server (mlflow server), or give another address "
+            "(sqlite:///mlflow.db for example), and run the same command again: what was finished "
+            "is kept."
         ) from error
 
 

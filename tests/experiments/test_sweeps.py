@@ -1,6 +1,5 @@
 """experiments/sweeps: what is called equal, and what is called whole, is."""
 
-import runpy
 import sqlite3
 import subprocess
 import sys
@@ -9,30 +8,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.sweeps import launchers, writers
 from tests.experiment import two_steps
 
-FOLDER = Path(__file__).parents[2] / "experiments/sweeps"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def launchers():
-    return runpy.run_path(str(FOLDER / "launchers.py"))
-
-
-@pytest.fixture(scope="module")
-def writers():
-    return runpy.run_path(str(FOLDER / "writers.py"))
-
-
-def curves(launchers, accuracy):
-    metrics = launchers["METRICS"]
+def curves(accuracy):
+    metrics = launchers.METRICS
     return pd.DataFrame({"metric": metrics, "step": 0, "accuracy": [accuracy] * len(metrics)})
 
 
-def test_the_last_bit_makes_a_difference(launchers):
-    basic, other = curves(launchers, 0.3), curves(launchers, 0.1 + 0.2)
+def test_the_last_bit_makes_a_difference():
+    basic, other = curves(0.3), curves(0.1 + 0.2)
     found = {"basic": basic, "same": basic.copy(), "other": other, "short": basic[:5]}
-    assert launchers["table"](found).splitlines()[2:] == [
+    assert launchers.table(found).splitlines()[2:] == [
         "| basic | 6 of 6 | yes |",
         "| same | 6 of 6 | yes |",
         "| other | 6 of 6 | no |",
@@ -40,18 +30,18 @@ def test_the_last_bit_makes_a_difference(launchers):
     ]
 
 
-def test_a_run_without_all_its_steps_is_not_whole(writers, tmp_path):
+def test_a_run_without_all_its_steps_is_not_whole(tmp_path):
     two_steps(tmp_path, "attributions=none").run()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert writers["complete"](uri, "pruning_lab") == 1
+    assert writers.complete(uri, "pruning_lab") == 1
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         lost = "key = 'accuracy/test_accuracy_after' and step = 0"
         database.execute(f"delete from metrics where {lost}")
-    assert writers["complete"](uri, "pruning_lab") == 0
+    assert writers.complete(uri, "pruning_lab") == 0
 
 
-def test_in_every_round_the_store_is_a_new_one(writers, tmp_path):
-    assert list(writers["rounds"]("sqlite", 2, tmp_path)) == [
+def test_in_every_round_the_store_is_a_new_one(tmp_path):
+    assert list(writers.rounds("sqlite", 2, tmp_path)) == [
         (f"sqlite:///{tmp_path}/0/mlflow.db", "pruning_lab"),
         (f"sqlite:///{tmp_path}/1/mlflow.db", "pruning_lab"),
     ]
@@ -61,9 +51,9 @@ def test_in_every_round_the_store_is_a_new_one(writers, tmp_path):
 @pytest.mark.parametrize(
     ("command", "plugin"),
     [
-        (["launchers.py", "hydra/launcher=parallel"], "hydra_joblib_launcher"),
-        (["launchers.py", "hydra/launcher=submitit_local"], "hydra_submitit_launcher"),
-        (["writers.py", "--times", "1"], None),
+        (["launchers", "hydra/launcher=parallel"], "hydra_joblib_launcher"),
+        (["launchers", "hydra/launcher=submitit_local"], "hydra_submitit_launcher"),
+        (["writers", "--times", "1"], None),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -71,7 +61,7 @@ def test_the_commands_end_well(command, plugin):
     if plugin:
         pytest.importorskip(f"hydra_plugins.{plugin}", reason=f"{plugin} is not installed")
     done = subprocess.run(
-        [sys.executable, FOLDER / command[0], *command[1:]],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", f"experiments.sweeps.{command[0]}", *command[1:]],
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
