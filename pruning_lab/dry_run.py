@@ -1,31 +1,23 @@
 """What an experiment would do and about what it would take: nothing is written or trained."""
 
 import copy
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from pruning_lab import cost, tracking
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import ActivationMetric
-from pruning_lab.attributions.base import at_rest
-from pruning_lab.datasets import Splits, loader
-from pruning_lab.errors import UserError
-from pruning_lab.graph import HookedGraph, units_of
+from pruning_lab.datasets import Splits
+from pruning_lab.graph import units_of
 from pruning_lab.ledger import Prediction
 from pruning_lab.network import Network
+from pruning_lab.plain_text import amount, duration, kind_of, table
 from pruning_lab.schedules import Schedule, Step, ToTarget
+from pruning_lab.speed import speed_of
 from pruning_lab.training import Training
-
-WIDTH = 100
-"""Columns of the tables."""
 
 NOTES = """\
 A pass is one sample through the whole network as it stands; parts count by their share of the
@@ -38,15 +30,6 @@ too: units drawn at random went. What is on disk already (baseline, its scores) 
 
 AT_MOST = "at most"
 UNKNOWN = ["unknown", "unknown", "unknown"]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds that a sample takes in a batch: forward, back to the first layer, in training."""
-
-    forward: float
-    backward: float
-    training: float
 
 
 @dataclass(frozen=True)
@@ -103,7 +86,7 @@ class DryRun:
         self.config, self.network, self.metrics, self.chosen = config, network, metrics, chosen
         self.steps, self.schedule, self.splits = steps, schedule, splits
         self.training, self.finetune = training, finetune
-        self.speed = _speed(network, splits, config.scoring.batch_size, training)
+        self.speed = speed_of(network, splits, config.scoring.batch_size, training)
         layers = tuple(network.layers)
         self.on_baseline = {
             name: self._predicted(metric, network, layers) for name, metric in metrics.items()
@@ -278,101 +261,3 @@ class DryRun:
         sizes = [self.network.original["flops"], *times * [s.size["flops"] for s in self.stages]]
         passes = sum(sizes) / self.network.original["flops"]  # as long as so many of the first
         return Estimate(samples * len(sizes), 0, samples * passes * self.speed.forward)
-
-
-# -- measured --------------------------------------------------------------------------------
-
-
-def _speed(network: Network, splits: Splits, batch_size: int, training: Training) -> Speed:
-    model, device = network.model, next(network.model.parameters()).device
-    x, target = (each.to(device) for each in next(iter(loader(splits.score, batch_size))))
-    first = next(iter(network.layers.values()))
-
-    def there_and_back() -> None:
-        output, activations = HookedGraph(model, UserError()).record(x, [first])
-        torch.autograd.grad(F.cross_entropy(output, target, reduction="sum"), activations)
-
-    with at_rest(model):
-        with torch.no_grad():
-            forward = _seconds(lambda: model(x), device) / len(x)
-        both = _seconds(there_and_back, device) / len(x)
-    return Speed(forward, max(0.0, both - forward), _training_speed(model, splits, training))
-
-
-def _training_speed(model: nn.Module, splits: Splits, training: Training) -> float:
-    """Seconds that a sample takes in training, on a copy."""
-    device = next(model.parameters()).device
-    x, target = (each.to(device) for each in next(iter(loader(splits.train, training.batch_size))))
-    own = copy.deepcopy(model).train()
-    optimizer = training.optimizer(own)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(own(x), target).backward()
-        optimizer.step()
-
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
-        return _seconds(step, device) / len(x)
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The median of up to five runs, of one that takes long; after one to warm up."""
-    times: list[float] = []
-    work()
-    while not times or (len(times) < 5 and sum(times) < 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-# -- words -----------------------------------------------------------------------------------
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Aligned columns, ``l`` or ``r``; what is wider than 100 columns is cut at the right."""
-    every = [heads, *rows]
-    widths = [max(len(row[place]) for row in every) for place in range(len(heads))]
-    lines = []
-    for row in every:
-        cells = [
-            cell.ljust(width) if side == "l" else cell.rjust(width)
-            for cell, width, side in zip(row, widths, align, strict=True)
-        ]
-        line = "  ".join(cells).rstrip()
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """In words that one reads at a glance."""
-    if seconds == 0:
-        return "-"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s" if seconds >= 0.095 else "< 0.1 s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 99.5 * 60:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def amount(number: float) -> str:
-    """With three digits and a prefix of the SI."""
-    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:#.3g}".removesuffix(".") + f" {prefix}"
-    return f"{number:.0f} "
-
-
-def kind_of(layer: nn.Module) -> str:
-    """Its class and, of a convolution, its kernel."""
-    kernel = getattr(layer, "kernel_size", None)
-    grouped = ", grouped" if getattr(layer, "groups", 1) > 1 else ""
-    size = f" {'x'.join(map(str, kernel))}{grouped}" if kernel else ""
-    return type(layer).__name__ + size

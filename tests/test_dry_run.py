@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pruning_lab import cost
-from pruning_lab.dry_run import DryRun, amount, duration, kind_of, table
+from pruning_lab.dry_run import DryRun
 from pruning_lab.ledger import Passes, counted
+from pruning_lab.plain_text import amount, duration, kind_of, table
 from tests.experiment import experiment, two_steps
 
 

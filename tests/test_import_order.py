@@ -34,6 +34,8 @@ ROOMS = [
     "compare",
     "study",
     "record",
+    "plain_text",
+    "speed",
     "dry_run",
     "runner",
     "sweep",

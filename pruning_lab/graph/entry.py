@@ -161,7 +161,7 @@ def find_entry(module: fx.GraphModule, axis: int) -> Entry | None:
         op = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         dims = POOLS.get(type(op) if isinstance(op, nn.Module) else op)
         if (kind := _entry_at(op, axis, flat)) is not None:
-            wanted, reached = next(reversed(module.graph.nodes)).args[0], node
+            wanted, reached = next(iter(reversed(module.graph.nodes))).args[0], node
             if (norm := norm_behind(module, node)) is not None:
                 op, reached = fused(op, module.get_submodule(str(norm.target))), norm
             rest = part(module, [reached, *given[1:]], wanted)

@@ -44,7 +44,7 @@ class _Tracer(fx.Tracer):
         return super()._proxy_placeholder(name, concrete, signature, function)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        last, stack = next(reversed(self.graph.nodes)), self.module_stack.copy()
+        last, stack = next(iter(reversed(self.graph.nodes))), self.module_stack.copy()
         try:
             output = super().call_module(m, forward, args, kwargs)
         except Exception:  # tracing runs the user's code: anything may be raised

@@ -1,0 +1,53 @@
+"""Tables, times, amounts and layers as one reads them in a terminal."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+WIDTH = 100
+"""Columns of the tables."""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Aligned columns, ``l`` or ``r``; what is wider than 100 columns is cut at the right."""
+    every = [heads, *rows]
+    widths = [max(len(row[place]) for row in every) for place in range(len(heads))]
+    lines = []
+    for row in every:
+        cells = [
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(row, widths, align, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """In words that one reads at a glance."""
+    if seconds == 0:
+        return "-"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 0.095 else "< 0.1 s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def amount(number: float) -> str:
+    """With three digits and a prefix of the SI."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:#.3g}".removesuffix(".") + f" {prefix}"
+    return f"{number:.0f} "
+
+
+def kind_of(layer: nn.Module) -> str:
+    """Its class and, of a convolution, its kernel."""
+    kernel = getattr(layer, "kernel_size", None)
+    grouped = ", grouped" if getattr(layer, "groups", 1) > 1 else ""
+    size = f" {'x'.join(map(str, kernel))}{grouped}" if kernel else ""
+    return type(layer).__name__ + size
