@@ -34,8 +34,6 @@ Config = Mapping[str, Any]
 PLACES = ("root", "download", "debian_package")
 """Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
 
-INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
 """What is done with a baseline."""
 
@@ -173,7 +171,14 @@ def digest_of_program(made: Any) -> str:
 def _is_installed(name: str) -> bool:
     """Whether a module is of Python itself or of an installed package."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is None or any(Path(file).is_relative_to(place) for place in INSTALLED)
+    return file is None or any(Path(file).is_relative_to(place) for place in _installed_places())
+
+
+@cache
+def _installed_places() -> set[str]:
+    """Where Python is, and what was installed: for all, for one user, or found by PYTHONPATH."""
+    python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    return python | {place for place in sys.path if any(Path(place).glob("*.dist-info"))}
 
 
 @cache  # as it was when it was first asked for: whoever edits it later does not change this process
@@ -192,6 +197,8 @@ def _imports(name: str) -> frozenset[str]:
             found |= {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom):
             written = "." * node.level + (node.module or "")
+            if node.level and not own:
+                continue  # a script, where such an import cannot succeed
             origin = resolve_name(written, own) if node.level else written
             found |= {origin, *(f"{origin}.{each.name}" for each in node.names)}
     return frozenset(found)

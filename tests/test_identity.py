@@ -220,3 +220,20 @@ def test_code_that_a_model_imports_from_beside_it_counts(tmp_path, monkeypatch):
     assert not any(module.startswith("torch") for module in read)
     monkeypatch.setattr(identity, "_source", lambda name: own(name) + "#" * (name == "own_blocks"))
     assert digest_of_program.__wrapped__(made) != before
+
+
+def test_of_what_is_installed_outside_the_environment_the_version_counts(tmp_path, monkeypatch):
+    """Many clusters lend their packages by PYTHONPATH."""
+    monkeypatch.syspath_prepend(tmp_path)
+    about = tmp_path / "lent_package-1.0.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: lent_package\nVersion: 1.0\n")
+    (tmp_path / "lent_package.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
+    made, own, read = __import__("lent_package").Net, identity._source, []
+    identity._installed_places.cache_clear()
+    monkeypatch.setattr(identity, "_source", lambda name: read.append(name) or own(name))
+    before = digest_of_program.__wrapped__(made)
+    assert read == []
+    about.write_text(about.read_text().replace("Version: 1.0", "Version: 2.0"))
+    assert digest_of_program.__wrapped__(made) != before
+    identity._installed_places.cache_clear()
