@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow zoo against-torch-pruning bench-attributions check install install-launchers
+.PHONY: run test test-slow test-gpu zoo against-torch-pruning bench-attributions check install install-launchers
 
 install: .venv/installed
 
@@ -20,10 +20,13 @@ run: install
 	$(BIN)/python -m pruning_lab metric=shapley model=vgg16
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 zoo: install
 	$(BIN)/python -m benchmarks.zoo --jobs 2 --output docs/zoo.md

@@ -83,7 +83,7 @@ def ui_command(uri: str) -> str:
     """The command that opens the MLflow UI on the store at ``uri``, or the server's address."""
     if uri.startswith("http"):
         return uri
-    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shlex.quote(uri)}"
+    return f"{sys.executable} -m mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def sqlite_file(uri: str) -> Path | None:

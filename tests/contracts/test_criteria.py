@@ -46,11 +46,11 @@ def data():
     return TensorDataset(x, torch.randint(0, 3, (SAMPLES,), generator=generator))
 
 
-def metric(name, model, batches, criterion=F.cross_entropy, **settings):
+def metric(name, model, batches, criterion=F.cross_entropy, device="cpu", **settings):
     config = OmegaConf.create(
         {"seeds": {"score": 7}, "metric": OmegaConf.load(CONF / f"{name}.yaml")}
     )
-    return instantiate(config.metric)(model, batches, criterion, "cpu", **settings)
+    return instantiate(config.metric)(model, batches, criterion, device, **settings)
 
 
 @pytest.fixture(params=NAMES)

@@ -193,8 +193,3 @@ def test_weights_that_take_too_much_memory_are_not_made():
         taken = faster(convolution, size).weight.nbytes
         assert faster(convolution, size, taken) is not None
         assert faster(convolution, size, taken - 1) is None
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_has_no_use_for_it():
-    assert faster(nn.Conv2d(8, 8, 3, padding=1).cuda(), (2, 2)) is None

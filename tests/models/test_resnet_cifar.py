@@ -75,7 +75,7 @@ def test_a_shortcut_that_selects_channels_is_the_papers():
     block = Block(3, 8, stride=2).double().eval()
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0
+            module.eps = 1e-15
     with torch.no_grad():
         block.shortcut[0].weight.copy_(torch.eye(8, 3)[:, :, None, None])
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
