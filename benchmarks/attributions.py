@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--network", type=Path, help="keep the trained network in this file")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 on both sides
     on_gpu = wanted.device != "cpu"
     where = torch.cuda.get_device_name() if on_gpu else platform.machine()
     trained = cache(partial(trained_network, wanted.device, cache=wanted.network))

@@ -42,6 +42,16 @@ def test_a_criterion_gives_the_scores_and_errors_of_the_cpu(name):
             np.testing.assert_allclose(error, other, rtol=1e-6, atol=1e-12)
 
 
+def test_float32_is_float32():
+    """torch's default for convolutions are factors of ten bits, which is the third digit."""
+    found = []
+    for device in (GPU, "cpu"):
+        model = network().float().to(device)
+        batches = [(x.float(), target) for x, target in DataLoader(data(), 5)]
+        found.append(metric("taylor", model, batches, device=device).run(model[4]))
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 def pruned(device):
     """The network after a step of SGD, a cut of two layers, and another step."""
     torch.manual_seed(1)

@@ -18,4 +18,4 @@ class APoZAttributionMetric(ActivationMetric):
     needs_gradient: ClassVar[bool] = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        return (activation > 0).sum(2) / activation.shape[2]
+        return (activation > 0).sum(2).double() / activation.shape[2]

@@ -244,7 +244,7 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; everything is put back afterwards.
 
-    Also torch's random state, which a shuffling DataLoader draws from.
+    Also torch's random state, which a shuffling DataLoader draws from. Float32 is float32 inside.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
@@ -252,8 +252,27 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for parameter in wanted:
             parameter.requires_grad_(False)
         streams = torch.random.fork_rng(devices=[device.index for device in devices])
-        with evaluating(model), streams:
+        with evaluating(model), streams, _full_precision():
             yield
     finally:
         for parameter, requires_grad in wanted.items():
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions in float32 as a CPU does them.
+
+    By torch's default a GPU rounds their factors to TF32's ten bits, and scores come out other in
+    the third digit.
+    """
+    try:
+        before = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # chosen by the user, for convolutions and other layers apart
+        yield
+        return
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

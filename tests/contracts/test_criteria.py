@@ -147,12 +147,24 @@ def test_measuring_leaves_no_trace_also_after_a_failure(name, criterion):
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
+    assert torch.backends.cudnn.allow_tf32  # torch's default
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"4.weight"}
     graded = {key for key, p in model.named_parameters() if p.grad is not None}
     assert graded == {"0.weight"}
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+
+
+def test_a_gpu_would_round_nothing_while_it_measures():
+    seen = []
+
+    def loss(output, target, reduction):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return F.cross_entropy(output, target, reduction=reduction)
+
+    scored("taylor", network(), criterion=loss)
+    assert set(seen) == {False}
 
 
 class Branching(nn.Module):
