@@ -130,16 +130,7 @@ def fit(
                 bar.update()
                 optimizer.zero_grad()
                 loss = loss_share(model, x, target)
-                if not math.isfinite(value := ranks.total(loss.item())):
-                    raise UserError(
-                        f"The loss became {value} in epoch {epoch + 1} of {label}: training "
-                        f"diverged. Lower the learning rate (it is {training.lr})."
-                    )
-                if not loss.requires_grad:
-                    raise UserError(
-                        f"{label} is not possible: the model's output depends on no parameter that "
-                        "can be trained. Are they frozen (requires_grad), or the output detached?"
-                    )
+                value = _checked(loss, label, epoch, training.lr)
                 loss.backward()
                 add_up_gradients(model)
                 optimizer.step()
@@ -151,6 +142,21 @@ def fit(
                 kept.keep(epoch + 1, model, optimizer, generator)
     optimizer.zero_grad()  # a cut would slice the gradients, and nobody needs them
     model.eval()
+
+
+def _checked(loss: torch.Tensor, label: str, epoch: int, lr: float) -> float:
+    """The loss of all ranks; UserError where it is not finite, or nothing can be learnt from it."""
+    if not math.isfinite(value := ranks.total(loss.item())):
+        raise UserError(
+            f"The loss became {value} in epoch {epoch + 1} of {label}: training diverged. Lower "
+            f"the learning rate (it is {lr})."
+        )
+    if not loss.requires_grad:
+        raise UserError(
+            f"{label} is not possible: the model's output depends on no parameter that can be "
+            "trained. Are they frozen (requires_grad), or the output detached?"
+        )
+    return value
 
 
 @torch.no_grad()
