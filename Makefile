@@ -20,7 +20,7 @@ run: install
 	$(BIN)/python -m pruning_lab metric=shapley model=vgg16
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
