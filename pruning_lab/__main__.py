@@ -96,9 +96,9 @@ def _run() -> None:
 
 def _disk_error(ended: SystemExit) -> OSError | None:
     """What Hydra could not write of its own, if that ended it: its log, its configuration."""
-    error: BaseException | None = ended
-    while not (error is None or isinstance(error, OSError | CompactHydraException)):
-        error = error.__cause__ or error.__context__
+    error = ended.__context__
+    if isinstance(error, ValueError):  # logging's, of a handler that cannot open its file
+        error = error.__cause__
     return error if isinstance(error, OSError) else None
 
 

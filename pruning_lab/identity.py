@@ -10,10 +10,9 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ Config = Mapping[str, Any]
 
 PLACES = ("root", "download", "debian_package")
 """Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
+
+INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
 """What is done with a baseline."""
@@ -156,8 +157,8 @@ def digest_of_program(made: Any) -> str:
     waiting = {each.__module__ for each in getattr(made, "__mro__", (made,))}
     sources: dict[str, str] = {}
     if root != own and _is_installed(made.__module__):
-        with suppress(PackageNotFoundError):  # of Python itself, for example
-            sources[root] = version(root)
+        for each in packages_distributions().get(root, ()):  # none of Python itself
+            sources[each] = version(each)
     while waiting:
         name = waiting.pop()
         followed = name.partition(".")[0] == own or not _is_installed(name)
@@ -171,14 +172,16 @@ def digest_of_program(made: Any) -> str:
 def _is_installed(name: str) -> bool:
     """Whether a module is of Python itself or of an installed package."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is None or any(Path(file).is_relative_to(place) for place in _installed_places())
+    if file is None or any(Path(file).is_relative_to(place) for place in INSTALLED):
+        return True
+    lent = any(Path(file).is_relative_to(place) for place in _lent_places())
+    return lent and name.partition(".")[0] in packages_distributions()
 
 
 @cache
-def _installed_places() -> set[str]:
-    """Where Python is, and what was installed: for all, for one user, or found by PYTHONPATH."""
-    python = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    return python | {place for place in sys.path if any(Path(place).glob("*.dist-info"))}
+def _lent_places() -> set[str]:
+    """Where something was installed outside the environment: for one user, or by PYTHONPATH."""
+    return {place for place in sys.path if any(Path(place).glob("*.dist-info"))}
 
 
 @cache  # as it was when it was first asked for: whoever edits it later does not change this process

@@ -227,13 +227,27 @@ def test_of_what_is_installed_outside_the_environment_the_version_counts(tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     about = tmp_path / "lent_package-1.0.dist-info" / "METADATA"
     about.parent.mkdir()
+    (about.parent / "top_level.txt").write_text("lent_package\n")
     about.write_text("Metadata-Version: 2.1\nName: lent_package\nVersion: 1.0\n")
     (tmp_path / "lent_package.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
     made, own, read = __import__("lent_package").Net, identity._source, []
-    identity._installed_places.cache_clear()
+    identity._lent_places.cache_clear()
     monkeypatch.setattr(identity, "_source", lambda name: read.append(name) or own(name))
     before = digest_of_program.__wrapped__(made)
     assert read == []
     about.write_text(about.read_text().replace("Version: 1.0", "Version: 2.0"))
     assert digest_of_program.__wrapped__(made) != before
-    identity._installed_places.cache_clear()
+    identity._lent_places.cache_clear()
+
+
+def test_code_beside_something_installed_still_counts(tmp_path, monkeypatch):
+    """``pip install --target .`` leaves its notes beside a user's own files."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "some_dependency-1.0.dist-info").mkdir()
+    (tmp_path / "net_beside.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
+    made, own = __import__("net_beside").Net, identity._source
+    identity._lent_places.cache_clear()
+    before = digest_of_program.__wrapped__(made)
+    monkeypatch.setattr(identity, "_source", lambda name: own(name) + "#" * (name == "net_beside"))
+    assert digest_of_program.__wrapped__(made) != before
+    identity._lent_places.cache_clear()

@@ -244,7 +244,8 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; everything is put back afterwards.
 
-    Also torch's random state, which a shuffling DataLoader draws from. Float32 is float32 inside.
+    Also torch's random state, which a shuffling DataLoader draws from. By torch's default settings
+    float32 convolutions are not rounded inside.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
