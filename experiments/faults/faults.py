@@ -23,7 +23,7 @@ STRUCK = "struck"
 MLFLOW = ("create_experiment", "create_run", "delete_tag", "get_experiment_by_name", "get_run",
           "log_artifact", "log_artifacts", "log_batch", "search_experiments", "search_runs",
           "set_tag", "set_terminated", "update_run")  # fmt: skip
-"""All that the program calls of MLflow's client while a run is made."""
+"""All that a run, a new one, a failed one or one that goes on, calls of MLflow's client."""
 
 
 def broken_write(number: int, how: str) -> Prepare:
@@ -53,11 +53,11 @@ def broken_output(number: int, how: str) -> Prepare:
     """The file of this number that is opened for writing in the run's output folder."""
 
     def prepare() -> None:
-        count, own = iter(range(10**6)), io.open
+        count, own, outputs = iter(range(10**6)), io.open, Path("outputs").absolute()
 
         def opened(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
-            writes = {*mode} & {*"wax+"} and "outputs" in str(file)
-            if writes and next(count) == number:
+            inside = not isinstance(file, int) and outputs in Path(file).absolute().parents
+            if inside and {*mode} & {*"wax+"} and next(count) == number:
                 _fail(getattr(errno, how))
             return own(file, mode, *given, **named)
 

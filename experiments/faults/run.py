@@ -27,21 +27,33 @@ from tqdm import tqdm
 
 from experiments.faults import faults
 from experiments.faults.server import Server, server
-from experiments.faults.trial import Prepare, Trials, begin, finish, left, moment, said, same
+from experiments.faults.trial import (
+    Prepare,
+    Trials,
+    begin,
+    expected,
+    finish,
+    left,
+    moment,
+    said,
+    same,
+)
 from pruning_lab.compare import markdown
 
 CRITERIA = ["random", "apoz", "sensitivity", "taylor", "taylor_signed", "weight_norm", "shapley",
             "shapley_exact", "owen_gradient"]  # fmt: skip
 ERRORS = {"ENOSPC": ("disk full", "No space left"), "EACCES": ("permission denied", "denied")}
-CAMPAIGNS = ["kills", "data", "writes", "outputs", "stores", "servers"]
+LATE = 150
+"""A batch of the fine-tuning after the first step."""
 AGAIN = "the same command again"
+AWAY = "does not take what was measured"
 
 
 @cache
 def undisturbed(place: Path) -> dict[str, Any]:
     """What a run leaves that nothing breaks."""
     assert finish(place / "plain", []) == 0, said(place / "plain")
-    return left(place / "plain")
+    return expected(place / "plain")
 
 
 def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
@@ -51,10 +63,10 @@ def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
         overrides = [f"metric={criterion}"]
         started = time.perf_counter()
         assert finish(place / criterion, overrides) == 0, said(place / criterion)
-        lasts, expected = time.perf_counter() - started, left(place / criterion)
+        lasts, plain = time.perf_counter() - started, expected(place / criterion)
         trials = Trials(f"killed one to three times, metric={criterion}")
         for trial in range(times):
-            folder = place / f"{criterion}-{trial}"
+            folder, hit = place / f"{criterion}-{trial}", 0
             for _ in range(chance.integers(1, 4)):
                 process = begin(folder, overrides)
                 process.join(chance.uniform(0, lasts))
@@ -62,8 +74,10 @@ def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
                     os.kill(process.pid, signal.SIGKILL)
                     process.join()
                     moments[moment(folder)] += 1
-            done = finish(folder, overrides) == 0
-            trials.add(done and same(left(folder), expected), folder)
+                    hit += 1
+            whole = finish(folder, overrides) == 0 and same(left(folder), plain)
+            if hit:  # else it had ended before
+                trials.add(whole, folder)
             if not trials.problems:
                 shutil.rmtree(folder)
         yield trials
@@ -71,22 +85,32 @@ def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
 
 
 def in_turn(
-    name: str, broken: Callable[[int], Prepare], reason: str, place: Path, every: int = 1
+    name: str,
+    broken: Callable[[int], Prepare],
+    reason: str,
+    place: Path,
+    every: int = 1,
+    before: Prepare | None = None,
 ) -> Iterator[Trials]:
     """What can break breaks, the first, the second, ..., until there is no further one.
 
-    A run says so if it gives the reason and, where it ends, that the same command goes on.
+    With ``before`` an earlier run was broken by that. A run says so if it gives the reason and,
+    where it ends, that the same command goes on.
     """
-    expected, trials = undisturbed(place), Trials(name)
+    plain, trials = undisturbed(place), Trials(name)
     for number in tqdm(count(0, every), desc=name):
         folder = place / f"{re.sub('[^a-z]+', '-', name.lower())}-{number}"
+        if before is not None:
+            finish(folder, [], before)
+            (folder / faults.STRUCK).unlink()
+            (folder / "said.txt").unlink()
         first = finish(folder, [], broken(number))
+        text = said(folder)
+        whole = finish(folder, []) == 0 and same(left(folder), plain)
         if not (folder / faults.STRUCK).exists():
             yield trials
             return
-        text = said(folder)
         told = reason in text and (first == 0 or AGAIN in text)
-        whole = finish(folder, []) == 0 and same(left(folder), expected)
         trials.add(whole, folder, None if first == -signal.SIGKILL else told)
 
 
@@ -111,17 +135,20 @@ def stores(place: Path) -> Iterator[Trials]:
     for name, once, every in (("each call in turn", True, 1), ("from a call on", False, 4)):
         broken = partial(faults.broken_store, once=once)
         yield from in_turn(f"MLflow's disk full, {name}", broken, "No space left", place, every)
+    broken, cut = partial(faults.broken_store, once=True), faults.broken_data(LATE)
+    name = "MLflow's disk full, each call in turn of a run that goes on"
+    yield from in_turn(name, broken, "No space left", place, before=cut)
 
 
 def data(place: Path, times: int, seed: int) -> Iterator[Trials]:
     """Batches at random places cannot be read."""
-    expected, chance = undisturbed(place), np.random.default_rng(seed)
+    plain, chance = undisturbed(place), np.random.default_rng(seed)
     trials = Trials("a batch of the data cannot be read")
     for trial in tqdm(range(times), desc="data"):
         folder = place / f"data-{trial}"
         first = finish(folder, [], faults.broken_data(int(chance.integers(0, 200))))
         told = first != 0 and "Input/output error" in said(folder) and AGAIN in said(folder)
-        whole = finish(folder, []) == 0 and same(left(folder), expected)
+        whole = finish(folder, []) == 0 and same(left(folder), plain)
         trials.add(whole, folder, told)
     yield trials
 
@@ -159,7 +186,8 @@ def servers(place: Path, times: int, seed: int) -> Iterator[Trials]:
     with server(place / "served") as plain:
         started = time.perf_counter()
         assert finish(place / "with-server", [f"tracking.uri={plain.uri}"]) == 0
-        lasts, expected = time.perf_counter() - started, left(place / "with-server", plain.uri)
+        lasts = time.perf_counter() - started
+        undisturbed_there = expected(place / "with-server", plain.uri)
     names = {"away, back after 3 s": back_soon, "away beyond the end": gone, "slow": slow}
     for name, fault in tqdm(names.items(), desc="servers"):
         trials = Trials(f"MLflow's server {name}")
@@ -169,36 +197,38 @@ def servers(place: Path, times: int, seed: int) -> Iterator[Trials]:
                 uri = [f"tracking.uri={own.uri}"]
                 process = begin(folder, uri)
                 time.sleep(chance.uniform(1, 0.8 * lasts))
+                assert process.is_alive(), said(folder)
                 fault(own, process)
-                told = process.exitcode == 0 or AGAIN in said(folder)
-                whole = finish(folder, uri) == 0 and same(left(folder, own.uri), expected)
+                text = said(folder)
+                told = AGAIN in text if process.exitcode else AWAY in text or None
+                whole = finish(folder, uri) == 0
+                whole = whole and same(left(folder, own.uri), undisturbed_there)
                 trials.add(whole, folder, told)
         yield trials
 
 
 def main() -> None:
+    campaigns: dict[str, Callable[[Path, argparse.Namespace], Iterator[Trials]]] = {
+        "kills": lambda place, options: kills(place, options.kills, options.seed),
+        "data": lambda place, options: data(place, options.data, options.seed),
+        "writes": lambda place, _: writes(place),
+        "outputs": lambda place, _: outputs(place),
+        "stores": lambda place, _: stores(place),
+        "servers": lambda place, options: servers(place, options.servers, options.seed),
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=6, help="runs that are killed, per criterion")
     parser.add_argument("--data", type=int, default=10, help="runs with an unreadable batch")
     parser.add_argument("--servers", type=int, default=3, help="runs per fault of a server")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--only", choices=["kills", "data", "writes", "outputs", "stores", "servers"]
-    )
-    parser.add_argument("--folder", type=Path, help="where to work; a temporary folder")
+    parser.add_argument("--only", choices=list(campaigns))
+    parser.add_argument("--folder", type=Path, help="where to work, and what stays")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    place = options.folder or Path(tempfile.mkdtemp())
-    campaigns = {
-        "kills": lambda: kills(place, options.kills, options.seed),
-        "data": lambda: data(place, options.data, options.seed),
-        "writes": lambda: writes(place),
-        "outputs": lambda: outputs(place),
-        "stores": lambda: stores(place),
-        "servers": lambda: servers(place, options.servers, options.seed),
-    }
-    wanted = [options.only] if options.only else CAMPAIGNS
-    done = list(chain.from_iterable(campaigns[name]() for name in wanted))
+    wanted = [options.only] if options.only else list(campaigns)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = (options.folder or Path(temporary)).absolute()
+        done = list(chain.from_iterable(campaigns[name](place, options) for name in wanted))
     table = pd.DataFrame(
         [(each.fault, each.count, each.told, each.equal) for each in done],
         columns=["fault", "runs", "said so", "equal in the end"],

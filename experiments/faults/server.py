@@ -51,7 +51,7 @@ class Server:
             return False
 
     @property
-    def runs(self) -> bool:
+    def is_up(self) -> bool:
         """Whether its process is there, stopped or not."""
         return self.process is not None and self.process.poll() is None
 
@@ -71,5 +71,5 @@ def server(folder: Path, store: str | None = None, workers: int = 1) -> Iterator
         own.start()
         yield own
     finally:
-        if own.runs:
+        if own.is_up:
             own.send(signal.SIGKILL)

@@ -124,6 +124,16 @@ def left(folder: Path, uri: str | None = None) -> dict[str, Any]:
     return found
 
 
+def expected(folder: Path, uri: str | None = None) -> dict[str, Any]:
+    """What an undisturbed run left, which is all there."""
+    found = left(folder, uri)
+    assert found["runs"] == ["FINISHED"], found["runs"]
+    assert {"curve", "points"} <= found.keys()
+    for kind in (".npz", ".safetensors", ".png", ".csv"):
+        assert any(key.endswith(kind) for key in found), kind
+    return found
+
+
 def content(path: Path) -> Any:
     """What is in a file, without the dates that archives have."""
     if path.suffix == ".npz":

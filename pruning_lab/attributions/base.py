@@ -244,8 +244,7 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; everything is put back afterwards.
 
-    Also torch's random state, which a shuffling DataLoader draws from. By torch's default settings
-    float32 convolutions are not rounded inside.
+    Also torch's random state, which a shuffling DataLoader draws from. Float32 is float32 inside.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
@@ -262,18 +261,18 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Convolutions in float32 as a CPU does them.
+    """Products in float32 as a CPU does them, whatever torch is set to.
 
-    By torch's default a GPU rounds their factors to TF32's ten bits, and scores come out other in
-    the third digit.
+    By its default a GPU rounds the factors of convolutions to TF32's ten bits, and scores come out
+    other in the third digit.
     """
+    backends: Any = torch.backends
+    switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
     try:
-        before = torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # chosen by the user, for convolutions and other layers apart
-        yield
-        return
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision

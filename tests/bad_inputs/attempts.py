@@ -7,6 +7,9 @@ hostile user. Each message has the value that was wrong and what to do.
 
 import sqlite3
 
+import pytest
+
+from pruning_lab.errors import UserError
 from tests.experiment import TINY, experiment
 
 DATA = [override for override in TINY if not override.startswith("model")]
@@ -28,3 +31,12 @@ def prepared(folder, store, overrides):
     built = experiment(folder, f"tracking.uri=sqlite:///{store}", *overrides, base=base)
     assert built.client  # connects, as a run does before anything else
     return built
+
+
+def check_refused(case, folder, monkeypatch):
+    """A case is what is attempted in a folder, and the message that refuses it."""
+    monkeypatch.chdir(folder)
+    attempt, message = case
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        attempt(folder)
+    assert not (folder / "harm").exists()  # what code in a file would leave

@@ -5,10 +5,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from pruning_lab.datasets import Splits
-from pruning_lab.errors import UserError
 from pruning_lab.schedules import OneShot
 from pruning_lab.study import compare_criteria
 from pruning_lab.training import Training
+from tests.bad_inputs.attempts import check_refused
 
 
 def given(**wrong):
@@ -58,7 +58,4 @@ GIVEN = {
 
 @pytest.mark.parametrize("case", GIVEN)
 def test_own_data_that_cannot_be_used(case, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    attempt, message = GIVEN[case]
-    with pytest.raises(UserError, match=f"(?s){message}"):
-        attempt(tmp_path)
+    check_refused(GIVEN[case], tmp_path, monkeypatch)

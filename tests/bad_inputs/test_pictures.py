@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from pruning_lab.datasets.image_folder import image_folder
-from pruning_lab.errors import UserError
-from tests.bad_inputs.attempts import TEXT
+from tests.bad_inputs.attempts import TEXT, check_refused
 
 
 def pictures(root, **counts):
@@ -103,10 +102,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("case", PICTURES)
 def test_pictures_that_cannot_be_used(case, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    attempt, message = PICTURES[case]
-    with pytest.raises(UserError, match=f"(?s){message}"):
-        attempt(tmp_path)
+    check_refused(PICTURES[case], tmp_path, monkeypatch)
 
 
 def test_a_file_that_is_no_picture_beside_pictures_is_passed_over(tmp_path):

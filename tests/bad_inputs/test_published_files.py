@@ -9,8 +9,7 @@ import pytest
 from pruning_lab.datasets.cifar import cifar
 from pruning_lab.datasets.fashion_mnist import FILES, fashion_mnist
 from pruning_lab.datasets.mnist import mnist
-from pruning_lab.errors import UserError
-from tests.bad_inputs.attempts import COUNT, TEXT
+from tests.bad_inputs.attempts import COUNT, TEXT, check_refused
 
 COUNTS = {"train": 80, "t10k": 30}
 
@@ -99,7 +98,4 @@ OFFICIAL = {
 
 @pytest.mark.parametrize("case", OFFICIAL)
 def test_published_files_that_cannot_be_used(case, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    attempt, message = OFFICIAL[case]
-    with pytest.raises(UserError, match=f"(?s){message}"):
-        attempt(tmp_path)
+    check_refused(OFFICIAL[case], tmp_path, monkeypatch)

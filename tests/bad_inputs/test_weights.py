@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pruning_lab.checkpoint import load_pruned, load_state, save_pruned
-from pruning_lab.errors import UserError
+from tests.bad_inputs.attempts import check_refused
 
 
 class Harm:
@@ -85,8 +85,4 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_weights_that_cannot_be_loaded(case, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    attempt, message = WEIGHTS[case]
-    with pytest.raises(UserError, match=f"(?s){message}"):
-        attempt(tmp_path)
-    assert not (tmp_path / "harm").exists()
+    check_refused(WEIGHTS[case], tmp_path, monkeypatch)

@@ -131,6 +131,14 @@ def failing(output, target, reduction):
     raise RuntimeError("the loss fails")
 
 
+def precisions():
+    backends = torch.backends
+    switches = {
+        "conv": backends.cudnn.conv, "rnn": backends.cudnn.rnn, "matmul": backends.cuda.matmul,
+    }  # fmt: skip
+    return {name: switch.fp32_precision for name, switch in switches.items()}
+
+
 @pytest.mark.parametrize("criterion", [F.cross_entropy, failing], ids=["works", "fails"])
 def test_measuring_leaves_no_trace_also_after_a_failure(name, criterion):
     model = network().train()
@@ -147,7 +155,7 @@ def test_measuring_leaves_no_trace_also_after_a_failure(name, criterion):
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
-    assert torch.backends.cudnn.allow_tf32  # torch's default
+    assert precisions() == {"conv": "tf32", "rnn": "tf32", "matmul": "none"}  # torch's defaults
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"4.weight"}
@@ -156,15 +164,22 @@ def test_measuring_leaves_no_trace_also_after_a_failure(name, criterion):
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
 
 
-def test_a_gpu_would_round_nothing_while_it_measures():
+@pytest.mark.parametrize("matmul", ["highest", "high"])
+def test_a_gpu_would_round_nothing_while_it_measures(matmul):
     seen = []
 
     def loss(output, target, reduction):
-        seen.append(torch.backends.cudnn.allow_tf32)
+        seen.extend(precisions().values())
         return F.cross_entropy(output, target, reduction=reduction)
 
-    scored("taylor", network(), criterion=loss)
-    assert set(seen) == {False}
+    torch.set_float32_matmul_precision(matmul)
+    before = precisions()
+    try:
+        scored("taylor", network(), criterion=loss)
+        assert set(seen) == {"ieee"}
+        assert precisions() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 class Branching(nn.Module):
