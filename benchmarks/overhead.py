@@ -1,4 +1,7 @@
-"""The share of a run's time that is neither scoring, nor training, nor evaluation."""
+"""The share of a run's time that is neither scoring, nor training, nor evaluation.
+
+And the seconds from the start of the process, imports included, to the first of these.
+"""
 
 import argparse
 import sys
@@ -10,6 +13,7 @@ from contextlib import chdir
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from pruning_lab import record, resume, runner, track
 from pruning_lab.__main__ import main as command
@@ -29,7 +33,7 @@ REST = {
     "figures": [(write.Run, "figure"), (record.Record, "curves"), (record, "score_histograms"),
                 (record, "sorted_scores"), (record, "rank_correlation"), (record, "widths")],
     "checkpoints": [(resume, "_write"), (resume, "_read")],
-    "tracking": [(write.Run, "_send"), (write, "_deliver_all")],
+    "tracking": [(write.Run, "_send"), (write, "_finish")],
     "planning": [(track.Track, "plan")],
     "latency and size": [(track, "row_of")],
 }  # fmt: skip
@@ -40,10 +44,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.first: float | None = None
         self._open: list[float] = []
 
     def timed(self, name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
+            if self.first is None and name in WORK:
+                self.first = time.time() - psutil.Process().create_time()
             started = time.perf_counter()
             self._open.append(0.0)
             try:
@@ -77,11 +84,12 @@ def measured(overrides: Sequence[str]) -> pd.Series:
     found = pd.Series(clock.seconds).reindex([*WORK, *REST], fill_value=0.0)
     found["start and the rest"] = whole - found.sum()
     found["whole"] = whole
+    found["start of the process to the first work"] = clock.first
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", choices=list(RUNS), default="lenet")
     options, more = parser.parse_known_args()  # the rest is for the command: metric=shapley ...
     table = measured([*RUNS[options.run], *more]).to_frame(options.run)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import CompactHydraException, ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 from torch import nn
 
+from pruning_lab.__main__ import _disk_error
 from pruning_lab.errors import UserError
 from tests.experiment import TINY, experiment
 
@@ -188,3 +189,24 @@ def test_every_config_composes_and_explains_its_keys(path):
         key, _, value = line.strip().partition(":")
         if value and not key.startswith(("_", "- ", "#")):
             assert "#" in value, f"{key} is not explained"
+
+
+def test_an_error_of_a_disk_is_named_only_where_it_ended_the_run():
+    def ended(error):
+        try:
+            try:
+                raise error
+            except type(error):
+                sys.exit(1)
+        except SystemExit as caught:
+            return caught
+
+    full, other = OSError(28, "No space left on device"), ValueError("a mistake")
+    handler = ValueError("Unable to configure handler 'file'")
+    handler.__cause__ = full
+    assert _disk_error(ended(full)) is full
+    assert _disk_error(ended(handler)) is full
+    other.__context__ = full  # handled, and something else went wrong
+    assert _disk_error(ended(other)) is None
+    assert _disk_error(ended(CompactHydraException("said already"))) is None
+    assert _disk_error(SystemExit(1)) is None

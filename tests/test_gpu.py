@@ -20,7 +20,7 @@ from tests.test_resume import Cut
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="make test-gpu, on a GPU"),
 ]
 GPU = "cuda"
 

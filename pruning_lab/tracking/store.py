@@ -54,9 +54,8 @@ def reaching(uri: str) -> Iterator[None]:
         reason = first_line(error).rstrip(".")
         message = without_password(f"tracking.uri={uri} cannot be reached: {reason}.")
         raise UserError(
-            f"{message} Start the server (mlflow server), or give another address "
-            "(sqlite:///mlflow.db for example), and run the same command again: what was finished "
-            "is kept."
+            f"{message} Start the server (mlflow server) and run the same command again (what was "
+            "finished is kept), or give another address, sqlite:///mlflow.db for example."
         ) from error
 
 
@@ -83,7 +82,7 @@ def ui_command(uri: str) -> str:
     """The command that opens the MLflow UI on the store at ``uri``, or the server's address."""
     if uri.startswith("http"):
         return uri
-    return f"{sys.executable} -m mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri])
 
 
 def sqlite_file(uri: str) -> Path | None:
