@@ -197,7 +197,8 @@ def servers(place: Path, times: int, seed: int) -> Iterator[Trials]:
                 uri = [f"tracking.uri={own.uri}"]
                 process = begin(folder, uri)
                 time.sleep(chance.uniform(1, 0.8 * lasts))
-                assert process.is_alive(), said(folder)
+                if not process.is_alive():
+                    continue  # it had ended before
                 fault(own, process)
                 text = said(folder)
                 told = AGAIN in text if process.exitcode else AWAY in text or None
