@@ -52,8 +52,9 @@ def test_failures_do_not_stop_a_sweep_and_only_they_are_run_again(tmp_path):
 def test_an_interrupted_run_ends_cleanly_and_says_how_it_goes_on(sent, tmp_path):
     endless = command(*TINY, "attributions=none", "baseline.training.epochs=100000")
     with subprocess.Popen(
-        endless, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as job:
+        endless, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored under nohup
+    ) as job:  # fmt: skip
         for line in job.stdout:
             if "Training mlp on synthetic" in line:
                 break
