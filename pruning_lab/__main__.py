@@ -26,6 +26,8 @@ from pruning_lab.setup import spread
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+log = logging.getLogger("pruning_lab")
+
 NO_SWEEP = (
     "-m is not possible under torchrun: all its processes work on one run. Start one torchrun "
     "after the other."
@@ -51,6 +53,7 @@ def main(config: DictConfig) -> float:
             if ranks.leads():
                 print(text)
             return math.nan
+        log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
         if not config.force and (done := finished(config, identify(config))) is not None:
             return done  # nothing is built for what is finished
         return Experiment(config, names, output).run()
