@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-gpu zoo against-torch-pruning bench-attributions check install install-launchers
+.PHONY: run test test-slow test-gpu criteria zoo against-torch-pruning bench-attributions check install install-launchers
 
 install: .venv/installed
 
@@ -36,6 +36,9 @@ against-torch-pruning: install
 
 bench-attributions: install
 	$(BIN)/python -m benchmarks.attributions --output docs/attributions.md
+
+criteria: install
+	$(BIN)/python -m pruning_lab.criteria > docs/criteria.md
 
 check: install
 	$(BIN)/ruff check .

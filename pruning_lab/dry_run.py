@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pruning_lab import cost, tracking
 from pruning_lab.attributions import AttributionMetric
-from pruning_lab.attributions.activations import ActivationMetric
+from pruning_lab.attributions.activations import shares_pass
 from pruning_lab.datasets import Splits
 from pruning_lab.graph import units_of
 from pruning_lab.ledger import Prediction
@@ -171,9 +171,7 @@ class DryRun:
 
     def _together(self) -> list[str]:
         """The criteria that one pass over the data serves."""
-        return [
-            name for name, metric in self.metrics.items() if isinstance(metric, ActivationMetric)
-        ]
+        return [name for name, metric in self.metrics.items() if shares_pass(metric)]
 
     def _attributions(self) -> Estimate:
         """All criteria on the baseline; one pass counts once."""

@@ -1,14 +1,15 @@
 """The network of an experiment: which layers are scored, which units may go, what it costs."""
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from pruning_lab import cost
 from pruning_lab.attributions.coupled import TOGETHER
-from pruning_lab.attributions.players import Players, players_of_group, units_of_module
+from pruning_lab.attributions.players import Players, alike, players_of_group, units_of_module
 from pruning_lab.graph import Group, units_of
 from pruning_lab.plan import GroupScores, Plan, make_plan
 from pruning_lab.prunable import choose_layers
@@ -76,7 +77,21 @@ class Network:
         def gone(plan: Plan) -> float:
             return 1 - self._size(trial.after(plan), of)[of] / self.original[of]
 
-        return make_plan(scores, self.groups(step.layers), step, schedule, gone)
+        groups = self.groups(step.layers)
+        penalised = isinstance(schedule, ToTarget) and schedule.flops_penalty > 0
+        flops = self._flops_of_players(groups, trial) if penalised else None
+        return make_plan(scores, groups, step, schedule, gone, flops)
+
+    def _flops_of_players(self, groups: Mapping[str, Group], trial: Trial) -> dict[str, np.ndarray]:
+        """By how many FLOPs the model falls when a player alone goes: for each group (players,)."""
+        whole = self._size(self.model, "flops")["flops"]
+        found = {}
+        for name, group in groups.items():
+            found[name] = np.zeros(len(group))
+            for kind in alike(list(group.players.values()), len(group)):
+                without = trial.after({name: kind.players[:1].numpy()})
+                found[name][kind.players] = whole - self._size(without, "flops")["flops"]
+        return found
 
     def size(self) -> dict[str, float]:
         """FLOPs, parameters and units."""

@@ -40,10 +40,12 @@ def make_plan(
     step: Step,
     schedule: Schedule,
     gone: Callable[[Plan], float],
+    flops: Mapping[str, np.ndarray] | None = None,
 ) -> Plan:
     """The plan for one step of ``schedule``.
 
-    ``gone(plan)`` is the share of the original model that would be gone after the plan. Raises
+    ``gone(plan)`` is the share of the original model that would be gone after the plan; ``flops``
+    are those that go with each player, (players,), which only a ``flops_penalty`` asks for. Raises
     UserError when scores are not finite or the ratio cannot be reached above the floor.
     """
     for name, values in scores.items():
@@ -52,7 +54,10 @@ def make_plan(
                 f"{int((~np.isfinite(values)).sum())} of {len(values)} scores of '{name}' are "
                 "not finite: nothing can be ranked. Does the model give finite losses?"
             )
-    rankings = {name: _ranking(values, groups[name], schedule) for name, values in scores.items()}
+    rankings = {
+        name: _ranking(values, groups[name], schedule, (flops or {}).get(name))
+        for name, values in scores.items()
+    }
     if isinstance(schedule, NegativeScores):
         return {name: each.first((each.scores < 0).sum()) for name, each in rankings.items()}
     if not isinstance(schedule, ToTarget) or step.ratio is None:
@@ -61,8 +66,13 @@ def make_plan(
     return _first_to_reach(step.ratio, candidate, _total(rankings), gone)
 
 
-def _ranking(values: np.ndarray, group: Group, schedule: Schedule) -> Ranking:
+def _ranking(
+    values: np.ndarray, group: Group, schedule: Schedule, flops: np.ndarray | None
+) -> Ranking:
     """The players of one group, lowest score first, without those that some layer must keep."""
+    scale = _scale(values, getattr(schedule, "normalise", "none"))
+    if flops is not None and isinstance(schedule, ToTarget):
+        values = values - scale * schedule.flops_penalty * flops / 1e6
     takes = np.stack(
         [np.bincount(row[row >= 0], minlength=len(group)) for row in group.players.values()], 1
     )  # (players, layers): how many units of each layer go with a player
@@ -75,7 +85,6 @@ def _ranking(values: np.ndarray, group: Group, schedule: Schedule) -> Ranking:
             order.append(player)
     after = widths - np.vstack([np.zeros_like(widths), takes[order].cumsum(0)])
     whole = ((after % schedule.multiple_of == 0) | (after == widths)).all(1)
-    scale = _scale(values, getattr(schedule, "normalise", "none"))
     places = np.array(order, dtype=int)
     return Ranking(places, values[places] / scale, whole.nonzero()[0])
 

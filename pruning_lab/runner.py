@@ -17,7 +17,7 @@ from torch import nn
 from pruning_lab import ranks, tracking
 from pruning_lab.atomic import check_folder
 from pruning_lab.attributions import AttributionMetric
-from pruning_lab.attributions.activations import ActivationMetric, run_together
+from pruning_lab.attributions.activations import run_together, shares_pass
 from pruning_lab.attributions.coupled import TOGETHER
 from pruning_lab.attributions.scores import Estimates, LayerEstimates
 from pruning_lab.baseline import Baseline
@@ -183,7 +183,7 @@ class Experiment:
                 },
                 lambda name=name, metric=metric: (
                     together()[name]  # type: ignore[misc]
-                    if isinstance(metric, ActivationMetric)
+                    if shares_pass(metric)
                     else self._score(self.network, metric, name, layers)
                 ),
             )
@@ -261,9 +261,7 @@ class Experiment:
 
     def _score_together(self, layers: tuple[str, ...]) -> dict[str, Scored]:
         """All criteria on activations and gradients by one pass; each is said to take all of it."""
-        metrics = {
-            k: each for k, each in self.metrics.items() if isinstance(each, ActivationMetric)
-        }
+        metrics = {name: each for name, each in self.metrics.items() if shares_pass(each)}
         players = self.network.players(layers, self.schedule.coupled)
         log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
         seeded(self.config.seeds.score, 0)

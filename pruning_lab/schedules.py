@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 
 from pruning_lab.attributions.coupled import AGGREGATES, TOGETHER
 from pruning_lab.errors import check_choice, check_count, check_number
@@ -61,19 +62,26 @@ class ToTarget(Schedule):
 
     ``scope`` takes the same share of each layer (or group of layers), or ranks the units of all
     together; ``normalise`` divides the scores of a group by their l2 norm or largest magnitude
-    before groups are compared.
+    before groups are compared. Then ``flops_penalty`` times the million FLOPs that go with a unit
+    is taken off its score (Molchanov et al., arXiv 1611.06440, with 1e-3 and the l2 norm): with
+    scope ``global``, of two units of the same score the dearer one goes first.
     """
 
     target: float
     of: str = "flops"
     scope: str = "per_layer"
     normalise: str = "none"
+    flops_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("schedule.of", self.of, QUANTITIES)
         check_choice("schedule.scope", self.scope, SCOPES)
         check_choice("schedule.normalise", self.normalise, NORMALISATIONS)
+        check_number(
+            "schedule.flops_penalty", self.flops_penalty, lambda penalty: 0 <= penalty < inf,
+            "0 or more: what a million FLOPs take off a unit's score",
+        )  # fmt: skip
         share = f"between 0 and 1 (both excluded): the share of the original {self.of} to remove"
         check_number("schedule.target", self.target, lambda target: 0 < target < 1, share)
 

@@ -116,6 +116,9 @@ REFUSALS = {
     "of": (["schedule.of=flop"], "schedule.of=flop .*flops, parameters, units"),
     "scope": (["schedule.scope=all"], "schedule.scope=all .*global, per_layer"),
     "normalise": (["schedule.normalise=l1"], "schedule.normalise=l1 .*none, l2, max"),
+    "flops_penalty": (
+        ["schedule.flops_penalty=-1"], "schedule.flops_penalty=-1 is not possible.* 0 or more"
+    ),
     "beyond the floor": (
         ["schedule.target=0.9", "schedule.min_units=10"],
         r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target, schedule",

@@ -26,10 +26,10 @@ def alone(scores):
     return {layer: Group(layer, {layer: row}, row) for layer, row in rows.items()}
 
 
-def plan(scores, ratio, **settings):
+def plan(scores, ratio, flops=None, **settings):
     schedule = Linear(**({"target": 0.5, "of": "units", "scope": "global"} | settings))
     step = Step(tuple(scores), ratio)
-    found = make_plan(scores, alone(scores), step, schedule, share_of(scores))
+    found = make_plan(scores, alone(scores), step, schedule, share_of(scores), flops)
     return {layer: units.tolist() for layer, units in found.items()}
 
 
@@ -50,6 +50,17 @@ def test_a_ratio_that_the_floor_forbids_is_refused():
 def test_normalising_by_the_largest_makes_layers_comparable():
     # a / 5 = [1, .2, .6, .4]; b / 40 = [.25, 1]
     assert plan(SCORES, 2 / 6, normalise="max") == {"a": [1], "b": [0]}
+
+
+def test_what_a_unit_costs_is_taken_off_its_score():
+    flops = {"a": np.full(4, 1e6), "b": np.full(2, 6e6)}
+    # a - 2 = [3, -1, 1, 0]; b - 12 = [-2, 28]
+    assert plan(SCORES, 2 / 6, flops, flops_penalty=2) == {"a": [1], "b": [0]}
+    # a / sqrt(39) - .1 = [.70, .06, .38, .22]; b / sqrt(1700) - .6 = [-.36, .37]
+    settings = {"flops_penalty": 0.1, "normalise": "l2"}
+    assert plan(SCORES, 1 / 6, flops, **settings) == {"a": [], "b": [0]}
+    assert plan(SCORES, 3 / 6, flops, **settings) == {"a": [1, 3], "b": [0]}
+    assert plan(SCORES, 3 / 6, flops) == plan(SCORES, 3 / 6)
 
 
 def test_normalising_by_the_l2_norm():

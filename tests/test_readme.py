@@ -78,7 +78,6 @@ def test_the_table_of_choices_is_complete():
     for group in (
         "model",
         "dataset",
-        "metric",
         "schedule",
         "finetune",
         "attributions",

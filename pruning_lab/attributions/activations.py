@@ -1,24 +1,22 @@
 """Criteria on activations and gradients: one pass over the data for all layers and criteria."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 
 from pruning_lab import ledger, ranks
-from pruning_lab.attributions.base import AttributionMetric, Progress, Site, at_rest, by_unit
+from pruning_lab.attributions.base import AttributionMetric, Progress, at_rest
 from pruning_lab.attributions.batches import parts
 from pruning_lab.attributions.checks import check_samples_apart
+from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.memory import Made
-from pruning_lab.attributions.players import Players, alike
-from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.reduction import Estimate, Reducer
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import check_rows, two_and_three
 from pruning_lab.ledger import Prediction
-
-Evidence = dict[Any, tuple[torch.Tensor, torch.Tensor]]
-"""At every node the activation and the gradient of each sample's own loss."""
 
 
 class ActivationMetric(AttributionMetric):
@@ -27,7 +25,11 @@ class ActivationMetric(AttributionMetric):
     One pass over the data scores all layers; parameter gradients are never computed.
     """
 
+    evidence: ClassVar[str] = "activations and gradients"
     needs_gradient: ClassVar[bool] = True
+
+    own_pass: ClassVar[bool] = False
+    """Its evidence is not that of one pass over the data as they are, which serves all others."""
 
     memory: int = 128 * 2**20
     """About how many bytes the activations of a pass may take; larger batches go in parts."""
@@ -37,7 +39,8 @@ class ActivationMetric(AttributionMetric):
         """Per-sample scores (N, units) from activation and gradient, each (N, units, positions).
 
         The gradient is that of each sample's own loss; without ``needs_gradient`` it is not
-        computed and the activation stands in its place.
+        computed and the activation stands in its place. Units that only go together come as one
+        that has all their positions.
         """
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
@@ -50,8 +53,20 @@ class ActivationMetric(AttributionMetric):
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         graph, samples = self._graph(), self.batches.count()
-        nodes = [site.node for each in players for site in self._sites(graph, each, behind)]
+        nodes = [n for each in players for n in self._gathering(graph, each, behind).nodes]
         return Prediction(samples, samples * self._share_back(graph, nodes))
+
+    def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
+        """Where the evidence of the players is read."""
+        return Gathering(self._sites(graph, players, behind), players.count)
+
+    def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
+        """Per-sample scores, (N, players)."""
+        return gathering.side_by_side(evidence, self.formula)
+
+    def _reducer(self) -> Reducer:
+        """What makes one score of the per-sample scores."""
+        return Reducer(self.reduction)
 
     def _share_back(self, graph: Any, nodes: list[Any]) -> float:
         """Which share of a whole backward pass brings the gradients."""
@@ -74,12 +89,32 @@ class ActivationMetric(AttributionMetric):
             output, activations = graph.record(x, nodes)
             gradients = activations
             if self.needs_gradient:
+                ledger.backward(len(x), self._share_back(graph, nodes))
                 loss = self._losses(output, target).sum()
                 gradients = torch.autograd.grad(
                     loss, activations, allow_unused=True, materialize_grads=True
                 )
         pairs = zip(activations, gradients, strict=True)
         return {node: (a.detach(), g) for node, (a, g) in zip(nodes, pairs, strict=True)}
+
+
+class MapMetric(ActivationMetric):
+    """A criterion on every unit's map as it lies: (N, units, height, width) of a convolution.
+
+    Of units that only go together the score is the sum of theirs.
+    """
+
+    def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
+        scores = []
+        for site in gathering.sites:
+            a, g = (each.movedim(site.axis, 1) for each in evidence[site.node])
+            scores.append(self.formula(a, g))
+        return gathering.summed(scores)
+
+
+def shares_pass(metric: AttributionMetric) -> TypeGuard[ActivationMetric]:
+    """Whether one pass may serve this criterion and others."""
+    return isinstance(metric, ActivationMetric) and not metric.own_pass
 
 
 def run_together(
@@ -89,9 +124,12 @@ def run_together(
 ) -> list[list[Estimate]]:
     """What ``estimate`` gives for each of the metrics, by one pass over the data for all.
 
-    Raises UserError unless the metrics have the same model, data and loss.
+    Raises UserError unless the metrics have the same model, data and loss, and may share a pass.
     """
     first = metrics[0]
+    for metric in metrics:
+        if not shares_pass(metric):
+            raise UserError(f"{type(metric).__name__} takes passes of its own: use estimate.")
     for name in ("model", "data_generator", "criterion"):
         if any(getattr(other, name) is not getattr(first, name) for other in metrics):
             raise UserError(f"Metrics that run together must have the same {name}.")
@@ -106,49 +144,14 @@ def _one_pass(
     leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
     check_samples_apart(leading.model)
     graph = leading._graph()
-    gatherings = [_Gathering(leading._sites(graph, each, behind), each.count) for each in players]
-    nodes = list(dict.fromkeys(site.node for each in gatherings for site in each.sites))
-    reducers = [[Reducer(metric.reduction) for _ in players] for metric in metrics]
+    gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
+    nodes = list(dict.fromkeys(n for own in gatherings for each in own for n in each.nodes))
+    reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, nodes))
-    back = leading._share_back(graph, nodes)
     for batch in leading.batches.read():
         for part in parts(batch, at_once):
             evidence = leading._evidence(graph, nodes, part.x, part.target)
-            ledger.backward(len(part.x), back)
-            for place, gathering in enumerate(gatherings):
-                for metric, own in zip(metrics, reducers, strict=True):
-                    scores = gathering.scores(evidence, metric.formula)
-                    own[place].add(scores, samples=part.samples)
-    return [[estimate([reducer]) for reducer in own] for own in reducers]
-
-
-class _Gathering:
-    """The evidence of players: that of all their units side by side, as positions of one."""
-
-    def __init__(self, sites: Sequence[Site], count: int | None) -> None:
-        self.sites, self._count = sites, count
-        rows = [site.row for site in sites if site.row is not None]
-        self._alike = [] if count is None else alike(rows, count)
-
-    def scores(self, evidence: Evidence, formula: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """(samples, players)"""
-        pairs = [
-            tuple(by_unit(each, site.axis, site.module) for each in evidence[site.node])
-            for site in self.sites
-        ]
-        if self._count is None:
-            return formula(*pairs[0])
-        parts = [
-            formula(*(_side_by_side(each, players.units) for each in zip(*pairs, strict=True)))
-            for players in self._alike
-        ]
-        numbers = torch.cat([players.players for players in self._alike])
-        return torch.cat(parts, 1)[:, numbers.argsort().to(parts[0].device)]
-
-
-def _side_by_side(values: Sequence[torch.Tensor], units: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Values (N, units, positions) at several places as (N, players, all their positions)."""
-    own = [
-        each[:, which.to(each.device)].flatten(2) for each, which in zip(values, units, strict=True)
-    ]
-    return torch.cat(own, 2)
+            for metric, places, own in zip(metrics, gatherings, reducers, strict=True):
+                for place, reducer in zip(places, own, strict=True):
+                    reducer.add(metric._scores(place, evidence), samples=part.samples)
+    return [[reducer.estimate() for reducer in own] for own in reducers]

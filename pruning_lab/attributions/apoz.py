@@ -15,6 +15,7 @@ class APoZAttributionMetric(ActivationMetric):
     over space where this takes the mean.
     """
 
+    evidence: ClassVar[str] = "activations"
     needs_gradient: ClassVar[bool] = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,9 @@ class AttributionMetric(ABC):
     callable. Higher scores mean: keep.
     """
 
+    evidence: ClassVar[str] = "nothing"
+    """What is read of the model, in words."""
+
     options: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments of the criterion that may also be given to ``run``."""
 

@@ -21,6 +21,9 @@ Walked = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Feed = Callable[[torch.Tensor], torch.Tensor]
 """Steps -> what goes in at these steps, (ways, samples, steps, ...)."""
 
+Feeder = Callable[[torch.Tensor, torch.Tensor, int], Feed]
+"""Samples, the order in which their players go, and ways -> what goes in."""
+
 
 class Game:
     """The losses of samples when only some of the players are kept, the others at 0.
@@ -120,17 +123,33 @@ class Game:
         path = torch.stack(  # the losses when so many are gone, and when so many are left
             [torch.where(begun, ends[1 - way], ends[way]) for way in range(ways)]
         ).double()
-        for samples, steps, losses in self._coalitions(order, left.tolist(), ways):
+        feeds = (self._sums, self._masks)
+        for samples, steps, losses in self._coalitions(order, left.tolist(), ways, feeds):
             path[:, samples, steps] = losses.double()
         rises = path.diff()
         rises[1:] *= -1
         return torch.empty_like(rises).scatter_(2, order.expand_as(rises), rises)
 
-    def _coalitions(self, order: torch.Tensor, left: list[int], ways: int) -> Iterator[Walked]:
-        """The losses on the way, but for those of the first and the last coalition."""
+    def removals(self) -> torch.Tensor:
+        """By what the loss rises when one player goes and all others stay, (samples, players)."""
+        order = (~self.alive).byte().argsort(dim=1, stable=True)  # the others change nothing
+        left = (self.alive.sum(1) + 1).tolist()
+        full = self.ends[0].double()
+        rises = torch.zeros(order.shape, dtype=torch.float64, device=self.device)
+        for samples, steps, losses in self._coalitions(order, left, 1, (self._others, self._all)):
+            rises[samples, order[samples, steps - 1]] = losses[0].double() - full[samples]
+        return rises
+
+    def _coalitions(
+        self, order: torch.Tensor, left: list[int], ways: int, feeds: tuple[Feeder, Feeder]
+    ) -> Iterator[Walked]:
+        """The losses at the steps from 1 on that are below ``left``.
+
+        ``feeds`` say what goes in, where it goes in by the entry's layer and where by masks.
+        """
         most = max(2, *left) - 1
         group = max(1, self.rows // (ways * most)) if self._state.stackable else self.samples
-        feed, run = (self._sums, self._resumed) if self._units else (self._masks, self._masked)
+        feed, run = (feeds[0], self._resumed) if self._units else (feeds[1], self._masked)
         for samples in torch.arange(self.samples).split(group):
             turns = torch.tensor([left[sample] for sample in samples])
             if turns.max() < 2:  # between all and none there is nothing
@@ -170,6 +189,25 @@ class Game:
             return rows
 
         return fed
+
+    def _others(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
+        """What the entry's layer gives without the contribution of the step's player."""
+        assert self._units is not None
+        assert self._cut.entry is not None
+        entry, own = self._cut.entry, self._units.own[samples]
+        whole = self._units.whole[samples].unsqueeze(1)
+
+        def fed(steps: torch.Tensor) -> torch.Tensor:
+            turns = order[:, int(steps[0]) - 1 : int(steps[-1])]
+            contributed = entry.contributions(own, turns).view(*turns.shape, *whole.shape[2:])
+            return torch.sub(whole, contributed, out=contributed).unsqueeze(0)
+
+        return fed
+
+    def _all(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
+        """All players but that of the step."""
+        turn = order.argsort(1).unsqueeze(1)
+        return lambda steps: (turn != steps.to(self.device)[:, None] - 1).unsqueeze(0)
 
     def _masks(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
         """Which players are kept, step by step."""

@@ -51,6 +51,17 @@ class Parts:
     after: Share
     entered: tuple[float, float] | None
 
+    @property
+    def once(self) -> float:
+        """Before its first walk, but for what its batch takes: as of one of 1."""
+        layer, _ = self.entered or (0.0, 0.0)
+        return self.before + 2 * self.after.forward + 2 * layer
+
+    def walk(self, ways: int) -> float:
+        """From one order: all coalitions but the first and the last."""
+        layer, rest = self.entered or (0.0, self.after.forward)
+        return (self.players - 1) * (ways * rest + layer / self.players)
+
 
 class MaskMetric(AttributionMetric):
     """A criterion on the losses of a layer's coalitions of units.
@@ -61,6 +72,7 @@ class MaskMetric(AttributionMetric):
     ``memory`` bytes, an attribute that may be set; copies of weights come on top.
     """
 
+    evidence: ClassVar[str] = "losses under masks"
     options: ClassVar[tuple[str, ...]] = ("samples", "precision")
 
     def __init__(

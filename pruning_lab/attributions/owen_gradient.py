@@ -24,6 +24,7 @@ class OwenGradientAttributionMetric(OneRoundMetric):
     its opposite), from a stream that belongs to (seed, number of the sample, number of the pair).
     """
 
+    evidence: ClassVar[str] = "gradients under masks"
     options: ClassVar[tuple[str, ...]] = ("masks", *MaskMetric.options)
 
     def __init__(

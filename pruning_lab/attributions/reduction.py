@@ -152,6 +152,10 @@ class Reducer:
         else:
             self.rows.append(scores.double().cpu())
 
+    def estimate(self) -> Estimate:
+        """The scores so far, as ``estimate`` gives them of one round."""
+        return estimate([self])
+
 
 def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     """The scores of a layer out of one or more rounds of draws on the same samples.

@@ -14,7 +14,7 @@ from torch import nn
 from pruning_lab import ranks
 from pruning_lab.attributions.base import Criterion, Progress
 from pruning_lab.attributions.game import Game
-from pruning_lab.attributions.masks import MaskMetric, Parts
+from pruning_lab.attributions.masks import MaskMetric
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
 from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs, short_of
@@ -127,8 +127,8 @@ class ShapleyAttributionMetric(MaskMetric):
             walks, ways = len(self.permutations), 1
         else:
             walks, ways = pairs, 2
-        once = [_once(part) for part in parts]
-        walk = [_walk(part, ways) for part in parts]
+        once = [part.once for part in parts]
+        walk = [part.walk(ways) for part in parts]
         if not rules.any:
             total = sum(once) + walks * sum(walk)
             return Prediction(samples * total, 0.0, at_most=True)
@@ -187,18 +187,6 @@ class ShapleyAttributionMetric(MaskMetric):
                 f"these have shape {tuple(given.shape)} or repeat a unit."
             )
         return given
-
-
-def _once(part: Parts) -> float:
-    """What a sample takes before its first walk, but for what its batch takes: as of one of 1."""
-    layer, _ = part.entered or (0.0, 0.0)
-    return part.before + 2 * part.after.forward + 2 * layer
-
-
-def _walk(part: Parts, ways: int) -> float:
-    """What a sample takes from one order: all coalitions but the first and the last."""
-    layer, rest = part.entered or (0.0, part.after.forward)
-    return (part.players - 1) * (ways * rest + layer / part.players)
 
 
 class _Layer:

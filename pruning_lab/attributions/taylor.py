@@ -13,11 +13,11 @@ from pruning_lab.errors import check_switch
 
 
 class TaylorAttributionMetric(ActivationMetric):
-    """abs(sum over positions of a dL/da) per sample (Molchanov et al., arXiv 1611.06440).
+    """abs(sum over positions of a dL/da) per sample (Molchanov et al., arXiv 1611.06440); with
+    ``signed`` minus the sum itself, the first-order estimate of L(unit at 0) - L.
 
-    With ``signed`` minus the sum itself: the first-order estimate of L(unit at 0) - L. The paper
-    divides by the number of positions and normalises each layer by its l2 norm; here, as in
-    TorchPruner, neither is done, and the gradient is that of the sample's own loss.
+    The paper divides by the number of positions and normalises each layer by its l2 norm; here, as
+    in TorchPruner, neither is done, and the gradient is that of the sample's own loss.
     """
 
     options: ClassVar[tuple[str, ...]] = ("signed",)

@@ -1,6 +1,7 @@
 """The same questions answered by forward hooks, for models that cannot be traced: slower."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,13 @@ from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import State, samples_elsewhere
 from pruning_lab.graph.parts import masked_units
 from pruning_lab.graph.shares import Share
+
+
+@dataclass(frozen=True)
+class Entering:
+    """What goes into a module, as a node beside the modules, whose outputs are."""
+
+    module: nn.Module
 
 
 class HookedGraph:
@@ -35,6 +43,16 @@ class HookedGraph:
         """The same as a list: its runs cannot be told apart."""
         return [self.site(module, behind)]
 
+    def entering(self, module: nn.Module) -> Entering:
+        """What goes into ``module``."""
+        return Entering(self.site(module))
+
+    def norm_behind(self, module: nn.Module) -> None:
+        """A UserError, since nothing tells what follows a module."""
+        raise UserError(
+            f"The BatchNorm behind {type(module).__name__} cannot be found. {self._reason}"
+        )
+
     def share_back(self, sites: Sequence[nn.Module]) -> float:
         """Which share of a whole backward pass leads to ``sites``, as far as can be told."""
         return 1.0
@@ -43,22 +61,37 @@ class HookedGraph:
         return HookedCut(self._model, sites)
 
     def record(
-        self, x: torch.Tensor, sites: list[nn.Module]
+        self, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The model's output for ``x`` and the activations at ``sites``, connected by autograd."""
-        found: dict[nn.Module, torch.Tensor] = {}
+        found: dict[nn.Module | Entering, torch.Tensor] = {}
 
-        def keep(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
-            if not isinstance(output, torch.Tensor):
-                raise samples_elsewhere(output)
-            if torch.is_grad_enabled() and not output.requires_grad:
-                output.requires_grad_()
-            if module in found:
-                raise UserError(f"{module} runs more than once: its activation is not one.")
-            found[module] = output
-            return output.clone()  # an in-place operation behind must not overwrite the record
+        def keep(site: nn.Module | Entering, value: torch.Tensor) -> torch.Tensor:
+            if not isinstance(value, torch.Tensor):
+                raise samples_elsewhere(value)
+            if torch.is_grad_enabled() and not value.requires_grad:
+                value.requires_grad_()
+            if site in found:
+                raise UserError(f"{site} runs more than once: its activation is not one.")
+            found[site] = value
+            return value.clone()  # an in-place operation behind must not overwrite the record
 
-        output = _hooked(self._model, x, sites, keep)
+        def entered(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            if not given:
+                raise UserError(f"{module} is not called with a tensor as its first argument.")
+            return (keep(Entering(module), given[0]), *given[1:])
+
+        handles = [
+            each.module.register_forward_pre_hook(entered)
+            for each in sites
+            if isinstance(each, Entering)
+        ]
+        modules = [each for each in sites if isinstance(each, nn.Module)]
+        try:
+            output = _hooked(self._model, x, modules, lambda module, _, value: keep(module, value))
+        finally:
+            for handle in handles:
+                handle.remove()
         missing = [site for site in sites if site not in found]
         if missing:
             raise UserError(f"{missing[0]} never runs in a forward pass: it has no activation.")

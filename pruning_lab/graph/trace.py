@@ -34,6 +34,7 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
+        self.inputs: dict[nn.Module, list[fx.Node]] = {}
 
     def _proxy_placeholder(self, name: str, concrete: Any, signature: Any, function: Any) -> Any:
         """Only the first argument is given: the others keep their defaults."""
@@ -56,14 +57,17 @@ class _Tracer(fx.Tracer):
             output = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs.setdefault(m, []).append(output.node)
+            given = args[0] if args else kwargs.get("input")
+            if isinstance(given, fx.Proxy):
+                self.inputs.setdefault(m, []).append(given.node)
         return output
 
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
     with _random_states(), _attributes(model):
-        graph, outputs = _traced(model)
-        return Graph(model, graph, outputs)
+        tracer = _traced(model)
+        return Graph(model, tracer.graph, tracer.outputs, tracer.inputs)
 
 
 def operations(model: nn.Module) -> fx.Graph:
@@ -72,17 +76,17 @@ def operations(model: nn.Module) -> fx.Graph:
     Constants of the code stay with the copy.
     """
     with _random_states():
-        return _traced(model)[0]
+        return _traced(model).graph
 
 
-def _traced(model: nn.Module) -> tuple[fx.Graph, dict[nn.Module, list[fx.Node]]]:
+def _traced(model: nn.Module) -> _Tracer:
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # tracing runs the user's code: anything may be raised
         raise untraceable(model, error) from error
     use_results(graph, model)
-    return graph, tracer.outputs
+    return tracer
 
 
 @contextmanager
@@ -136,11 +140,15 @@ class Graph:
     """
 
     def __init__(
-        self, model: nn.Module, graph: fx.Graph, outputs: dict[nn.Module, list[fx.Node]]
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        outputs: dict[nn.Module, list[fx.Node]],
+        inputs: dict[nn.Module, list[fx.Node]],
     ) -> None:
         self.module = fx.GraphModule(model, graph)
         self._names = {module: name for name, module in model.named_modules()}
-        self._outputs = outputs
+        self._outputs, self._inputs = outputs, inputs
         self._made: Substitutes = {}
 
     def site(self, module: nn.Module, behind: bool = False) -> fx.Node:
@@ -163,6 +171,24 @@ class Graph:
         if module not in self._names:
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         return [self._last(node) if behind else node for node in self._outputs.get(module, [])]
+
+    def entering(self, module: nn.Module) -> fx.Node:
+        """What goes into ``module``; UserError unless it runs once and is given one tensor."""
+        self.site(module)
+        given = self._inputs.get(module, [])
+        if len(given) != 1:
+            raise UserError(
+                f"'{self._names[module]}' is not called with a tensor as its first argument: what "
+                "goes into it cannot be read."
+            )
+        return given[0]
+
+    def norm_behind(self, module: nn.Module) -> nn.Module | None:
+        """The BatchNorm that directly follows ``module`` (which runs once), if one does."""
+        node = self.site(module)
+        user = next(iter(node.users)) if len(node.users) == 1 else node
+        found = self._called(user) if user.op == "call_module" else None
+        return found if user is not node and isinstance(found, BatchNorm) else None
 
     def _last(self, node: fx.Node) -> fx.Node:
         """The last of the BatchNorms and non-linearities that directly follow ``node``."""

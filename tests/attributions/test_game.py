@@ -79,6 +79,26 @@ def test_walks_are_those_by_hand_however_many_rows_go_at_once(layer, rows):
     assert len(one_way) == 1
 
 
+@pytest.mark.parametrize("layer", [0, 4])
+@pytest.mark.parametrize("rows", [2, 7, 128, 4096])
+def test_single_removals_are_the_first_turns_of_walks_by_hand(layer, rows):
+    model = network()
+    model[4].bias[3] = -100  # a unit that never is active
+    players = 6 if layer == 0 else 40
+    expected = torch.empty(5, players, dtype=torch.float64)
+    for player in range(players):
+        order = torch.tensor([player, *(each for each in range(players) if each != player)])
+        expected[:, player] = by_hand(model, layer, order.expand(5, -1))[0, :, player]
+    played, cut = game(model, layer, rows)
+    assert cut.entry is not None
+    torch.testing.assert_close(played.removals(), expected, rtol=1e-9, atol=1e-12)
+    played, cut = game(model, layer, rows)
+    cut.entry = None
+    torch.testing.assert_close(played.removals(), expected, rtol=1e-9, atol=1e-12)
+    if layer:
+        assert (expected[:, 3] == 0).all()
+
+
 def test_walks_by_masks_and_by_hooks_are_the_same():
     model, order = network(), orders(5, 6)
     played, cut = game(model)

@@ -1,5 +1,6 @@
 """What every criterion in conf/metric promises, found by globbing."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from pruning_lab.attributions.players import units_of_module
+from pruning_lab.errors import UserError
+
 CONF = Path(__file__).parent.parent.parent / "conf" / "metric"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-SAMPLES, LAYERS = 12, {"0": 4, "4": 5, "9": 6}
+SAMPLES, LAYERS = 12, {"0": 4, "4": 5, "10": 6}
 
 
 def network():
@@ -25,18 +29,21 @@ def network():
         nn.ReLU(inplace=True),
         nn.Dropout2d(0.3),
         nn.Conv2d(4, 5, 3),
+        nn.BatchNorm2d(5),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Dropout(),
         nn.Linear(20, 6),
+        nn.BatchNorm1d(6),
         nn.LeakyReLU(),
         nn.Linear(6, 3),
     ).double()
     with torch.no_grad():
-        model[1].running_mean.normal_()
-        model[1].running_var.uniform_(0.5, 2)
-        model[1].weight.normal_()
+        for norm in (model[1], model[5], model[11]):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            norm.weight.normal_()
     return model
 
 
@@ -81,12 +88,16 @@ def test_one_finite_score_a_unit(name, reduction):
     assert all(scores.dtype == np.float64 for scores in found.values())
 
 
-DRAWN = {"shapley", "owen_gradient"}
-"""Criteria that draw more than once for each sample."""
-
-
 def spread(scores):
     return scores.mean(0) + 2 * scores.std(0, ddof=0)
+
+
+def draws(name):
+    """Whether the criterion draws more than once for each sample."""
+    model = network()
+    found = metric(name, model, DataLoader(data(), 5)).estimate([units_of_module(model[0])], True)
+    error = found[0].sampling_error
+    return error is None or (error > 0).any()
 
 
 def test_reductions_are_taken_over_the_per_sample_scores(name):
@@ -95,7 +106,7 @@ def test_reductions_are_taken_over_the_per_sample_scores(name):
         "mean": lambda s: s.mean(0),
         "sum": lambda s: s.sum(0),
         # what the draws add to the spread is taken off (tests/attributions/test_reduction.py)
-        **({} if name in DRAWN else {"mean_plus_2_std": spread}),
+        **({} if each["0"].ndim == 1 or draws(name) else {"mean_plus_2_std": spread}),
     }.items():
         found = scored(name, network(), reduction=reduction)
         own = scored(name, network(), reduction=reduce)  # a callable of the user's
@@ -198,11 +209,27 @@ def test_a_model_that_cannot_be_traced_gives_the_same_scores(name):
     plain, hooked = (
         metric(name, each, DataLoader(data(), 5)) for each in (model, Branching(model))
     )
-    if name == "random":  # its stream belongs to the layer's place in the model
+    if plain.independent:  # its stream belongs to the layer's place in the model
         assert hooked.run(model[2]).shape == (4,)
         return
-    module = model[9] if name == "weight_norm" else model[5]
-    np.testing.assert_allclose(hooked.run(module), plain.run(module), rtol=1e-9, atol=1e-12)
+    compared = 0
+    for module in (model[0], model[10], model[1]):  # a BatchNorm has units, too
+        if not refused(hooked, module):
+            np.testing.assert_allclose(hooked.run(module), plain.run(module), rtol=1e-9, atol=1e-12)
+            compared += 1
+    assert compared
+
+
+def refused(metric, module):
+    """Whether the criterion cannot score a module, which it must say beforehand."""
+    players = [units_of_module(module)]
+    try:
+        metric.check(players)
+    except UserError as error:
+        with pytest.raises(UserError, match=re.escape(str(error))):
+            metric.run(module)
+        return True
+    return False
 
 
 def test_units_of_a_linear_are_its_outputs_last_dimension(name):
@@ -210,8 +237,8 @@ def test_units_of_a_linear_are_its_outputs_last_dimension(name):
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1)).double()
     x = torch.randn(5, 3, 4, dtype=torch.float64)  # (samples, tokens, features)
     loss = partial(_mean_square, target_shape=(5, 3, 1))
-    found = metric(name, model, [(x, torch.zeros(5, 3, 1))], loss).run(model[0])
-    assert found.shape == (6,)
+    scores = metric(name, model, [(x, torch.zeros(5, 3, 1))], loss)
+    assert refused(scores, model[0]) or scores.run(model[0]).shape == (6,)
 
 
 def _mean_square(output, target, reduction, target_shape):

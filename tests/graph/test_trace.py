@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning_lab.graph import UntraceableError, trace
+from pruning_lab.errors import UserError
+from pruning_lab.graph import HookedGraph, UntraceableError, trace
 
 
 class Functional(nn.Module):
@@ -41,6 +42,30 @@ def test_a_module_that_does_not_run_once_has_no_single_place_to_read():
     model.idle = nn.Linear(4, 4)
     with pytest.raises(ValueError, match="'idle' never runs"):
         trace(model).site(model.idle)
+
+
+def test_the_batchnorm_behind_is_the_one_that_directly_follows():
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.ReLU(),
+        nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3),
+    )  # fmt: skip
+    graph = trace(model)
+    assert graph.norm_behind(model[0]) is model[1]
+    assert graph.norm_behind(model[3]) is None  # its ReLU comes first
+    assert graph.norm_behind(model[6]) is None
+    with pytest.raises(UserError, match=r"The BatchNorm behind Conv2d cannot be found\. It bends"):
+        HookedGraph(model, UserError("It bends.")).norm_behind(model[0])
+
+
+def test_what_enters_a_module_is_recorded_before_it_runs():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True), nn.Linear(3, 1))
+    x = torch.randn(4, 2)
+    for graph in (trace(model), HookedGraph(model, UserError("It bends."))):
+        sites = [graph.entering(model[1]), graph.site(model[2]), graph.entering(model[0])]
+        _, (entered, left, first) = graph.record(x.clone(), sites)
+        torch.testing.assert_close(entered, model[0](x))
+        torch.testing.assert_close(left, model(x))
+        torch.testing.assert_close(first, x)
 
 
 class Own(nn.Module):

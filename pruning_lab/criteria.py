@@ -1,0 +1,67 @@
+"""``python -m pruning_lab.criteria``: every criterion of conf/metric in one Markdown table."""
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from omegaconf import DictConfig, OmegaConf
+
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.setup import find_target
+
+HEAD = """\
+# The criteria
+
+Higher scores mean: keep. With a the activation (units, positions) of a sample behind the BatchNorm
+and non-linearity that directly follow the layer, g the gradient there of the sample's own loss L,
+and w a weight of the unit. What reads data scores each sample; `metric.reduction` makes one score
+of them: `mean`, `sum`, `mean_plus_2_std`. `metric=NAME` is given on the command line; its settings
+are explained in `conf/metric/NAME.yaml`, where it departs from its paper in its docstring.
+
+"""
+COLUMNS = ("`metric=`", "in words", "score of a unit", "reads", "source")
+
+
+def _folder() -> Traversable:
+    return files("pruning_lab.conf") / "metric"
+
+
+def names() -> list[str]:
+    """All values that ``metric=`` takes, sorted."""
+    yaml = ".yaml"
+    found = (each.name for each in _folder().iterdir())
+    return sorted(name.removesuffix(yaml) for name in found if name.endswith(yaml))
+
+
+def table() -> str:
+    """One row a criterion: what its YAML and its docstring say first."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, names())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _row(name: str) -> tuple[str, ...]:
+    text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    words = text.splitlines()[0].removeprefix("# ").rstrip(".")
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    kind: type[AttributionMetric] = find_target(config._target_, f"metric={name}")
+    about = kind.__doc__ or ""
+    score = re.sub(r" \([^()]*arXiv [^()]*\)", "", " ".join(about.split("\n\n")[0].split()))
+    return (f"`{name}`", *map(_escaped, (words, score.rstrip("."))), kind.evidence, _sources(about))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def _sources(text: str) -> str:
+    def links() -> Iterator[str]:
+        for number in dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{4,5})", text)):
+            yield f"[{number}](https://arxiv.org/abs/{number})"
+
+    return ", ".join(links())
+
+
+if __name__ == "__main__":
+    print(HEAD + table(), end="")
