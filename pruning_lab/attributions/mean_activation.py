@@ -1,0 +1,20 @@
+"""How large a unit's activations are."""
+
+from typing import ClassVar
+
+import torch
+
+from pruning_lab.attributions.activations import ActivationMetric
+
+
+class MeanActivationAttributionMetric(ActivationMetric):
+    """Mean over positions of abs(a), per sample (Molchanov et al., arXiv 1611.06440).
+
+    The paper takes the mean of a behind a ReLU, where it is the same.
+    """
+
+    evidence: ClassVar[str] = "activations"
+    needs_gradient: ClassVar[bool] = False
+
+    def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return activation.abs().mean(2)
