@@ -1,0 +1,99 @@
+"""What the loss would change by if a unit's weights went, to first order, squared."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from pruning_lab.attributions.activations import ActivationMetric
+from pruning_lab.attributions.base import Criterion, Site
+from pruning_lab.attributions.gathering import Evidence, Gathering
+from pruning_lab.attributions.players import Players
+from pruning_lab.attributions.reduction import Reduction
+from pruning_lab.errors import UserError, check_switch
+from pruning_lab.graph.kinds import LAYERS, BatchNorm
+
+TORCHS_OWN = "torch.nn."
+
+
+class TaylorWeightAttributionMetric(ActivationMetric):
+    """(sum over the unit's weights of w g_w)^2 per sample (Molchanov et al., arXiv 1906.10771);
+    with ``gate`` that of scale and bias of the BatchNorm behind, (sum of a g)^2 at its output.
+
+    A layer's output without its bias is linear in its weights: sum of w g_w is the sum over
+    positions of (a - b) g there, and no gradient of a weight is needed. The paper's gradients are
+    those of a batch's mean loss; here they are each sample's own. Raises UserError for layers that
+    are not torch's own, and with ``gate`` for those without a BatchNorm directly behind.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("gate",)
+    evidence: ClassVar[str] = "weights and their gradients"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+        gate: bool = False,
+    ) -> None:
+        super().__init__(model, data_generator, criterion, device, reduction)
+        self.gate = gate
+        self._check_options()
+
+    def _check_options(self) -> None:
+        check_switch("gate", self.gate)
+
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        super()._check_players(players, behind)
+        graph = self._graph()
+        for each in players:
+            self._gathering(graph, each, behind)
+
+    def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
+        sites = self._sites(graph, players, behind=False)
+        return Gathering([self._own(graph, site) for site in sites], players.count)
+
+    def _own(self, graph: Any, site: Site) -> Site:
+        """Where the weights give what is linear in them."""
+        module = site.module
+        if self.gate and not isinstance(module, BatchNorm):
+            norm = graph.norm_behind(module)
+            if norm is None:
+                raise UserError(
+                    f"{module} has no BatchNorm directly behind it, where metric.gate=true reads. "
+                    "Choose metric.gate=false, or another model."
+                )
+            return site._replace(node=graph.site(norm), module=norm)
+        if not isinstance(module, (*LAYERS, BatchNorm)) or module.weight is None:
+            raise UserError(
+                f"{type(module).__name__} has no weights, so its units have no score by them. "
+                "Score a Linear, a convolution or a BatchNorm."
+            )
+        if not type(module).__module__.startswith(TORCHS_OWN):
+            raise UserError(
+                f"{type(module).__name__} has code of its own: whether its output is linear in its "
+                "weights is not known. Choose obd or taylor."
+            )
+        return site
+
+    def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
+        if self.gate:
+            return gathering.side_by_side(evidence, self.formula)
+        moved = {}
+        for site in gathering.sites:
+            activation, gradient = evidence[site.node]
+            moved[site.node] = (_without_bias(activation, site), gradient)
+        return gathering.side_by_side(moved, self.formula)
+
+    def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        return (activation * gradient).sum(2) ** 2
+
+
+def _without_bias(activation: torch.Tensor, site: Site) -> torch.Tensor:
+    bias: Any = site.module.bias
+    if bias is None:
+        return activation
+    return (activation.movedim(site.axis, -1) - bias.detach()).movedim(-1, site.axis)
