@@ -59,8 +59,15 @@ class Parts:
 
     def walk(self, ways: int) -> float:
         """From one order: all coalitions but the first and the last."""
+        return (self.players - 1) * self._step(ways)
+
+    def removals(self) -> float:
+        """For what happens when each player alone goes."""
+        return self.once + self.players * self._step(1)
+
+    def _step(self, ways: int) -> float:
         layer, rest = self.entered or (0.0, self.after.forward)
-        return (self.players - 1) * (ways * rest + layer / self.players)
+        return ways * rest + layer / self.players
 
 
 class MaskMetric(AttributionMetric):
@@ -213,14 +220,21 @@ class OneRoundMetric(MaskMetric):
         forward, backward = self._rows(players)
         return forward + 2 * backward  # a pass back takes about as long as two forward
 
+    skips: ClassVar[bool] = False
+    """It skips units that are 0 anyway: what is predicted is the most that it may take."""
+
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         samples, forward, backward = self.batches.count(self.samples), 0.0, 0.0
         for part in self._parts(players, behind):
             self._at_most(part.players)
-            there, back = self._rows(part.players)
-            forward += samples * (part.before + there * part.after.forward)
-            backward += samples * back * part.after.backward
-        return Prediction(forward, backward)
+            there, back = self._passes(part)
+            forward, backward = forward + samples * there, backward + samples * back
+        return Prediction(forward, backward, at_most=self.skips)
+
+    def _passes(self, part: Parts) -> tuple[float, float]:
+        """What a sample takes, forward and backward, in whole passes."""
+        there, back = self._rows(part.players)
+        return part.before + there * part.after.forward, back * part.after.backward
 
     def _at_most(self, players: int) -> int | None:
         """How many samples at once; UserError for too many players."""
