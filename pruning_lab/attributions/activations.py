@@ -1,7 +1,7 @@
 """Criteria on activations and gradients: one pass over the data for all layers and criteria."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeGuard
 
 import torch
@@ -53,8 +53,8 @@ class ActivationMetric(AttributionMetric):
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         graph, samples = self._graph(), self.batches.count()
-        nodes = [n for each in players for n in self._gathering(graph, each, behind).nodes]
-        return Prediction(samples, samples * self._share_back(graph, nodes))
+        places = _Places([self._gathering(graph, each, behind) for each in players])
+        return Prediction(samples, samples * self._share_back(graph, places))
 
     def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
         """Where the evidence of the players is read."""
@@ -68,34 +68,45 @@ class ActivationMetric(AttributionMetric):
         """What makes one score of the per-sample scores."""
         return Reducer(self.reduction)
 
-    def _share_back(self, graph: Any, nodes: list[Any]) -> float:
+    def _share_back(self, graph: Any, places: "_Places") -> float:
         """Which share of a whole backward pass brings the gradients."""
-        return graph.share_back(nodes) if self.needs_gradient else 0.0
+        return graph.share_back(places.graded) if self.needs_gradient else 0.0
 
-    def _at_once(self, graph: Any, nodes: list[Any]) -> int:
+    def _at_once(self, graph: Any, places: "_Places") -> int:
         """How many samples fit into ``memory``, by what one of them takes."""
         x, more = two_and_three(self.batches.example())
         with ledger.checking():
             with torch.set_grad_enabled(self.needs_gradient), Made(self.model) as made:
-                _, activations = graph.record(x, nodes)
+                _, activations = graph.record(x, places.nodes)
             with torch.no_grad():
-                check_rows(activations, graph.record(more, nodes)[1])
+                check_rows(activations, graph.record(more, places.nodes)[1])
         both_ways = 2 if self.needs_gradient else 1
         return max(1, len(x) * self.memory // (both_ways * max(1, made.bytes)))
 
-    def _evidence(self, graph: Any, nodes: list[Any], x: torch.Tensor, target: Any) -> Evidence:
-        """Activation and gradient at every node."""
+    def _evidence(
+        self, graph: Any, places: "_Places", x: torch.Tensor, target: torch.Tensor
+    ) -> Evidence:
+        """Activation and gradient at every node; where there is none, the activation again."""
         with torch.set_grad_enabled(self.needs_gradient):
-            output, activations = graph.record(x, nodes)
-            gradients = activations
+            output, activations = graph.record(x, places.nodes)
+            found = dict(zip(places.nodes, activations, strict=True))
+            gradients = {}
             if self.needs_gradient:
-                ledger.backward(len(x), self._share_back(graph, nodes))
+                ledger.backward(len(x), self._share_back(graph, places))
+                wanted = [found[node] for node in places.graded]
                 loss = self._losses(output, target).sum()
-                gradients = torch.autograd.grad(
-                    loss, activations, allow_unused=True, materialize_grads=True
-                )
-        pairs = zip(activations, gradients, strict=True)
-        return {node: (a.detach(), g) for node, (a, g) in zip(nodes, pairs, strict=True)}
+                each = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+                gradients = dict(zip(places.graded, each, strict=True))
+        return {node: (a.detach(), gradients.get(node, a.detach())) for node, a in found.items()}
+
+
+class _Places:
+    """All that one pass records."""
+
+    def __init__(self, gatherings: Iterable[Gathering]) -> None:
+        every = list(gatherings)
+        self.nodes = list(dict.fromkeys(node for each in every for node in each.nodes))
+        self.graded = list(dict.fromkeys(node for each in every for node in each.graded))
 
 
 class MapMetric(ActivationMetric):
@@ -145,12 +156,12 @@ def _one_pass(
     check_samples_apart(leading.model)
     graph = leading._graph()
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
-    nodes = list(dict.fromkeys(n for own in gatherings for each in own for n in each.nodes))
+    every = _Places(place for own in gatherings for place in own)
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
-    at_once = ranks.agreed(lambda: leading._at_once(graph, nodes))
+    at_once = ranks.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read():
         for part in parts(batch, at_once):
-            evidence = leading._evidence(graph, nodes, part.x, part.target)
+            evidence = leading._evidence(graph, every, part.x, part.target)
             for metric, places, own in zip(metrics, gatherings, reducers, strict=True):
                 for place, reducer in zip(places, own, strict=True):
                     reducer.add(metric._scores(place, evidence), samples=part.samples)

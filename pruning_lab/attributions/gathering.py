@@ -28,6 +28,11 @@ class Gathering:
         """What must be recorded."""
         return [site.node for site in self.sites]
 
+    @property
+    def graded(self) -> list[Any]:
+        """Of these the nodes where the gradient is read."""
+        return [site.node for site in self.sites]
+
     def side_by_side(
         self, evidence: Evidence, formula: Callable[..., torch.Tensor]
     ) -> torch.Tensor:

@@ -201,6 +201,9 @@ class MaskMetric(AttributionMetric):
 class OneRoundMetric(MaskMetric):
     """A criterion that knows beforehand which coalitions it asks."""
 
+    skips: ClassVar[bool] = False
+    """It skips units that are 0 anyway: what is predicted is the most that it may take."""
+
     @abstractmethod
     def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores of a batch, (samples, players), and the variances of their draws.
@@ -219,9 +222,6 @@ class OneRoundMetric(MaskMetric):
     def _evaluations(self, players: int) -> int:
         forward, backward = self._rows(players)
         return forward + 2 * backward  # a pass back takes about as long as two forward
-
-    skips: ClassVar[bool] = False
-    """It skips units that are 0 anyway: what is predicted is the most that it may take."""
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         samples, forward, backward = self.batches.count(self.samples), 0.0, 0.0

@@ -1,18 +1,22 @@
 """Criteria on the gradients of a unit's weights, sample by sample."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.func import functional_call, vjp, vmap
 
+from pruning_lab import ledger
 from pruning_lab.attributions.activations import ActivationMetric
 from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.weights import rows_of, weight_of
 from pruning_lab.errors import UserError
+from pruning_lab.ledger import Prediction
 
 
 class WeightGradientMetric(ActivationMetric):
@@ -29,22 +33,29 @@ class WeightGradientMetric(ActivationMetric):
     def formula(self, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Per-sample scores (N, units) from weights (units, K) and gradients (N, units, K)."""
 
-    def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
+    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
+        """Beside the pass for all, each layer runs again and takes as much for its weights."""
+        found, graph = super()._predict(players, behind), self._graph()
+        shares = sum(sum(self._gathering(graph, each, behind).shares) for each in players)
+        return replace(found, forward=found.forward * (1 + 2 * shares))
+
+    def _gathering(self, graph: Any, players: Players, behind: bool) -> "_WithInputs":
         return _WithInputs(graph, self._sites(graph, players, behind=False), players.count)
 
-    def _check_players(self, players: Any, behind: bool) -> None:
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
         super()._check_players(players, behind)
         for module in (module for each in players for module in each.members):
             own_weight(module)
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
         assert isinstance(gathering, _WithInputs)
-        return gathering.summed(
-            [
-                self._of_site(site, evidence[given][0], evidence[site.node][1])
-                for site, given in zip(gathering.sites, gathering.inputs, strict=True)
-            ]
-        )
+        places = zip(gathering.sites, gathering.inputs, gathering.shares, strict=True)
+        scores = []
+        for site, given, share in places:
+            x, gradient = evidence[given][0], evidence[site.node][1]
+            ledger.forward(2 * len(x), share)
+            scores.append(self._of_site(site, x, gradient))
+        return gathering.summed(scores)
 
     def _of_site(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """(N, units), a few samples at a time: each has as many gradients as there are weights."""
@@ -63,6 +74,7 @@ class _WithInputs(Gathering):
     def __init__(self, graph: Any, sites: list[Site], count: int | None) -> None:
         super().__init__(sites, count)
         self.inputs = [graph.entering(site.module) for site in sites]
+        self.shares = [graph.share(site.node).forward for site in sites]
 
     @property
     def nodes(self) -> list[Any]:

@@ -16,7 +16,7 @@ from pruning_lab.graph.folding import Substitutes
 from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import BatchNorm, is_non_linearity
 from pruning_lab.graph.parts import descendants
-from pruning_lab.graph.shares import share_of, weigh
+from pruning_lab.graph.shares import Share, share_of, weigh
 
 
 class UntraceableError(UserError):
@@ -203,6 +203,10 @@ class Graph:
     def weigh(self, x: torch.Tensor) -> None:
         """Find out which share of a pass each operation takes; cuts made from then on know it."""
         weigh(self.module, x)
+
+    def share(self, site: fx.Node) -> Share:
+        """Which share of a pass the operation at ``site`` takes, once the graph is weighed."""
+        return share_of([site])
 
     def share_back(self, sites: Sequence[fx.Node]) -> float:
         """Which share of a whole backward pass leads to ``sites``, once the graph is weighed."""

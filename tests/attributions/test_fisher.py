@@ -9,6 +9,10 @@ from pruning_lab.attributions.fisher import FisherAttributionMetric
 from tests.oracles.gradients import activation_and_gradient
 
 
+def joint(case):
+    return case.by_evidence(lambda a, g: (a * g).sum(1) ** 2 / 2)
+
+
 def mean_square(output, target, reduction):
     return F.mse_loss(output, target, reduction=reduction)
 

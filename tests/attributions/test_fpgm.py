@@ -10,6 +10,10 @@ from pruning_lab.attributions.fpgm import FPGMAttributionMetric
 from tests.oracles.torch_pruning import importance
 
 
+def joint(case):
+    return case.by_weights(lambda w: (w[:, None] - w[None]).square().sum(2).sqrt().sum(1))
+
+
 def fpgm(layer):
     return FPGMAttributionMetric(layer, [], F.cross_entropy, "cpu").run(layer)
 

@@ -10,6 +10,10 @@ from pruning_lab.attributions.l2_norm import L2NormAttributionMetric
 from tests.oracles.torch_pruning import importance
 
 
+def joint(case):
+    return case.by_weights(lambda weight: (weight**2).sum(1))
+
+
 def test_by_hand():
     layer = nn.Linear(2, 3)
     with torch.no_grad():

@@ -8,6 +8,10 @@ from torch import nn
 from pruning_lab.attributions.mean_activation import MeanActivationAttributionMetric
 
 
+def joint(case):
+    return case.by_evidence(lambda a, g: a.abs().mean(1))
+
+
 def test_by_hand():
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 2))
     with torch.no_grad():

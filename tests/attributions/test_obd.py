@@ -10,6 +10,10 @@ from pruning_lab.attributions.obd import OBDAttributionMetric
 from tests.oracles.torch_pruning import importance
 
 
+def joint(case):
+    return case.summed({k: (each**2).sum(2) / 2 for k, each in case.moved().items()})
+
+
 def mean_square(output, target, reduction):
     return F.mse_loss(output, target, reduction=reduction)
 

@@ -18,6 +18,8 @@ from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.attributions.activations import run_together
 from pruning_lab.attributions.players import players_of_group, units_of_module
 from pruning_lab.attributions.removals import RemovalMetric, sets_of
+from pruning_lab.attributions.weight_gradients import WeightGradientMetric
+from pruning_lab.errors import UserError
 from pruning_lab.graph import find_structure
 from pruning_lab.graph.small_maps import Products
 from pruning_lab.ledger import Cost, Passes, counted, measured
@@ -25,9 +27,6 @@ from pruning_lab.models.resnet_cifar import ResNet
 
 CONF = Path(__file__).parents[2] / "conf" / "metric"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-BOUNDED = {"shapley"}
-"""Criteria that may take fewer passes than is known beforehand."""
-
 SAMPLES = 9
 
 
@@ -84,12 +83,30 @@ def layers_of(model, names):
     return [units_of_module(model.get_submodule(name)) for name in names]
 
 
+def skip_refused(used, players, behind):
+    try:
+        used.check(players, behind)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
 def counted_by_torch(work, monkeypatch):
-    """FLOPs forward and back."""
+    """FLOPs forward and back; a gradient of weights counts as forward, as the ledger has it."""
     gradient, back = torch.autograd.grad, []
+
+    def one_by_one(function):
+        def looped(*rows):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.autograd, "grad", gradient)
+                return torch.stack([function(*row) for row in zip(*rows, strict=True)])
+
+        return looped
+
     with cost.counting() as counter, monkeypatch.context() as patch:
         # whether products pay is asked by a convolution of its own
         patch.setattr("pruning_lab.graph.cut.made_faster", lambda *_: set())
+        # of many samples' gradients of the weights at once torch's counter counts too many
+        patch.setattr("pruning_lab.attributions.weight_gradients.vmap", one_by_one)
 
         def watched(*args, **kwargs):
             before = counter.get_total_flops()
@@ -114,7 +131,9 @@ def counted_by_ledger(work):
 def test_passes_are_the_operations_that_torch_counts(network, name, monkeypatch):
     make, names = NETWORKS[network]
     model = built(make)
-    work = partial(metric(name, model).estimate, layers_of(model, names), network != "untraced")
+    used, players, behind = metric(name, model), layers_of(model, names), network != "untraced"
+    skip_refused(used, players, behind)
+    work = partial(used.estimate, players, behind)
     forward, backward = counted_by_torch(work, monkeypatch)
     passes = counted_by_ledger(work)
     if name == "shapley_exact":  # the sums over all coalitions are a matrix product of its own
@@ -122,7 +141,10 @@ def test_passes_are_the_operations_that_torch_counts(network, name, monkeypatch)
         forward -= sum(SAMPLES * width * 2**width for width in widths)
     flops = cost.flops_by_module(model, (2, 8, 8))
     whole, first = sum(flops.values()), next(filter(None, flops.values()))
-    assert (passes.forward + passes.checks) * whole == pytest.approx(forward, rel=1e-12)
+    if network == "untraced" and isinstance(used, WeightGradientMetric):
+        assert (passes.forward + passes.checks) * whole >= forward  # nor what a layer takes
+    else:
+        assert (passes.forward + passes.checks) * whole == pytest.approx(forward, rel=1e-12)
     if network == "untraced":  # how far back a gradient goes is not known there
         assert passes.backward * (whole - first) >= backward
     else:
@@ -135,11 +157,11 @@ def test_what_is_predicted_is_what_is_counted(network, name):
     make, names = NETWORKS[network]
     model = built(make)
     used, players, behind = metric(name, model), layers_of(model, names), network != "untraced"
+    skip_refused(used, players, behind)
     passes = counted_by_ledger(lambda: used.estimate(players, behind))
     found = used.predict(players, behind)
-    assert found.at_most == (name in BOUNDED)
     assert found.backward == pytest.approx(passes.backward, rel=1e-12)
-    if name in BOUNDED:
+    if found.at_most:
         assert passes.forward <= found.forward <= 2 * passes.forward
     else:
         assert found.forward == pytest.approx(passes.forward, rel=1e-12)
@@ -265,6 +287,7 @@ def test_products_for_small_maps_count_as_the_layer_that_they_stand_for(monkeypa
 def test_scores_are_the_same_bit_for_bit_whether_anybody_listens(name):
     model = built(conv_network)
     players = layers_of(model, ["0", "4", "7"])
+    skip_refused(metric(name, model), players, True)
     plain = metric(name, model).estimate(players, True)
     with measured(torch.device("cpu")):
         listened = metric(name, model).estimate(players, True)

@@ -10,6 +10,10 @@ from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.std_activation import StdActivationAttributionMetric
 
 
+def joint(case):
+    return np.array([float(a.abs().std(correction=0)) for a, _ in case.evidence()])
+
+
 def network():
     model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 2)).double()
     with torch.no_grad():

@@ -15,6 +15,10 @@ from pruning_lab.errors import UserError
 from tests.oracles.torch_pruning import importance
 
 
+def joint(case):
+    return case.summed({k: each.sum(2) for k, each in case.moved().items()}) ** 2
+
+
 class Literal(WeightGradientMetric):
     """The slow twin: by each sample's gradients of the weights."""
 
