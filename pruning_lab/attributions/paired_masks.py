@@ -1,0 +1,73 @@
+"""Criteria on random coalitions, each with its complement."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from pruning_lab.attributions.base import Criterion
+from pruning_lab.attributions.game import Game
+from pruning_lab.attributions.masks import MaskMetric, OneRoundMetric
+from pruning_lab.attributions.reduction import Reduction
+from pruning_lab.errors import UserError, check_count, check_seed
+
+
+class PairedMasksMetric(OneRoundMetric):
+    """A criterion on the mean over antithetic pairs: a random coalition and its complement.
+
+    ``masks`` coalitions a sample, in pairs, from a stream that belongs to (seed, number of the
+    sample, number of the pair).
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("masks", *MaskMetric.options)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+        masks: int = 8,
+        samples: int | None = None,
+        seed: int = 0,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__(model, data_generator, criterion, device, reduction, samples, precision)
+        self.masks = masks
+        self.seed = seed
+        self._check_options()
+
+    def _check_options(self) -> None:
+        super()._check_options()
+        check_seed("seed", self.seed)
+        check_count("masks", self.masks, 4)
+        if self.masks % 2:
+            raise UserError(f"masks={self.masks} is not possible; they come in pairs.")
+
+    def _draws(self) -> int:
+        return self.masks // 2
+
+    def _coalitions(self, game: Game, first: int) -> Iterator[torch.Tensor]:
+        """Of each pair the first coalition of every sample, (samples, players)."""
+        for pair in range(self._draws()):
+            numbers = range(first, first + game.samples)
+            streams = [np.random.default_rng([self.seed, number, pair]) for number in numbers]
+            kept = np.stack([self._draw(stream, game.players) for stream in streams])
+            yield torch.as_tensor(kept, device=self.device)
+
+    def _draw(self, stream: np.random.Generator, players: int) -> np.ndarray:
+        """A coalition, (players,): each player with probability 1/2."""
+        return stream.random(players) < 0.5
+
+    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        each = torch.stack([self._of_pair(game, keep) for keep in self._coalitions(game, first)])
+        each = each.double()
+        return each.mean(0), each.var(0) / len(each)
+
+    @abstractmethod
+    def _of_pair(self, game: Game, keep: torch.Tensor) -> torch.Tensor:
+        """Scores (samples, players) by a coalition and its complement."""
