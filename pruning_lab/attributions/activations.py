@@ -53,7 +53,7 @@ class ActivationMetric(AttributionMetric):
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         graph, samples = self._graph(), self.batches.count()
-        places = _Places([self._gathering(graph, each, behind) for each in players])
+        places = Places([self._gathering(graph, each, behind) for each in players])
         return Prediction(samples, samples * self._share_back(graph, places))
 
     def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
@@ -68,11 +68,11 @@ class ActivationMetric(AttributionMetric):
         """What makes one score of the per-sample scores."""
         return Reducer(self.reduction)
 
-    def _share_back(self, graph: Any, places: "_Places") -> float:
+    def _share_back(self, graph: Any, places: "Places") -> float:
         """Which share of a whole backward pass brings the gradients."""
         return graph.share_back(places.graded) if self.needs_gradient else 0.0
 
-    def _at_once(self, graph: Any, places: "_Places") -> int:
+    def _at_once(self, graph: Any, places: "Places") -> int:
         """How many samples fit into ``memory``, by what one of them takes."""
         x, more = two_and_three(self.batches.example())
         with ledger.checking():
@@ -84,7 +84,7 @@ class ActivationMetric(AttributionMetric):
         return max(1, len(x) * self.memory // (both_ways * max(1, made.bytes)))
 
     def _evidence(
-        self, graph: Any, places: "_Places", x: torch.Tensor, target: torch.Tensor
+        self, graph: Any, places: "Places", x: torch.Tensor, target: torch.Tensor
     ) -> Evidence:
         """Activation and gradient at every node; where there is none, the activation again."""
         with torch.set_grad_enabled(self.needs_gradient):
@@ -100,7 +100,7 @@ class ActivationMetric(AttributionMetric):
         return {node: (a.detach(), gradients.get(node, a.detach())) for node, a in found.items()}
 
 
-class _Places:
+class Places:
     """All that one pass records."""
 
     def __init__(self, gatherings: Iterable[Gathering]) -> None:
@@ -156,7 +156,7 @@ def _one_pass(
     check_samples_apart(leading.model)
     graph = leading._graph()
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
-    every = _Places(place for own in gatherings for place in own)
+    every = Places(place for own in gatherings for place in own)
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read():
