@@ -1,0 +1,67 @@
+"""Nuclear norms without a row, by hand and by numpy."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pruning_lab.attributions import chip
+
+
+def nuclear(matrix):
+    return np.linalg.svd(matrix, compute_uv=False).sum()
+
+
+def losses_of_rows(maps):
+    """(samples, units) of maps (samples, units, positions)."""
+    rows = np.arange(maps.shape[1])
+    return np.array(
+        [[nuclear(a) - nuclear(a * (rows != row)[:, None]) for row in rows] for a in maps]
+    )
+
+
+def joint(case):
+    """Of a layer by itself, summed over a player's units."""
+    scores = {}
+    for layer, place in case.places.items():
+        seen = []
+        hook = case.model.get_submodule(place).register_forward_hook(
+            lambda _module, _x, y, seen=seen: seen.append(y.detach())
+        )
+        case.model(case.x)
+        hook.remove()
+        maps = seen[0].reshape(*seen[0].shape[:2], -1).numpy()
+        scores[layer] = torch.tensor(losses_of_rows(maps))
+    return case.summed(scores)
+
+
+def scores_of(maps):
+    """Of a network whose units are the channels of its input."""
+    model = nn.Sequential(
+        nn.Conv2d(maps.shape[1], maps.shape[1], 1, groups=maps.shape[1], bias=False),
+        nn.Flatten(), nn.Linear(maps[0].numel(), 2),
+    ).to(maps.dtype)  # fmt: skip
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+    batches = [(maps, torch.zeros(len(maps), dtype=int))]
+    return chip.CHIPAttributionMetric(model, batches, F.cross_entropy, "cpu", "none").run(model[0])
+
+
+def test_by_hand():
+    # rows (3, 0), (0, 4), (0, 3): singular values 3 and 5; without them 5, 3 + 3, 3 + 4
+    maps = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]], [[0.0, 3.0]]]])
+    np.testing.assert_allclose(scores_of(maps), [[8 - 5, 8 - 6, 8 - 7]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("matrices", [1, 60, 2**22])
+@pytest.mark.parametrize("size", [(3, 7), (2, 2), (1, 1)], ids=["wide", "tall", "column"])
+def test_equals_a_decomposition_for_each_unit(size, matrices, monkeypatch):
+    monkeypatch.setattr(chip, "MATRICES", matrices)
+    torch.manual_seed(0)
+    maps = torch.randn(4, 6, *size, dtype=torch.float64)
+    maps[0, 2] = 0
+    maps[1, 3] = maps[1, 4]
+    found = scores_of(maps)
+    np.testing.assert_allclose(found, losses_of_rows(maps.flatten(2).numpy()), atol=1e-12)
+    assert found[0, 2] == pytest.approx(0, abs=1e-12)
