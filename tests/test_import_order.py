@@ -27,6 +27,7 @@ ROOMS = [
     "track",
     "checkpoint",
     "setup",
+    "criteria",
     "identity",
     "resume",
     "baseline",

@@ -140,6 +140,15 @@ class Game:
             rises[samples, order[samples, steps - 1]] = losses[0].double() - full[samples]
         return rises
 
+    def gram(self) -> torch.Tensor | None:
+        """Inner products of what the players bring to the layer behind, (samples, players, players).
+
+        None where no single layer behind sums over them.
+        """
+        if self._units is None or self._cut.entry is None:
+            return None
+        return self._cut.entry.gram(self._units.own)
+
     def _coalitions(
         self, order: torch.Tensor, left: list[int], ways: int, feeds: tuple[Feeder, Feeder]
     ) -> Iterator[Walked]:

@@ -7,6 +7,7 @@ import torch
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import OneRoundMetric
 from pruning_lab.errors import UserError
+from pruning_lab.graph.products import product
 
 LARGEST = 20
 """Units of a layer: 2^20 coalitions, about a million evaluations a sample."""
@@ -49,7 +50,7 @@ class ExactShapleyAttributionMetric(OneRoundMetric):
         for bit in bits.tolist():
             without = numbers[numbers & bit == 0]
             rises = losses[without] - losses[without + bit]
-            values.append(weights[sizes[without]] @ rises)
+            values.append(product(weights[sizes[without]], rises))
         found = torch.stack(values, 1)
         return found, torch.zeros_like(found)
 

@@ -13,6 +13,7 @@ from pruning_lab import ledger
 from pruning_lab.graph.folding import CONVOLUTIONS, can_be_replaced, fused, norm_behind
 from pruning_lab.graph.kinds import BatchNorm, Dropout, is_non_linearity
 from pruning_lab.graph.parts import part
+from pruning_lab.graph.products import product
 from pruning_lab.graph.shares import Share, share_of
 
 POOLS: dict[Any, int] = {
@@ -46,7 +47,8 @@ class Units:
 class Entry(ABC):
     """The layer, the operations ``between`` (every unit by itself), and the ``rest`` behind it.
 
-    ``share`` is that of the layer in a pass through the whole network.
+    ``share`` is that of the layer in a pass through the whole network; ``alone`` is the layer
+    where ``layer`` computes a BatchNorm behind it as well.
 
     With the units S the layer gives none + the sum over S of their contributions: when units go one
     after another, each costs its contribution instead of the whole layer.
@@ -60,11 +62,13 @@ class Entry(ABC):
         axis: int,
         pools: Sequence[int],
         share: Share,
+        alone: Any,
     ) -> None:
         self.rest, self.share = rest, share
         self.share_rest = share_of(rest.graph.nodes)
         self._between, self._layer, self._axis, self._pools = between, layer, axis, pools
         self._weight = layer.weight.transpose(0, 1).contiguous()  # (inputs, outputs, kernel...)
+        self._alone = alone.weight.transpose(0, 1)
 
     def units(self, activation: torch.Tensor) -> Units | None:
         """What the units of these samples bring; None where the shapes tell of something else."""
@@ -91,14 +95,29 @@ class Entry(ABC):
         copied = order.numel() * self._weight.nbytes // own.shape[1]
         if copied <= WEIGHTS or order.numel() == 1:
             ledger.forward(order.numel(), self.share.forward / own.shape[1])
-            return self._contributions(own, order)
+            return self._contributions(own, order, self._weight)
         dim = 0 if len(order) > 1 else 1
         samples = own.chunk(2) if dim == 0 else (own, own)
         halves = zip(samples, order.chunk(2, dim), strict=True)
         return torch.cat([self.contributions(*half) for half in halves], dim)
 
+    def gram(self, own: torch.Tensor) -> torch.Tensor:
+        """Inner products of what a sample's units bring to the layer alone, (samples, units, units).
+
+        Over all that the layer gives, in float64.
+        """
+        ledger.forward(len(own), self.share.forward)
+        every = torch.arange(own.shape[1], device=own.device).unsqueeze(0)
+        found = []
+        for sample in own.split(1):
+            rows = self._contributions(sample, every, self._alone)[0].flatten(1).double()
+            found.append(product(rows, rows.T))
+        return torch.stack(found)
+
     @abstractmethod
-    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def _contributions(
+        self, own: torch.Tensor, order: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
         """The same with a copy of the weights that each entry of ``order`` meets."""
 
 
@@ -112,11 +131,13 @@ class ConvolutionEntry(Entry):
     def _by_unit(self, brought: torch.Tensor, units: int) -> torch.Tensor:
         return brought
 
-    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def _contributions(
+        self, own: torch.Tensor, order: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
         channels = own.gather(1, _like(order, own)).flatten(0, 1).unsqueeze(0)
-        kernels = self._weight[order.flatten()].flatten(0, 1).unsqueeze(1)
+        kernels = weight[order.flatten()].flatten(0, 1).unsqueeze(1)
         how = (self._layer.stride, self._layer.padding, self._layer.dilation, order.numel())
-        convolve = (F.conv1d, F.conv2d, F.conv3d)[self._weight.ndim - 3]
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
         return convolve(channels, kernels, None, *how)[0].unflatten(0, (*order.shape, -1))
 
 
@@ -133,9 +154,11 @@ class LinearEntry(Entry):
             return brought.unflatten(1, (units, 1, -1))
         return brought.movedim(-1, 1).reshape(len(brought), units, -1, 1)
 
-    def _contributions(self, own: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def _contributions(
+        self, own: torch.Tensor, order: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
         features = own.gather(1, _like(order, own))  # (B, T, tokens, positions)
-        weights = self._weight.unflatten(0, (-1, own.shape[3]))[order]  # (B, T, positions, outputs)
+        weights = weight.unflatten(0, (-1, own.shape[3]))[order]  # (B, T, positions, outputs)
         return features @ weights
 
 
@@ -162,10 +185,12 @@ def find_entry(module: fx.GraphModule, axis: int) -> Entry | None:
         dims = POOLS.get(type(op) if isinstance(op, nn.Module) else op)
         if (kind := _entry_at(op, axis, flat)) is not None:
             wanted, reached = next(iter(reversed(module.graph.nodes))).args[0], node
+            alone = op
             if (norm := norm_behind(module, node)) is not None:
                 op, reached = fused(op, module.get_submodule(str(norm.target))), norm
             rest = part(module, [reached, *given[1:]], wanted)
-            return kind(part(module, [site], last), op, rest, axis, pools, share_of([node]))
+            between = part(module, [site], last)
+            return kind(between, op, rest, axis, pools, share_of([node]), alone)
         if axis == 1 and not flat and dims is not None:
             pools.append(dims)
         elif axis == 1 and not flat and _flattens(op, node):

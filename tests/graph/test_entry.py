@@ -129,6 +129,23 @@ def test_units_that_go_take_their_contributions_along(chain):
     torch.testing.assert_close(found, nothing, rtol=1e-10, atol=1e-12)
 
 
+@torch.no_grad()
+def test_inner_products_are_those_of_what_units_bring_to_the_layer_alone(chain):
+    """Found by running the layer, without a BatchNorm that follows it, on one unit at a time."""
+    _, model, x = chain
+    graph, first = trace(model), first_of(model)
+    cut = graph.cut([(graph.site(first), -1 if isinstance(first, nn.Linear) else 1)])
+    state, seen = cut.before(x), []
+    kinds = nn.Conv1d | nn.Conv2d | nn.Linear
+    layer = next(m for m in model.modules() if isinstance(m, kinds) and m is not first)
+    layer.register_forward_hook(lambda _module, _x, y: seen.append(y.clone()))
+    for keep in (torch.zeros(4), *torch.eye(4)):
+        cut.after(state, torch.arange(3), [keep.double().expand(3, -1)])
+    brought = torch.stack([(each - seen[0]).flatten(1) for each in seen[1:]], 1)
+    found = cut.entry.gram(cut.entry.units(state.activation).own)
+    torch.testing.assert_close(found, brought @ brought.mT, rtol=1e-10, atol=1e-12)
+
+
 WITHOUT = {
     "units are mixed on the way": lambda: nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.Softmax(1), nn.Conv2d(4, 3, 3), nn.Flatten()
