@@ -13,7 +13,7 @@ from torch import nn
 from pruning_lab import ledger
 from pruning_lab.attributions.batches import Batches
 from pruning_lab.attributions.checks import check_trace
-from pruning_lab.attributions.players import Players, units_of_module
+from pruning_lab.attributions.players import Players, every_unit, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
@@ -189,6 +189,8 @@ class AttributionMetric(ABC):
         ]
         if not found:
             raise UserError(f"{players.first} and what goes with it never run: nothing to score.")
+        if len(found) == 1 and every_unit(found[0].row):
+            return [found[0]._replace(row=None)]  # which walks by the layer behind ask for
         return found
 
     def _counts(self, graph: Any, players: Sequence[Players], behind: bool) -> list[int]:

@@ -141,7 +141,7 @@ class Game:
         return rises
 
     def gram(self) -> torch.Tensor | None:
-        """Inner products of what the players bring to the layer behind, (samples, players, players).
+        """Inner products of what players bring to the layer behind, (samples, players, players).
 
         None where no single layer behind sums over them.
         """

@@ -13,15 +13,15 @@ Evidence = dict[Any, tuple[torch.Tensor, torch.Tensor]]
 
 
 class Gathering:
-    """The sites of players, and what is made out of the evidence there.
+    """The sites of ``count`` players, and what is made out of the evidence there.
 
-    ``count`` is the number of players, None where every unit of the one site is a player.
+    Where the one site has no row every unit is a player.
     """
 
     def __init__(self, sites: Sequence[Site], count: int | None) -> None:
-        self.sites, self._count = sites, count
         rows = [site.row for site in sites if site.row is not None]
-        self._alike = [] if count is None else alike(rows, count)
+        self.sites, self._count = sites, count if rows else None
+        self._alike = [] if self._count is None else alike(rows, self._count)
 
     @property
     def nodes(self) -> list[Any]:

@@ -48,6 +48,11 @@ def players_of_group(model: nn.Module, group: Group) -> Players:
     return Players({model.get_submodule(name): row for name, row in group.players.items()})
 
 
+def every_unit(row: torch.Tensor | None) -> bool:
+    """Whether every unit of a layer is a player of its own, in their order."""
+    return row is None or torch.equal(row.cpu(), torch.arange(len(row)))
+
+
 def keep_rows(keep: torch.Tensor, row: torch.Tensor | None) -> torch.Tensor:
     """Which units a mask of players (rows, players) keeps in one layer: (rows, units)."""
     if row is None:

@@ -102,7 +102,7 @@ class Entry(ABC):
         return torch.cat([self.contributions(*half) for half in halves], dim)
 
     def gram(self, own: torch.Tensor) -> torch.Tensor:
-        """Inner products of what a sample's units bring to the layer alone, (samples, units, units).
+        """Inner products of what units bring to the layer alone, (samples, units, units).
 
         Over all that the layer gives, in float64.
         """

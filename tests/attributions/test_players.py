@@ -7,8 +7,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.attributions.players import (
     Players,
     alike,
@@ -200,6 +202,21 @@ def test_a_group_of_one_layer_scores_as_its_units(name):
     group = Players({inner: torch.arange(2)})
     one, other = case.estimates(name, [units_of_module(inner), group])
     np.testing.assert_allclose(one.scores, other.scores, rtol=1e-9, atol=1e-12)
+
+
+def test_a_group_of_one_layer_takes_as_few_passes_as_its_units():
+    case = Case(Residual, behind=True)
+    inner = case.model.inner
+    metric = ShapleyAttributionMetric(case.model, [(case.x, case.y)], F.cross_entropy, "cpu")
+    units, group, swapped = (
+        metric.predict([players], True).forward
+        for players in (
+            units_of_module(inner),
+            Players({inner: torch.arange(2)}),
+            Players({inner: torch.tensor([1, 0])}),
+        )
+    )
+    assert units == group < swapped
 
 
 def test_a_group_that_never_runs_is_refused():
