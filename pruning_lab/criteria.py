@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from omegaconf import DictConfig, OmegaConf
 
 from pruning_lab.attributions import AttributionMetric
+from pruning_lab.errors import check_choice
 from pruning_lab.setup import find_target
 
 HEAD = """\
@@ -34,6 +35,14 @@ def names() -> list[str]:
     return sorted(name.removesuffix(yaml) for name in found if name.endswith(yaml))
 
 
+def settings(name: str) -> DictConfig:
+    """What conf/metric says of a criterion; UserError for one that is not there."""
+    check_choice("criterion", name, names())
+    found = OmegaConf.create((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert isinstance(found, DictConfig)
+    return found
+
+
 def table() -> str:
     """One row a criterion: what its YAML and its docstring say first."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, names())]
@@ -43,9 +52,7 @@ def table() -> str:
 def _row(name: str) -> tuple[str, ...]:
     text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     words = text.splitlines()[0].removeprefix("# ").rstrip(".")
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    kind: type[AttributionMetric] = find_target(config._target_, f"metric={name}")
+    kind: type[AttributionMetric] = find_target(settings(name)._target_, f"metric={name}")
     about = kind.__doc__ or ""
     score = re.sub(r" \([^()]*arXiv [^()]*\)", "", " ".join(about.split("\n\n")[0].split()))
     return (f"`{name}`", *map(_escaped, (words, score.rstrip("."))), kind.evidence, _sources(about))

@@ -133,7 +133,7 @@ class Experiment:
     def _run(self) -> float:
         """The method."""
         with self._recording() as self.record:
-            self._obtain_baseline()
+            self.obtain_baseline()
             scored = self._attribute()
             controls = self._controls()  # copies of the baseline, while it is whole
             plans = self._prune(self.main, scored)
@@ -148,7 +148,7 @@ class Experiment:
 
     # -- the stages ---------------------------------------------------------------------------
 
-    def _obtain_baseline(self) -> None:
+    def obtain_baseline(self) -> None:
         """The weights that every criterion starts from: trained once, or loaded."""
 
         def train(model: nn.Module, kept: Epochs) -> None:

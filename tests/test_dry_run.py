@@ -126,7 +126,15 @@ def test_given_weights_are_not_trained(tmp_path):
 
 
 def test_a_limit_in_seconds_bounds_the_time(tmp_path):
-    made = two_steps(tmp_path, "metric=shapley", "metric.seconds=0.25", "attributions=none")
+    made = two_steps(
+        tmp_path,
+        "metric=shapley",
+        "metric.seconds=0.25",
+        "attributions=none",
+        "metric.samples=null",
+        "dataset.score=400",
+        "model.hidden=[128,96]",
+    )
     assert rows_of(dry_run(made).text(), "Criteria on the baseline")["shapley"][2] == "0.2 s"
 
 

@@ -341,7 +341,10 @@ def test_the_command_under_torchrun_prunes_what_one_process_prunes_and_goes_on_w
     two_steps(one, *CONVNET).run()
     accuracies = on_ranks(lambda: two_steps(several, *CONVNET).run(), tmp_path)
     assert accuracies[0] == accuracies[1]
-    pd.testing.assert_frame_equal(curves(several), curves(one), rtol=1e-4)
+    found, expected = curves(several), curves(one)
+    passes = [each.pop("scoring_forward") for each in (found, expected)]
+    np.testing.assert_allclose(*passes, rtol=0.02)  # what a batch takes once, each rank takes
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     assert kept(several) == kept(one)
     assert len(kept(one)) == 2
 

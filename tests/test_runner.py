@@ -165,7 +165,7 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(finished,
     other._score = lambda *_: pytest.fail("a criterion was scored again")
     other._score_together = lambda layers: pytest.fail("criteria were scored again")
     with other._recording() as other.record:
-        other._obtain_baseline()
+        other.obtain_baseline()
         scores, cost = other._attribute()
         assert scores.keys() == {"1", "3"}
         assert cost.seconds > 0
@@ -239,7 +239,7 @@ def test_a_trained_state_dict_replaces_training(finished, tmp_path):
     torch.save(model.state_dict(), path)
     loaded = two_steps(tmp_path, f"baseline.checkpoint={path}")
     loaded.training = None
-    loaded._obtain_baseline()
+    loaded.obtain_baseline()
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[key], value)
     assert loaded.baseline.name != done.baseline.name

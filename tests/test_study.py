@@ -26,7 +26,7 @@ NUMBERS = ["removed_flops", "test_accuracy_before", "test_accuracy_after", "test
 
 def test_rows_are_those_of_an_experiment(tmp_path):
     done = two_steps(tmp_path, "attributions=none", "controls.untuned=true")
-    done._obtain_baseline = lambda: None  # as it was drawn
+    done.obtain_baseline = lambda: None  # as it was drawn
     before = {key: value.clone() for key, value in done.model.state_dict().items()}
     found = compare_criteria(
         done.model, done.splits, {"taylor": TaylorAttributionMetric}, done.schedule, done.finetune

@@ -1,7 +1,7 @@
 """The only room that knows MLflow: every key is written and read here."""
 
 import pruning_lab.tracking.environment  # noqa: F401  (before mlflow)
-from pruning_lab.tracking.keys import CHECKPOINT, IDENTITY, STEPS
+from pruning_lab.tracking.keys import CHECKPOINT, COMPARISON, IDENTITY, STEPS
 from pruning_lab.tracking.read import (
     Finished,
     Runs,
@@ -17,6 +17,7 @@ from pruning_lab.tracking.write import Run, flatten, keep_report, run
 
 __all__ = [
     "CHECKPOINT",
+    "COMPARISON",
     "IDENTITY",
     "STEPS",
     "Finished",
