@@ -39,6 +39,7 @@ ROOMS = [
     "speed",
     "dry_run",
     "runner",
+    "truth",
     "sweep",
     "cache",
     "__main__",

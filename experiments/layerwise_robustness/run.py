@@ -33,11 +33,11 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.datasets.cifar import cifar
 from pruning_lab.datasets.digits import digits
 from pruning_lab.datasets.fashion_mnist import fashion_mnist
-from pruning_lab.errors import check_count
 from pruning_lab.graph import find_structure, units_of
 from pruning_lab.models.vgg import VGG
 from pruning_lab.prunable import choose_layers
 from pruning_lab.training import Training, evaluate, fit
+from pruning_lab.truth import grid, mean_rise
 
 Orders = dict[str, list[np.ndarray]]
 """criterion -> an order of removal for each of its draws"""
@@ -95,25 +95,6 @@ def _ascending(scores: np.ndarray) -> np.ndarray:
     return np.argsort(scores, kind="stable")
 
 
-def grid(units: int, points: int | None) -> np.ndarray:
-    """Numbers of units removed: all from 1 on, or some ``points`` of them, evenly; all at last."""
-    check_count("points", points if points is not None else units)
-    every = np.arange(1, units + 1)
-    if points is None or points >= units:
-        return every
-    return np.unique(np.rint(np.linspace(0, units, points + 1)).astype(int))[1:]
-
-
-def total_rise(rises: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The sum over t = 1 ... units of the rise after t removals, by the trapezoid rule.
-
-    ``rises`` (..., counts) are those after ``counts`` removals, the last of them all units; exact
-    where no count is left out.
-    """
-    area = np.trapezoid(np.insert(rises, 0, 0, axis=-1), np.insert(counts, 0, 0), axis=-1)
-    return area + rises[..., -1] / 2
-
-
 def layer_totals(
     model: nn.Module,
     layer: nn.Module,
@@ -128,7 +109,7 @@ def layer_totals(
     removed = np.concatenate([first_of(order, counts) for _, order in every])
     metric = RemovalMetric(model, tested, F.cross_entropy, device, "none", removed=removed)
     rises = metric.run(layer, True).reshape(-1, len(every), len(counts))
-    totals = total_rise(rises, counts)
+    totals = mean_rise(rises, counts) * counts[-1]
     found: dict[str, list[np.ndarray]] = {}
     for (name, _), total in zip(every, totals.T, strict=True):
         found.setdefault(name, []).append(total)

@@ -52,7 +52,7 @@ class Removals:
             for path, rises in zip(missing, np.split(measured, ends, axis=1), strict=True):
                 found[path] = rises
                 self._keep(path, rises)
-        return [rises for path in paths if (rises := found[path]) is not None]
+        return [each for path in paths if (each := found[path]) is not None]
 
     def _path(self, players: Players, removed: np.ndarray) -> Path:
         about = {

@@ -76,16 +76,6 @@ def test_robustness_is_the_mean_over_all_single_removals(experiment, network):
     assert not np.allclose(*found["random"])
 
 
-def test_the_trapezoid_rule_is_exact_for_straight_lines_and_without_gaps(experiment):
-    grid, total_rise = experiment["grid"], experiment["total_rise"]
-    assert grid(64, 32).tolist() == list(range(2, 65, 2))
-    assert grid(10, 32).tolist() == grid(10, None).tolist() == list(range(1, 11))
-    counts = grid(64, 8)
-    assert total_rise(3.0 * counts, counts) == pytest.approx(3 * 64 * 65 / 2)
-    every = np.random.default_rng(0).random(20)
-    assert total_rise(every, grid(20, None)) == pytest.approx(every.sum())
-
-
 def test_an_interrupted_run_goes_on(experiment, network, tmp_path):
     model, layers, scored, tested = network
     run = experiment["robustness"]

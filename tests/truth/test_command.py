@@ -1,0 +1,114 @@
+"""The command in miniature: what it writes, keeps, and refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_module
+
+from pruning_lab import criteria, tracking
+from pruning_lab.attributions.removals import RemovalMetric
+from pruning_lab.errors import UserError
+from pruning_lab.record import Names
+from pruning_lab.truth.__main__ import Truth
+
+NAMES = Names("convnet", "digits", "taylor", "geometric", "sgd")
+
+
+def truth(tmp_path, *overrides):
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        config = compose("truth", [
+            "model=convnet", "model.channels=[4,6]", "model.hidden=24", "dataset=synthetic",
+            "dataset.train=128", "dataset.score=32", "dataset.test=64", "threads=1",
+            "baseline.training.epochs=1", "truth.points=4", "truth.samples=16",
+            "truth.oracle_samples=8", "truth.greedy=2", f"baseline.folder={tmp_path}/baselines",
+            f"checkpoints={tmp_path}/checkpoints", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+            *overrides,
+        ])  # fmt: skip
+    return Truth(config, NAMES, tmp_path / "output")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("truth")
+    return folder, truth(folder).run()
+
+
+def test_every_criterion_has_a_row(done):
+    folder, table = done
+    assert sorted(table["criterion"]) == criteria.names()
+    layers = pd.read_csv(folder / "output" / "layers.csv")
+    of = layers.groupby("criterion")["layer"].nunique()
+    assert dict(zip(table["criterion"], table["layers"], strict=True)) == of.to_dict()
+    assert of["shapley_exact"] + 1 == of["taylor"] == 3  # 24 units are too many for it
+    assert np.isfinite(table[["harm", "reverse", "oracle_1", "seconds"]]).all().all()
+
+
+def test_costs_are_those_of_each_criterion_alone(done):
+    _, table = done
+    forward = table.set_index("criterion")["forward"]
+    assert forward[["apoz", "taylor", "fisher", "sensitivity"]].tolist() == [32] * 4
+    assert forward["conductance"] == 17 * 32
+    assert forward["weight_norm"] == 0
+
+
+def test_tables_and_figures_are_files_and_in_mlflow(done):
+    folder, table = done
+    names = {"truth.md", "truth.csv", "layers.csv", "quality_and_cost.png", "harm_by_layer.png",
+             "removal_curves.png"}  # fmt: skip
+    assert {path.name for path in (folder / "output").iterdir()} == names
+    client = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert {
+        Path(each.path).name for each in client.list_artifacts(run.info.run_id, "truth")
+    } == names
+    harm = table.set_index("criterion")["harm"]
+    assert run.data.metrics == {f"harm/{name}": harm[name] for name in harm.index}
+    assert run.data.params["truth.points"] == "4"
+    text = (folder / "output" / "truth.md").read_text()
+    assert "16 test samples at 4 numbers of units, sets and the greedy oracle on 8" in text
+
+
+def test_the_comparison_of_runs_does_not_take_it_for_one(done):
+    folder, _ = done
+    assert tracking.find_runs(f"sqlite:///{folder}/mlflow.db", ["pruning_lab"]).frame.empty
+
+
+def test_again_nothing_is_scored_or_measured_anew(done, monkeypatch):
+    folder, table = done
+
+    def never(*_, **__):
+        raise AssertionError("measured again")
+
+    again = truth(folder)
+    monkeypatch.setattr(RemovalMetric, "estimate", never)
+    for metric in again.metrics.values():
+        monkeypatch.setattr(metric, "estimate", never, raising=False)
+    pd.testing.assert_frame_equal(again.run(), table)
+
+
+def test_settings_of_a_criterion_can_be_changed(tmp_path):
+    made = truth(
+        tmp_path, "truth.criteria=[taylor,shapley]", "truth.layers=['0']",
+        "+metric@attributions.shapley=shapley", "attributions.shapley.sv_samples=6",
+    )  # fmt: skip
+    assert list(made.criteria) == ["taylor", "shapley"]
+    assert made.metrics["shapley"].sv_samples == 6
+    assert list(made.players) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("truth.criteria=[tailor]", "criterion=tailor .*taylor, taylor_signed"),
+        ("truth.layers=['2']", r"truth\.layers=2 .* 0, 4, "),
+        ("truth.points=0", r"truth\.points=0"),
+        ("plan=true", "plan=true is for python -m pruning_lab"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(tmp_path, override, why):
+    with pytest.raises(UserError, match=why):
+        truth(tmp_path, override)
+    assert not (tmp_path / "baselines").exists()
