@@ -2,8 +2,11 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from pruning_lab.attributions import RandomAttributionMetric
+from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.network import Network
 from pruning_lab.schedules import OneShot, Step
 
@@ -29,3 +32,28 @@ def test_with_a_flops_penalty_the_dear_units_go_first():
         plan = own.plan(scores, step, OneShot(flops_penalty=penalty * 0.001, **schedule))
         assert len(plan["0"]) == dear
         assert len(plan["3"]) == 1 - dear
+
+
+def test_global_random_removal_takes_the_same_expected_share_of_every_group():
+    """Also of a residual sum, whose players have units in many layers: the mean of as many draws
+    would sit in the middle of the ranking, and go at another time than a single one."""
+    torch.manual_seed(0)
+    own = Network(ResNet(14, num_classes=3, in_channels=1), (1, 8, 8), torch.device("cpu"))
+    groups, players = own.groups(), own.players(tuple(own.layers), "together")
+    assert {len(group.players) for group in groups.values()} >= {1, 3}
+    step = Step(tuple(own.layers), 0.5)
+    schedule = OneShot(target=0.5, of="units", scope="global")
+    shares = {name: [] for name in groups}
+    x = torch.randn(2, 1, 8, 8)
+    for seed in range(40):
+        metric = RandomAttributionMetric(
+            own.model, [(x, torch.tensor([0, 1]))], F.cross_entropy, "cpu", seed=seed
+        )
+        found = metric.estimate(list(players.values()), True)
+        scores = {name: each.scores for name, each in zip(players, found, strict=True)}
+        for name, gone in own.plan(scores, step, schedule).items():
+            shares[name].append(len(gone) / len(groups[name]))
+    overall = np.mean([np.mean(each) for each in shares.values()])
+    for name, each in shares.items():
+        error = 0.5 / np.sqrt(40 * len(groups[name]))  # of a share near one half
+        assert abs(np.mean(each) - overall) < 4 * error, name
