@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pruning_lab.compare.style import bare, style_of
 from pruning_lab.truth.layer import LayerTruth
 
 HARM = "Harm, as a share of that of random orders"
+
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 
 
 def quality_and_cost(table: pd.DataFrame) -> Figure:
@@ -34,6 +37,7 @@ def _forest(ax: Axes, table: pd.DataFrame) -> None:
             for label, n in zip(labels, table["layers"], strict=True)]  # fmt: skip
     ax.set_yticks(range(len(table)), part, fontsize=8)
     ax.invert_yaxis()
+    _ratios(ax, "x", table[["harm_low", "harm_high"]].to_numpy())
     ax.set_xlabel(f"{HARM}\n(95 % interval over the samples; left is better)", fontsize=8.5)
     ax.tick_params(axis="x", labelsize=8)
     ax.grid(axis="x", color="0.92")
@@ -44,13 +48,11 @@ def _forest(ax: Axes, table: pd.DataFrame) -> None:
 def _scatter(ax: Axes, table: pd.DataFrame) -> None:
     seconds = table["seconds"].clip(lower=1e-3)
     for x, row in zip(seconds, table.itertuples(), strict=True):
-        style = style_of(row.criterion)
-        ax.plot(x, row.harm, "o", color=style.color, ms=5)
+        ax.plot(x, row.harm, "o", color=style_of(row.criterion).color, ms=5)
     ax.set_xscale("log")
     ax.set_xlim(seconds.min() / 2, seconds.max() * 12)
     ax.axhline(1, color="0.35", lw=0.9, ls=":")
-    low, high = table["harm"].min(), table["harm"].max()
-    ax.set_ylim(low - 0.06 * (high - low) - 0.02, high + 0.06 * (high - low) + 0.02)
+    _ratios(ax, "y", table["harm"].to_numpy())
     _label(ax, seconds.to_numpy(), table)
     ax.set_xlabel("Seconds to score all layers", fontsize=8.5)
     ax.set_ylabel(HARM, fontsize=8.5)
@@ -60,27 +62,39 @@ def _scatter(ax: Axes, table: pd.DataFrame) -> None:
     bare(ax)
 
 
+def _ratios(ax: Axes, which: str, values: np.ndarray) -> None:
+    """A log scale for shares of chance, where all are above 0."""
+    if (values <= 0).any():
+        return
+    low, high = values.min() / 1.07, values.max() * 1.07
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    getattr(ax, f"set_{which}scale")("log")
+    getattr(ax, f"set_{which}lim")(low, high)
+    getattr(ax, f"set_{which}ticks")(ticks, [f"{tick:g}" for tick in ticks])
+    getattr(ax, f"{which}axis").set_minor_locator(NullLocator())
+
+
 def _label(ax: Axes, seconds: np.ndarray, table: pd.DataFrame) -> None:
     """Names beside the points, moved up or down where they would lie on each other."""
-    bottom, top = ax.get_ylim()
-    height, taken = 0.035 * (top - bottom), list[tuple[float, float]]()
-    for x, row in sorted(zip(np.log10(seconds), table.itertuples(), strict=True)):
-        places = sorted(
-            (row.harm + k * height for k in range(-14, 15)), key=lambda y: abs(y - row.harm)
-        )
-        width = 0.011 * np.ptp(np.log10(ax.get_xlim())) * len(row.criterion)
+    points = (ax.transData - ax.transAxes).transform(np.column_stack([seconds, table["harm"]]))
+    height, labels = 0.032, list[tuple[float, float]]()
+    for (x, y), name in sorted(zip(points.tolist(), table["criterion"], strict=True)):
+        width = 0.014 * len(name)
+        beside = [w for u, w in points if 0 < u - x < width]
+        above = [w for u, w in labels if -width < u - x < 1.6 * width]
+        places = [y + height * k for k in sorted(range(-14, 15), key=abs)]
         free = (
-            y for y in places
-            if bottom < y < top
-            and not any(abs(y - v) < height and -width < u - x < 1.6 * width for u, v in taken)
+            place for place in places
+            if 0 < place < 1
+            and all(abs(place - other) > 0.6 * height for other in beside)
+            and all(abs(place - other) >= height for other in above)
         )  # fmt: skip
-        y = next(free, row.harm)
-        taken.append((x, y))
-        style = style_of(row.criterion)
+        at, color = next(free, y), style_of(name).color
+        labels.append((x, at))
         ax.annotate(
-            style.label, (10**x, row.harm), (10 ** (x + 0.06), y), textcoords="data", fontsize=7,
-            color=style.color, va="center",
-            arrowprops={"arrowstyle": "-", "color": style.color, "lw": 0.4, "alpha": 0.5},
+            style_of(name).label, (x, y), (x + 0.012, at), "axes fraction", "axes fraction",
+            fontsize=7, color=color, va="center",
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "alpha": 0.5},
         )  # fmt: skip
 
 
@@ -105,14 +119,21 @@ def harm_by_layer(table: pd.DataFrame, order: Sequence[str]) -> Figure:
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5,
                     color="w" if dark else "0.15")  # fmt: skip
     ax.set_yticks(range(len(harm)), [style_of(name).label for name in harm.index], fontsize=8)
-    ax.set_xticks(range(harm.shape[1]), harm.columns, rotation=55, ha="right", fontsize=7.5)
+    ax.set_xticks(
+        range(harm.shape[1]),
+        harm.columns,
+        rotation=55,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize=7.5,
+    )
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
     ticks = [t for t in (-3, -2, -1, 0, 1, 2, 3) if abs(t) <= reach]
     bar.set_ticks(ticks, labels=[f"{2.0**t:g}" for t in ticks], fontsize=7.5)
     bar.outline.set_visible(False)
-    ax.set_title(f"{HARM} in the same layer", fontsize=9, loc="left")
+    figure.suptitle("Harm beside random orders", fontsize=9)
     return figure
 
 
@@ -141,7 +162,7 @@ def removal_curves(truths: Sequence[LayerTruth], criteria: Sequence[str]) -> Fig
     for ax in axes[len(truths) :]:
         ax.set_axis_off()
     figure.legend(
-        lines.values(), lines.keys(), loc="outside lower center", ncols=6, fontsize=7, frameon=False
+        lines.values(), lines.keys(), loc="outside upper center", ncols=6, fontsize=7, frameon=False
     )
     figure.supxlabel("Share of the layer's units removed, lowest score first", fontsize=8)
     figure.supylabel("Rise of the loss", fontsize=8)
