@@ -129,6 +129,17 @@ class Case:
                 stack.callback(hook.remove)
             return F.cross_entropy(self.model(self.x), self.y, reduction="none")
 
+    @torch.no_grad()
+    def outputs(self):
+        """Each layer of the group, and what is at the place where it is read."""
+        for layer, place in self.places.items():
+            seen = []
+            module = self.model.get_submodule(place)
+            hook = module.register_forward_hook(lambda _module, _x, y, seen=seen: seen.append(y))
+            self.model(self.x)
+            hook.remove()
+            yield layer, seen[0]
+
     def evidence(self):
         """For each player the activations and gradients (samples, positions) of all its units."""
         seen = {}

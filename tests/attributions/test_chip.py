@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from pruning_lab.attributions import chip
+from pruning_lab.attributions.chip import CHIPAttributionMetric
+from tests.oracles.maps import scores_of
 
 
 def nuclear(matrix):
@@ -23,35 +23,16 @@ def losses_of_rows(maps):
 
 def joint(case):
     """Of a layer by itself, summed over a player's units."""
-    scores = {}
-    for layer, place in case.places.items():
-        seen = []
-        hook = case.model.get_submodule(place).register_forward_hook(
-            lambda _module, _x, y, seen=seen: seen.append(y.detach())
-        )
-        case.model(case.x)
-        hook.remove()
-        maps = seen[0].reshape(*seen[0].shape[:2], -1).numpy()
-        scores[layer] = torch.tensor(losses_of_rows(maps))
-    return case.summed(scores)
-
-
-def scores_of(maps):
-    """Of a network whose units are the channels of its input."""
-    model = nn.Sequential(
-        nn.Conv2d(maps.shape[1], maps.shape[1], 1, groups=maps.shape[1], bias=False),
-        nn.Flatten(), nn.Linear(maps[0].numel(), 2),
-    ).to(maps.dtype)  # fmt: skip
-    with torch.no_grad():
-        model[0].weight.fill_(1)
-    batches = [(maps, torch.zeros(len(maps), dtype=int))]
-    return chip.CHIPAttributionMetric(model, batches, F.cross_entropy, "cpu", "none").run(model[0])
+    outputs = {layer: y.flatten(2) if y.ndim > 2 else y[..., None] for layer, y in case.outputs()}
+    return case.summed({k: torch.tensor(losses_of_rows(y.numpy())) for k, y in outputs.items()})
 
 
 def test_by_hand():
     # rows (3, 0), (0, 4), (0, 3): singular values 3 and 5; without them 5, 3 + 3, 3 + 4
     maps = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]], [[0.0, 3.0]]]])
-    np.testing.assert_allclose(scores_of(maps), [[8 - 5, 8 - 6, 8 - 7]], rtol=1e-6)
+    np.testing.assert_allclose(
+        scores_of(CHIPAttributionMetric, maps), [[8 - 5, 8 - 6, 8 - 7]], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("matrices", [1, 60, 2**22])
@@ -62,6 +43,6 @@ def test_equals_a_decomposition_for_each_unit(size, matrices, monkeypatch):
     maps = torch.randn(4, 6, *size, dtype=torch.float64)
     maps[0, 2] = 0
     maps[1, 3] = maps[1, 4]
-    found = scores_of(maps)
+    found = scores_of(CHIPAttributionMetric, maps)
     np.testing.assert_allclose(found, losses_of_rows(maps.flatten(2).numpy()), atol=1e-12)
     assert found[0, 2] == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Ranks of maps, by hand and by elimination."""
+"""Ranks of maps, by hand and of matrices whose rank is known."""
 
 import numpy as np
 import torch
@@ -6,33 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lab.attributions.hrank import HRankAttributionMetric
+from tests.oracles.maps import scores_of
 
 
 def joint(case):
     """The ranks of a player's units, summed."""
-    ranks = {}
-    for layer, place in case.places.items():
-        seen = []
-        hook = case.model.get_submodule(place).register_forward_hook(
-            lambda _module, _x, y, seen=seen: seen.append(y.detach())
-        )
-        case.model(case.x)
-        hook.remove()
-        maps = seen[0] if seen[0].ndim == 4 else seen[0][..., None, None]
-        ranks[layer] = torch.tensor(np.linalg.matrix_rank(maps.numpy())).double()
-    return case.summed(ranks)
-
-
-def ranks_of(maps):
-    """Of a network whose units are the channels of its input."""
-    model = nn.Sequential(
-        nn.Conv2d(maps.shape[1], maps.shape[1], 1, groups=maps.shape[1], bias=False),
-        nn.Flatten(), nn.Linear(maps[0].numel(), 2),
-    ).to(maps.dtype)  # fmt: skip
-    with torch.no_grad():
-        model[0].weight.fill_(1)
-    batches = [(maps, torch.zeros(len(maps), dtype=int))]
-    return HRankAttributionMetric(model, batches, F.cross_entropy, "cpu", "none").run(model[0])
+    maps = {layer: y if y.ndim == 4 else y[..., None, None] for layer, y in case.outputs()}
+    ranks = {layer: np.linalg.matrix_rank(y.numpy()) for layer, y in maps.items()}
+    return case.summed({layer: torch.tensor(rank).double() for layer, rank in ranks.items()})
 
 
 def test_by_hand():
@@ -42,13 +23,13 @@ def test_by_hand():
             [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]],
         ]
     )
-    assert ranks_of(maps).tolist() == [[1, 2], [0, 1]]
+    assert scores_of(HRankAttributionMetric, maps).tolist() == [[1, 2], [0, 1]]
 
 
 def test_products_of_thin_matrices_have_their_inner_width():
     torch.manual_seed(0)
     maps = torch.stack([torch.randn(3, 7, k) @ torch.randn(3, k, 5) for k in (1, 2, 3, 4, 5)], 1)
-    assert (ranks_of(maps) == [1, 2, 3, 4, 5]).all()
+    assert (scores_of(HRankAttributionMetric, maps) == [1, 2, 3, 4, 5]).all()
 
 
 def test_units_without_a_map_are_there_or_not():
