@@ -88,7 +88,11 @@ class Network:
         found = {}
         for name, group in groups.items():
             found[name] = np.zeros(len(group))
-            for kind in alike(list(group.players.values()), len(group)):
+            rows = list(group.players.values())
+            for kind in alike(rows, len(group)):
+                takes = zip(rows, kind.units, strict=True)
+                if any(units.shape[1] == len(row) for row, units in takes):
+                    continue  # it would empty a layer, and stays
                 without = trial.after({name: kind.players[:1].numpy()})
                 found[name][kind.players] = whole - self._size(without, "flops")["flops"]
         return found

@@ -178,6 +178,7 @@ class Experiment:
                 | plain(self.config.scoring)
                 | {
                     "code": digest_of_program(type(metric)),
+                    "seed": self.config.seeds.score,
                     "coupled": self.schedule.coupled,
                     "layers": layers,
                 },

@@ -62,9 +62,10 @@ class ToTarget(Schedule):
 
     ``scope`` takes the same share of each layer (or group of layers), or ranks the units of all
     together; ``normalise`` divides the scores of a group by their l2 norm or largest magnitude
-    before groups are compared. Then ``flops_penalty`` times the million FLOPs that go with a unit
-    is taken off its score (Molchanov et al., arXiv 1611.06440, with 1e-3 and the l2 norm): with
-    scope ``global``, of two units of the same score the dearer one goes first.
+    before groups are compared. Then ``flops_penalty`` times the million FLOPs that go with a unit,
+    in its own layer and in those that read it, is taken off its score (after Molchanov et al.,
+    arXiv 1611.06440): with scope ``global``, of two units of the same score the dearer one goes
+    first.
     """
 
     target: float

@@ -34,6 +34,14 @@ def test_with_a_flops_penalty_the_dear_units_go_first():
         assert len(plan["3"]) == 1 - dear
 
 
+def test_a_group_of_one_unit_has_no_penalty_and_stays():
+    own = network()
+    own.pruner.prune_groups({"0": np.arange(7)})
+    schedule = OneShot(target=0.9, of="units", scope="global", flops_penalty=1e-3)
+    plan = own.plan({"0": np.zeros(1), "3": np.ones(5)}, Step(("0", "3"), 8 / 13), schedule)
+    assert {name: players.tolist() for name, players in plan.items()} == {"0": [], "3": [0]}
+
+
 def test_global_random_removal_takes_the_same_expected_share_of_every_group():
     """Also of a residual sum, whose players have units in many layers: the mean of as many draws
     would sit in the middle of the ranking, and go at another time than a single one."""

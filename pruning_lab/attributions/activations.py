@@ -13,7 +13,7 @@ from pruning_lab.attributions.checks import check_samples_apart
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Estimate, Reducer
+from pruning_lab.attributions.reduction import Estimate, Reducer, finite
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import check_rows, two_and_three
 from pruning_lab.ledger import Prediction
@@ -30,6 +30,9 @@ class ActivationMetric(AttributionMetric):
 
     own_pass: ClassVar[bool] = False
     """Its evidence is not that of one pass over the data as they are, which serves all others."""
+
+    samples: int | None = None
+    """How many samples are read: all, but for criteria with passes of their own."""
 
     memory: int = 128 * 2**20
     """About how many bytes the activations of a pass may take; larger batches go in parts."""
@@ -52,7 +55,7 @@ class ActivationMetric(AttributionMetric):
         return _one_pass([self], players, behind)[0]
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
-        graph, samples = self._graph(), self.batches.count()
+        graph, samples = self._graph(), self.batches.count(self.samples)
         places = Places([self._gathering(graph, each, behind) for each in players])
         return Prediction(samples, samples * self._share_back(graph, places))
 
@@ -118,7 +121,7 @@ class MapMetric(ActivationMetric):
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
         scores = []
         for site in gathering.sites:
-            a, g = (each.movedim(site.axis, 1) for each in evidence[site.node])
+            a, g = (finite(each).movedim(site.axis, 1) for each in evidence[site.node])
             scores.append(self.formula(a, g))
         return gathering.summed(scores)
 
@@ -159,7 +162,7 @@ def _one_pass(
     every = Places(place for own in gatherings for place in own)
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, every))
-    for batch in leading.batches.read():
+    for batch in leading.batches.read(leading.samples):
         for part in parts(batch, at_once):
             evidence = leading._evidence(graph, every, part.x, part.target)
             for metric, places, own in zip(metrics, gatherings, reducers, strict=True):

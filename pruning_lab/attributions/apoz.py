@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 
 from pruning_lab.attributions.activations import ActivationMetric
+from pruning_lab.attributions.reduction import finite
 
 
 class APoZAttributionMetric(ActivationMetric):
@@ -19,4 +20,4 @@ class APoZAttributionMetric(ActivationMetric):
     needs_gradient: ClassVar[bool] = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        return (activation > 0).sum(2).double() / activation.shape[2]
+        return (finite(activation) > 0).sum(2).double() / activation.shape[2]

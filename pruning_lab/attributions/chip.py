@@ -1,10 +1,15 @@
 """How much a unit's map adds to what the maps of all units span."""
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from pruning_lab.attributions.activations import MapMetric
+from pruning_lab.attributions.base import Criterion
+from pruning_lab.attributions.reduction import Reduction
+from pruning_lab.errors import check_count
 
 MATRICES = 2**22
 """Numbers of matrices that are decomposed at a time."""
@@ -14,12 +19,32 @@ class CHIPAttributionMetric(MapMetric):
     """Nuclear norm of A minus that of A with row c at 0, per sample, where A (units, positions) are
     the layer's maps (CHIP, Sui et al., arXiv 2110.13981).
 
-    In float64. Cost: a singular value decomposition a unit and sample, of matrices with at most as
-    many columns as there are units or positions.
+    In float64. Cost, beside the passes: a singular value decomposition a unit and sample, of
+    matrices with at most as many columns as there are units or positions. ``samples`` limits how
+    many are read.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("samples",)
+    own_pass: ClassVar[bool] = True
     evidence: ClassVar[str] = "activations"
     needs_gradient: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_generator: Iterable[Any],
+        criterion: Criterion,
+        device: torch.device | str,
+        reduction: Reduction = "mean",
+        samples: int | None = None,
+    ) -> None:
+        super().__init__(model, data_generator, criterion, device, reduction)
+        self.samples = samples
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if self.samples is not None:
+            check_count("samples", self.samples)
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         maps = activation.reshape(*activation.shape[:2], -1).double()

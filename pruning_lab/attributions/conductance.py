@@ -12,7 +12,7 @@ from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.gathering import Evidence
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Reduction
-from pruning_lab.errors import check_count
+from pruning_lab.errors import UserError, check_count
 from pruning_lab.ledger import Prediction
 
 
@@ -43,6 +43,15 @@ class ConductanceAttributionMetric(ActivationMetric):
 
     def _check_options(self) -> None:
         check_count("steps", self.steps)
+
+    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        super()._check_players(players, behind)
+        x = self.batches.first(1)
+        if not x.is_floating_point():
+            raise UserError(
+                f"conductance follows a path from 0 to the inputs, which {x.dtype} has not. Choose "
+                "another criterion: internal_influence follows the layer's activation."
+            )
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         one = super()._predict(players, behind)

@@ -9,9 +9,9 @@ class OBDAttributionMetric(WeightGradientMetric):
     """1/2 sum over the unit's weights of w^2 g_w^2 per sample: optimal brain damage (LeCun et al.,
     1990) with the mean square of each sample's own gradient for the diagonal of the Hessian.
 
-    The paper computes that diagonal by a second way back, in the Gauss-Newton approximation; at a
-    minimum of a log likelihood the mean of g^2 at labels of the model's own is the same. Here the
-    labels are the data's.
+    The paper computes that diagonal by a second way back, in the Gauss-Newton approximation. For a
+    negative log likelihood the mean of g^2 at labels drawn from the model has the same expectation;
+    here the labels are the data's, which is near where the model fits them.
     """
 
     def formula(self, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

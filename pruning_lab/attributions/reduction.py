@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from pruning_lab import ranks
 from pruning_lab.errors import UserError
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
+
+Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 tiny = float(np.finfo(float).tiny)
 REDUCTIONS = ("mean", "sum", "mean_plus_2_std")
@@ -167,7 +170,7 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     shares = [each.draws / sum(each.draws for each in rounds) for each in rounds]
     if callable(reduction) or reduction == "none":
         parts = [s * torch.cat(each.rows) for s, each in zip(shares, rounds, strict=True)]
-        rows = _finite(torch.stack(parts).sum(0).numpy())
+        rows = finite(torch.stack(parts).sum(0).numpy())
         return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
     factor = 2.0 if reduction == "mean_plus_2_std" else 0.0
     scale = count if reduction == "sum" else 1
@@ -196,7 +199,7 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
         return values.cpu().numpy()
 
     return Estimate(
-        _finite(numbers(scale * (mean + factor * spread.clamp(min=0).sqrt()))),
+        finite(numbers(scale * (mean + factor * spread.clamp(min=0).sqrt()))),
         numbers(scale * variance.sqrt()) if known else None,
         numbers(scale * (variance + by_data).sqrt()) if count > 1 else None,
         numbers(degrees) if known else None,
@@ -204,12 +207,12 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     )
 
 
-def _finite(scores: np.ndarray) -> np.ndarray:
-    """The scores; UserError where some are not finite."""
-    bad = int((~np.isfinite(scores)).sum())
-    if bad:
+def finite(scores: Numbers) -> Numbers:
+    """The scores, or what they are made of; UserError where some are not finite."""
+    values = torch.as_tensor(scores)
+    if bad := int((~values.isfinite()).sum()):
         raise UserError(
-            f"{bad} of {scores.size} scores are not finite: for some sample the loss, or an "
+            f"{bad} of {values.numel()} scores are not finite: for some sample the loss, or an "
             "activation, is inf or nan. Look at model(x) and the criterion's losses."
         )
     return scores

@@ -7,15 +7,16 @@ import torch
 
 from pruning_lab import ranks
 from pruning_lab.attributions.activations import ActivationMetric
-from pruning_lab.attributions.reduction import Estimate, Reducer
+from pruning_lab.attributions.reduction import Estimate, Reducer, finite
 
 
 class StdActivationAttributionMetric(ActivationMetric):
     """Standard deviation (the population's) of abs(a) over all samples and positions (Molchanov et
     al., arXiv 1611.06440).
 
-    The paper takes that of a behind a ReLU, where it is the same. It is no mean over samples: the
-    scores are (units,) whatever the reduction.
+    The paper takes that of a behind a ReLU, where it is the same. It is over samples and positions
+    at once, so that units without a map have one, too, and no mean over samples: the scores are
+    (units,) whatever the reduction.
     """
 
     evidence: ClassVar[str] = "activations"
@@ -50,7 +51,7 @@ class _Spread(Reducer):
 
     def estimate(self) -> Estimate:
         n = self._count
-        p, q, pp, pq, qq = (self._totals / n).cpu().numpy()
+        p, q, pp, pq, qq = finite(self._totals / n).cpu().numpy()
         spread = np.sqrt(np.clip(q - p**2, 0, None))
         # the spread's slopes are 1 / (2 spread) in q and -p / spread in p
         variance = (qq - q**2) - 4 * p * (pq - p * q) + 4 * p**2 * (pp - p**2)

@@ -9,7 +9,7 @@ from pruning_lab import ranks
 from pruning_lab.attributions.base import Progress
 from pruning_lab.attributions.masks import MaskMetric
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Estimate
+from pruning_lab.attributions.reduction import Estimate, finite
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Prediction
 
@@ -49,13 +49,14 @@ class ThiNetAttributionMetric(MaskMetric):
         for index, (each, count) in enumerate(zip(players, counts, strict=True)):
             progress.planned(index, self.batches.available(self.samples))
             total = torch.zeros(count, count, dtype=torch.float64, device=self.device)
-            for game, part in self._games(graph, each, behind):
+            at_once = max(1, self.memory // (8 * count**2))
+            for game, part in self._games(graph, each, behind, at_once):
                 products = game.gram()
                 if products is None:
                     raise self._refusal(each)
                 total += ranks.gathered(products, part.samples).sum(0)
                 progress.done(index, part.samples)
-            found.append(Estimate(turns(total).cpu().numpy()))
+            found.append(Estimate(turns(finite(total)).cpu().numpy()))
         return found
 
     def _refusal(self, players: Players) -> UserError:

@@ -44,8 +44,11 @@ class WeightGradientMetric(ActivationMetric):
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
         super()._check_players(players, behind)
-        for module in (module for each in players for module in each.members):
-            own_weight(module)
+        graph = self._graph()
+        for each in players:
+            for module in each.members:
+                own_weight(module)
+            self._gathering(graph, each, behind)
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
         assert isinstance(gathering, _WithInputs)

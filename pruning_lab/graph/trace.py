@@ -14,7 +14,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import Cut, record
 from pruning_lab.graph.folding import Substitutes
 from pruning_lab.graph.in_place import use_results
-from pruning_lab.graph.kinds import BatchNorm, is_non_linearity
+from pruning_lab.graph.kinds import LAYERS, BatchNorm, is_non_linearity, units_of
 from pruning_lab.graph.parts import descendants
 from pruning_lab.graph.shares import Share, share_of, weigh
 
@@ -34,7 +34,6 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
-        self.inputs: dict[nn.Module, list[fx.Node]] = {}
 
     def _proxy_placeholder(self, name: str, concrete: Any, signature: Any, function: Any) -> Any:
         """Only the first argument is given: the others keep their defaults."""
@@ -57,9 +56,6 @@ class _Tracer(fx.Tracer):
             output = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs.setdefault(m, []).append(output.node)
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, fx.Proxy):
-                self.inputs.setdefault(m, []).append(given.node)
         return output
 
 
@@ -67,7 +63,7 @@ def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
     with _random_states(), _attributes(model):
         tracer = _traced(model)
-        return Graph(model, tracer.graph, tracer.outputs, tracer.inputs)
+        return Graph(model, tracer.graph, tracer.outputs)
 
 
 def operations(model: nn.Module) -> fx.Graph:
@@ -140,15 +136,11 @@ class Graph:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        graph: fx.Graph,
-        outputs: dict[nn.Module, list[fx.Node]],
-        inputs: dict[nn.Module, list[fx.Node]],
+        self, model: nn.Module, graph: fx.Graph, outputs: dict[nn.Module, list[fx.Node]]
     ) -> None:
         self.module = fx.GraphModule(model, graph)
         self._names = {module: name for name, module in model.named_modules()}
-        self._outputs, self._inputs = outputs, inputs
+        self._outputs = outputs
         self._made: Substitutes = {}
 
     def site(self, module: nn.Module, behind: bool = False) -> fx.Node:
@@ -173,22 +165,30 @@ class Graph:
         return [self._last(node) if behind else node for node in self._outputs.get(module, [])]
 
     def entering(self, module: nn.Module) -> fx.Node:
-        """What goes into ``module``; UserError unless it runs once and is given one tensor."""
-        self.site(module)
-        given = self._inputs.get(module, [])
-        if len(given) != 1:
+        """What goes into ``module``, which runs once; UserError where that cannot be read.
+
+        That is where a module is traced into, and where its first argument is no tensor.
+        """
+        node = self.site(module)
+        given = node.args[0] if node.args else node.kwargs.get("input")
+        if node.op != "call_module" or not isinstance(given, fx.Node):
             raise UserError(
-                f"'{self._names[module]}' is not called with a tensor as its first argument: what "
-                "goes into it cannot be read."
+                f"What goes into '{self._names[module]}' cannot be read: it has code of its own, "
+                "or is not called with a tensor as its first argument."
             )
-        return given[0]
+        return given
 
     def norm_behind(self, module: nn.Module) -> nn.Module | None:
-        """The BatchNorm that directly follows ``module`` (which runs once), if one does."""
+        """The BatchNorm that directly follows ``module`` (which runs once), if one does.
+
+        And that has a channel for each of its units: it may normalise another dimension.
+        """
         node = self.site(module)
         user = next(iter(node.users)) if len(node.users) == 1 else node
         found = self._called(user) if user.op == "call_module" else None
-        return found if user is not node and isinstance(found, BatchNorm) else None
+        if user is node or not isinstance(found, BatchNorm) or not isinstance(module, LAYERS):
+            return None
+        return found if found.num_features == units_of(module) else None
 
     def _last(self, node: fx.Node) -> fx.Node:
         """The last of the BatchNorms and non-linearities that directly follow ``node``."""

@@ -1,6 +1,8 @@
 """``python -m pruning_lab.truth``: what every criterion is worth on one trained network."""
 
 import logging
+import os
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.scores import LayerEstimates
 from pruning_lab.compare import markdown, style_of
 from pruning_lab.datasets import loader
-from pruning_lab.errors import UserError, check_choice
+from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.identity import digest_of_program
 from pruning_lab.ledger import Cost, measured
 from pruning_lab.progress import ScoringBar
@@ -46,17 +48,24 @@ class Truth:
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         if config.plan:
             raise UserError("plan=true is for python -m pruning_lab, not for pruning_lab.truth.")
-        self.config, self.names, self.output, given = config, names, output, config.truth
-        own = {"criteria", "layers", "samples", "oracle_samples"}
-        options = {key: value for key, value in plain(given).items() if key not in own}
-        self.settings = Settings(**options | {"sizes": tuple(given.sizes)})
-        chosen = criteria.names() if given.criteria is None else list(given.criteria)
+        self.config, self.names, self.output = config, names, output
+        given = plain(config.truth)
+        chosen, wanted = given.pop("criteria"), given.pop("layers")
+        self.samples = given.pop("samples"), given.pop("oracle_samples")
+        for name, samples in zip(("samples", "oracle_samples"), self.samples, strict=True):
+            check_count(f"truth.{name}", samples, 2)
+        for key in given:
+            check_choice("truth", key, [each.name for each in fields(Settings)])
+        self.settings = Settings(**given)
+        chosen = criteria.names() if chosen is None else _names("criteria", chosen)
         self.criteria = {name: self._settings(name) for name in chosen} | dict(config.attributions)
         self.experiment = Experiment(config, names, output)
         self.network, self.baseline = self.experiment.network, self.experiment.baseline
-        self.players = self._players()
+        self.players = self._players(wanted)
         self.metrics = {name: self._metric(name) for name in self.criteria}
         self.scored = {name: self._accepted(name) for name in self.criteria}
+        if not any(self.scored.values()):
+            raise UserError(f"None of {', '.join(self.criteria)} can score any of the layers.")
 
     def run(self) -> pd.DataFrame:
         """The table over all layers, which also lies in MLflow and in the output folder."""
@@ -78,13 +87,13 @@ class Truth:
         whole.own = criteria.settings(name)
         return DictConfig(OmegaConf.to_container(whole.own, resolve=True))
 
-    def _players(self) -> dict[str, Players]:
+    def _players(self, wanted: Any) -> dict[str, Players]:
         every = self.network.players(tuple(self.network.layers), self.experiment.schedule.coupled)
-        if self.config.truth.layers is None:
+        if wanted is None:
             return every
-        for name in self.config.truth.layers:
+        for name in _names("layers", wanted):
             check_choice("truth.layers", name, every)
-        return {name: every[name] for name in self.config.truth.layers}
+        return {name: every[name] for name in wanted}
 
     def _metric(self, name: str) -> AttributionMetric:
         make, experiment = build(self.criteria[name], f"metric={name}"), self.experiment
@@ -125,18 +134,18 @@ class Truth:
         about: dict[str, Any] = plain(self.criteria[name]) | plain(config.scoring)
         about |= {"code": digest_of_program(type(metric)), "layers": list(players)}
         about |= {"coupled": self.experiment.schedule.coupled, "alone": shares_pass(metric)}
+        about |= {"seed": config.seeds.score}
         return self.baseline.scores(name, about, score)
 
     def _truths(self, found: dict[str, LayerEstimates]) -> list[LayerTruth]:
         """Layer by layer; what was measured is kept beside the baseline."""
-        given, tested = self.config.truth, self.experiment.splits.test
-        batches = loader(tested, self.config.scoring.batch_size)
+        batches = loader(self.experiment.splits.test, self.config.scoring.batch_size)
         curves, oracles = (
             Removals(
                 self.network.model, batches, self.experiment.device, samples,
                 self.baseline.folder / "truth",
             )
-            for samples in (given.samples, given.oracle_samples)
+            for samples in self.samples
         )  # fmt: skip
         truths = []
         for layer, players in tqdm(self.players.items(), "Removing units", disable=None):
@@ -179,7 +188,8 @@ class Truth:
             for name, content in files.items():
                 run.text(content, f"truth/{name}")
             for row in table.itertuples():
-                run.metrics(0, {f"harm/{row.criterion}": row.harm})
+                if pd.notna(row.harm):
+                    run.metrics(0, {f"harm/{row.criterion}": row.harm})
         log.info("\n%s\n", text)
         log.info("%-9s %s", "Files", self.output)
         where = tracking.ui_command(self.config.tracking.uri)
@@ -192,17 +202,28 @@ class Truth:
         return shown
 
     def _about(self, accuracy: float) -> str:
-        given, splits = self.config.truth, self.experiment.splits
+        settings, splits = self.settings, self.experiment.splits
         score, test = len(splits.score), len(splits.test)  # type: ignore[arg-type]
+        samples, few = (min(each, test) for each in self.samples)
         return (
             f"{self.names.model} on {self.names.dataset}, {accuracy:.1%} right on {test} test "
             f"samples, {len(self.players)} layers; scored on {score} samples (fewer where a "
-            f"criterion has `samples`), units removed on {min(given.samples, test)} test samples "
-            f"at {given.points} numbers of units, sets and the greedy oracle on "
-            f"{min(given.oracle_samples, test)}. Harm is the mean rise of the loss over all "
-            f"removals, lowest score first, as a share of that of {given.draws} random orders; "
-            "behind it 95 % intervals over the samples, for this one network."
+            f"criterion has `samples`), units removed on {samples} test samples at "
+            f"{settings.points} numbers of units, sets and the greedy oracle on {few}. Harm is the "
+            "mean rise of the loss over all removals, lowest score first, as a share of that of "
+            f"{settings.draws} random orders, reverse the same highest score first; behind both "
+            "95 % intervals over the samples and these orders, for this one network. Oracle k: the "
+            "share of all other sets of k units that do less harm than the criterion's. Greedy: "
+            f"units in common with the first {settings.greedy} of the greedy oracle, 0 by chance."
         )
+
+
+def _names(which: str, given: Any) -> list[str]:
+    if not isinstance(given, list) or not given or not all(isinstance(n, str) for n in given):
+        raise UserError(
+            f"truth.{which}={given} is not possible; give a list of names, or null for all."
+        )
+    return given
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -213,7 +234,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown["layers"] = table["layers"].to_numpy()
     for key in ("harm", "reverse"):
         shown[key] = [
-            f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
+            ""
+            if pd.isna(row[key])
+            else f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
             for _, row in table.iterrows()
         ]
     for key in [*oracles, *(each for each in MEASURES if each in table)]:
@@ -226,6 +249,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="truth")
 def main(config: DictConfig) -> None:
     """The command."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CompactHydraException("pruning_lab.truth is one process: start it without torchrun.")
     choices = HydraConfig.get().runtime.choices
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))
     try:

@@ -17,8 +17,15 @@ TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
 
 
 def quality_and_cost(table: pd.DataFrame) -> Figure:
-    """``overall``'s table: criteria from least harm to most, and their harm over what they cost."""
+    """``overall``'s table: criteria from least harm to most, and their harm over what they cost.
+
+    Without those whose harm is not known.
+    """
+    table = table[table["harm"].notna()].reset_index(drop=True)
     figure = Figure(figsize=(11, 0.27 * len(table) + 1.9), layout="constrained")
+    if table.empty:
+        figure.text(0.5, 0.5, "Random removal does not raise the loss.", ha="center", va="center")
+        return figure
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35], sharey=False)
     _forest(left, table)
     _scatter(right, table)
@@ -101,7 +108,8 @@ def _label(ax: Axes, seconds: np.ndarray, table: pd.DataFrame) -> None:
 def harm_by_layer(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     """``by_layer``'s table: a cell each criterion (in this order) and layer, on a log scale.
 
-    White is as much harm as random orders do, blue less, red more; grey: the criterion refused.
+    White is as much harm as random orders do, blue less, red more; grey: the criterion refused, or
+    the harm is not known.
     """
     harm = table.pivot(index="criterion", columns="layer", values="harm")
     harm = harm.loc[list(order), list(dict.fromkeys(table["layer"]))]

@@ -1,14 +1,14 @@
 """What really happens in one layer when its units go as each criterion says."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.removals import first_of, sets_of
-from pruning_lab.errors import UserError, check_count
+from pruning_lab.errors import check_count, check_counts
 from pruning_lab.truth.removals import Removals, grid, mean_rise
 
 
@@ -16,24 +16,21 @@ from pruning_lab.truth.removals import Removals, grid, mean_rise
 class Settings:
     """How closely it is looked.
 
-    Curves are measured at ``points`` numbers of removed units; chance is the mean of ``draws``
-    random orders. All sets of a size in ``sizes`` are tried where a layer has no more than ``sets``
+    Curves are measured at ``points`` numbers of removed units; ``draws`` random orders stand for
+    chance. All sets of a size in ``sizes`` are tried where a layer has no more than ``sets``
     of them. The greedy oracle makes its first ``greedy`` removals.
     """
 
     points: int = 16
-    draws: int = 4
-    sizes: tuple[int, ...] = (1, 2, 3, 4, 5)
+    draws: int = 16
+    sizes: Sequence[int] = (1, 2, 3, 4, 5)
     sets: int = 1000
     greedy: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("points", "draws", "sets", "greedy"):
-            check_count(f"truth.{name}", getattr(self, name))
-        if not self.sizes:
-            raise UserError("truth.sizes is empty; give sizes of sets, [1,2,3] for example.")
-        for size in self.sizes:
-            check_count("truth.sizes", size)
+        for name, least in (("points", 1), ("draws", 2), ("sets", 1), ("greedy", 1)):
+            check_count(f"truth.{name}", getattr(self, name), least)
+        check_counts("truth.sizes", self.sizes, (1, 2, 3))
 
 
 @dataclass
@@ -41,7 +38,8 @@ class LayerTruth:
     """What was measured in a layer (or group of layers).
 
     ``forward`` and ``reverse`` are by criterion the mean rise of the loss (samples,) over all
-    removals, lowest score first and highest first; ``chance`` that of random orders. ``sets`` are
+    removals, lowest score first and highest first; ``chance`` (draws, samples) that of random
+    orders. ``sets`` are
     by size the rises (samples, sets) of all sets; ``greedy`` are the units that the greedy oracle
     removes, one after another.
     """
@@ -81,17 +79,17 @@ def judge(
     there, back, drawn = (
         rises[: len(scores)], rises[len(scores) : -len(random)], rises[-len(random) :]
     )  # fmt: skip
-    chance = np.mean(drawn, axis=0)
+    chance = np.stack(drawn)  # (draws, samples, counts)
     found = LayerTruth(layer, units, scores, mean_rise(chance, counts), counts=counts)
     for name, forward, reverse in zip(scores, there, back, strict=True):
         found.forward[name] = mean_rise(forward, counts)
         found.reverse[name] = mean_rise(reverse, counts)
         found.curves[name] = forward.mean(0)
-    found.curves["chance"] = chance.mean(0)
+    found.curves["chance"] = chance.mean((0, 1))
     for size in settings.sizes:
         if size < units and math.comb(units, size) <= settings.sets:
             (found.sets[size],) = oracles.rises(players, [sets_of(units, size)])
-    found.greedy = _greedy(players, units, oracles, min(settings.greedy, units - 1))
+    found.greedy = _greedy(players, units, oracles, min(settings.greedy, units // 2))
     return found
 
 

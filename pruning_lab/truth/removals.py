@@ -34,7 +34,6 @@ class Removals:
         samples: int,
         folder: Path | None = None,
     ) -> None:
-        check_count("truth.samples", samples, 2)
         self._given = (model, batches, F.cross_entropy, device, "none", samples)
         self._names = {module: name for name, module in model.named_modules()}
         self._folder = folder

@@ -1,6 +1,7 @@
 """The verdicts on criteria, layer by layer and over all layers, with intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -32,9 +33,10 @@ def by_layer(truths: Sequence[LayerTruth]) -> pd.DataFrame:
     95 % interval over the samples, by Student's t), ``reverse`` highest first; ``harm`` is ``rise``
     over that of random orders. ``oracle_k``: which share of all other sets of k units do less harm
     than the criterion's. ``leave_one_out``: Spearman's correlation with the single removals;
-    ``shapley`` with the Shapley values among the scores; ``greedy``: the share of the greedy
-    oracle's units that are among as many of the criterion's. ``_low`` and ``_high`` are ends of
-    95 % intervals, by bootstrap over the samples.
+    ``shapley`` with the Shapley values among the scores; ``greedy``: how many of the greedy
+    oracle's units are among as many of the criterion's, 0 by chance and 1 if all are. ``_low`` and
+    ``_high`` are ends of 95 % intervals, by bootstrap over the samples, and over the random orders
+    as well. Harm is NaN where random removal raises the loss by nothing that could be told from 0.
     """
     return pd.DataFrame([_row(each, name) for each in truths for name in each.scores])
 
@@ -46,51 +48,48 @@ def _row(truth: LayerTruth, name: str) -> dict[str, object]:
         "rise": forward.mean(), "rise_half": _half(forward),
         "reverse": reverse.mean(), "reverse_half": _half(reverse),
     }  # fmt: skip
-    row |= _interval("harm", _ratio, forward, truth.chance)
+    row |= _share_of_chance("harm", [forward], [truth.chance])
     for size, rises in truth.sets.items():
         own = first_of(np.argsort(scores, kind="stable"), [size])[0]
         place = int((sets_of(truth.units, size) == own).all(1).argmax())
-        row |= _interval(ORACLE.format(size), lambda r, place=place: _rank(r.mean(0), place), rises)
+        row |= _interval(ORACLE.format(size), partial(_rank, place=place), rises)
     if 1 in truth.sets:
-        row |= _interval("leave_one_out", lambda r: spearman(scores, r.mean(0)), truth.sets[1])
+        row |= _interval("leave_one_out", lambda r: spearman(scores, r), truth.sets[1])
     if SHAPLEY in truth.scores and name != SHAPLEY:
         row["shapley"] = spearman(scores, truth.scores[SHAPLEY])
-    lowest = np.argsort(scores, kind="stable")[: len(truth.greedy)]
-    row["greedy"] = len({*truth.greedy} & {*lowest.tolist()}) / max(1, len(truth.greedy))
+    row["greedy"] = _beyond_chance(truth, scores)
     return row
 
 
 def overall(truths: Sequence[LayerTruth], costs: Mapping[str, Cost]) -> pd.DataFrame:
     """One row a criterion over all layers that it scores, least harm first.
 
-    ``harm`` is the sum over these layers of the rises over the same sum of random orders,
-    ``reverse`` the same highest score first, both with 95 % intervals by bootstrap over the
-    samples; the others are means over the layers that have them. ``seconds``, ``forward`` and
-    ``backward`` are what all its scores took.
+    Those that refuse some layers come last: their harm is that in other layers. ``harm`` is the sum
+    over the layers of the rises over the same sum of random orders, ``reverse`` the same highest
+    score first; the others are means over the layers that have them. ``seconds``, ``forward`` and
+    ``backward`` are what all scores took.
     """
     layers, rows = by_layer(truths), []
     means = [key for key in layers if key in MEASURES or key.startswith(ORACLE.format(""))]
     means = [key for key in means if not key.endswith(("_low", "_high"))]
     for name, own in layers.groupby("criterion", sort=False):
         scored = [each for each in truths if name in each.scores]
-        chance = np.stack([each.chance for each in scored], 1)
+        chance = [each.chance for each in scored]
         row: dict[str, object] = {"criterion": name, "layers": len(scored)}
-        for key in ("forward", "reverse"):
-            rises = np.stack([getattr(each, key)[name] for each in scored], 1)
-            row |= _interval({"forward": "harm"}.get(key, key), _ratio, rises, chance)
+        row |= _share_of_chance("harm", [each.forward[str(name)] for each in scored], chance)
+        row |= _share_of_chance("reverse", [each.reverse[str(name)] for each in scored], chance)
         row |= own[means].mean().to_dict()
         cost = costs.get(str(name), Cost())
         row |= {"seconds": cost.seconds, "forward": cost.forward, "backward": cost.backward}
         rows.append(row)
-    return pd.DataFrame(rows).sort_values("harm", kind="stable", ignore_index=True)
+    found = pd.DataFrame(rows)
+    partly = found["layers"] < found["layers"].max()
+    by = found.assign(partly=partly).sort_values(["partly", "harm"], kind="stable")
+    return by.drop(columns="partly").reset_index(drop=True)
 
 
 def _half(values: np.ndarray) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-
-
-def _ratio(rises: np.ndarray, chance: np.ndarray) -> float:
-    return float(rises.sum() / chance.sum())
 
 
 def _rank(rises: np.ndarray, place: int) -> float:
@@ -99,10 +98,46 @@ def _rank(rises: np.ndarray, place: int) -> float:
     return float((less + same / 2) / max(1, len(rises) - 1))
 
 
-def _interval(key: str, of: Callable[..., float], *samples: np.ndarray) -> dict[str, float]:
-    """A statistic of arrays (samples, ...), and the ends of its interval by bootstrap."""
-    stream, count = np.random.default_rng(0), len(samples[0])
+def _beyond_chance(truth: LayerTruth, scores: np.ndarray) -> float:
+    """The overlap with the greedy oracle's units, on a scale from chance, 0, to all of them, 1."""
+    count = len(truth.greedy)
+    if not count:
+        return float("nan")
+    lowest = np.argsort(scores, kind="stable")[:count].tolist()
+    chance = count / truth.units
+    return (len({*truth.greedy} & {*lowest}) / count - chance) / (1 - chance)
+
+
+def _share_of_chance(
+    key: str, rises: Sequence[np.ndarray], chance: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """The sum of rises (samples,) over layers as a share of that of random orders, with its ends.
+
+    Samples are drawn anew for all layers together, the orders of ``chance`` (draws, samples) layer
+    by layer.
+    """
+    stream, nan = np.random.default_rng(0), float("nan")
+    own, shares = np.sum(rises, axis=0), []
+    samples = len(own)
+    for _ in range(DRAWS):
+        some = stream.integers(samples, size=samples)
+        orders = (each[stream.integers(len(each), size=len(each))] for each in chance)
+        shares.append((own[some].mean(), sum(each[:, some].mean() for each in orders)))
+    above, below = np.array(shares).T
+    if np.quantile(below, (1 - LEVEL) / 2) <= 0:
+        return {key: nan, f"{key}_low": nan, f"{key}_high": nan}
+    share = own.mean() / sum(each.mean() for each in chance)
+    return {key: float(share)} | _ends(key, above / below)
+
+
+def _interval(key: str, of: Callable[[np.ndarray], float], rises: np.ndarray) -> dict[str, float]:
+    """A statistic of the mean rises of sets, from (samples, sets), with its ends."""
+    stream, count = np.random.default_rng(0), len(rises)
     draws = [stream.integers(count, size=count) for _ in range(DRAWS)]
-    values = [of(*(each[draw] for each in samples)) for draw in draws]
+    values = np.array([of(rises[draw].mean(0)) for draw in draws])
+    return {key: of(rises.mean(0))} | _ends(key, values)
+
+
+def _ends(key: str, values: np.ndarray) -> dict[str, float]:
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {key: of(*samples), f"{key}_low": float(low), f"{key}_high": float(high)}
+    return {f"{key}_low": float(low), f"{key}_high": float(high)}

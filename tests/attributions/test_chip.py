@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from pruning_lab.attributions import chip
 from pruning_lab.attributions.chip import CHIPAttributionMetric
+from pruning_lab.attributions.players import units_of_module
+from pruning_lab.errors import UserError
 from tests.oracles.maps import scores_of
 
 
@@ -46,3 +50,16 @@ def test_equals_a_decomposition_for_each_unit(size, matrices, monkeypatch):
     found = scores_of(CHIPAttributionMetric, maps)
     np.testing.assert_allclose(found, losses_of_rows(maps.flatten(2).numpy()), atol=1e-12)
     assert found[0, 2] == pytest.approx(0, abs=1e-12)
+
+
+def test_some_samples_do():
+    torch.manual_seed(0)
+    maps = torch.randn(4, 6, 2, 2, dtype=torch.float64)
+    model = nn.Sequential(nn.Conv2d(6, 3, 1), nn.Flatten(), nn.Linear(12, 2)).double()
+    batches = [(maps, torch.zeros(4, dtype=int))]
+    every = CHIPAttributionMetric(model, batches, F.cross_entropy, "cpu", "none")
+    few = CHIPAttributionMetric(model, batches, F.cross_entropy, "cpu", "none", samples=3)
+    np.testing.assert_array_equal(few.run(model[0]), every.run(model[0])[:3])
+    assert few.predict([units_of_module(model[0])]).forward == 3
+    with pytest.raises(UserError, match="samples=0"):
+        few.run(model[0], samples=0)

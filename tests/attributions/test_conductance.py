@@ -105,3 +105,11 @@ def test_it_takes_passes_of_its_own():
         run_together([other, scores], [units_of_module(model[0])])
     with pytest.raises(UserError, match="steps=0"):
         scores.run(model[0], steps=0)
+
+
+def test_inputs_without_a_path_from_0_are_refused_beforehand():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3), nn.Linear(3, 2))
+    batches = [(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1]))]
+    scores = ConductanceAttributionMetric(model, batches, F.cross_entropy, "cpu")
+    with pytest.raises(UserError, match=r"path from 0 to the inputs, which torch\.int64 has not"):
+        scores.check([units_of_module(model[2])])

@@ -39,3 +39,9 @@ def test_units_without_a_map_are_there_or_not():
     batches = [(torch.tensor([[1.0], [2.0], [-1.0], [0.0]]), torch.zeros(4, dtype=int))]
     metric = HRankAttributionMetric(model, batches, F.cross_entropy, "cpu")
     np.testing.assert_allclose(metric.run(model[0], True), [2 / 4, 1 / 4])
+
+
+def test_of_half_precision_the_ranks_are_those_of_float32():
+    maps = torch.eye(4, dtype=torch.bfloat16).expand(2, 3, 4, 4).clone()
+    maps[:, 1, 3] = 0
+    assert scores_of(HRankAttributionMetric, maps).tolist() == [[4, 3, 4]] * 2

@@ -131,7 +131,7 @@ class Doubled(nn.Linear):
             nn.Sequential(weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2)),
             "0", "The weight of ParametrizedLinear is computed from others",
         ),
-        (Keyword(), "layer", "'layer' is not called with a tensor as its first argument"),
+        (Keyword(), "layer", "What goes into 'layer' cannot be read"),
     ],
     ids=["without", "computed", "keyword"],
 )  # fmt: skip
@@ -139,3 +139,40 @@ def test_what_has_no_such_gradient_is_refused(model, layer, why):
     batches = [(torch.randn(2, 4), torch.tensor([0, 1]))]
     with pytest.raises(UserError, match=why):
         Moved(model, batches, F.cross_entropy, "cpu").run(model.get_submodule(layer))
+
+
+class InPlace(nn.Module):
+    """What goes into the second layer is changed in place, and the result is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu = nn.Linear(4, 5), nn.ReLU(inplace=True)
+        self.second, self.out = nn.Linear(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = self.first(x)
+        self.relu(h)
+        return self.out(self.second(h))
+
+
+def test_an_input_that_was_changed_in_place_is_read_as_it_goes_in():
+    torch.manual_seed(0)
+    model = InPlace().double()
+    x, y = torch.randn(4, 4, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    found = Moved(model, [(x, y)], F.cross_entropy, "cpu", "none").run(model.second)
+    for sample in range(4):
+        model.zero_grad()
+        F.cross_entropy(model(x[sample : sample + 1]), y[sample : sample + 1]).backward()
+        moved = model.second.weight * model.second.weight.grad
+        expected = (moved + moved**2).sum(1).detach()
+        np.testing.assert_allclose(found[sample], expected, rtol=1e-9)
+
+
+def test_a_layer_that_runs_twice_is_refused_beforehand():
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Linear(4, 4), shared, shared, nn.Linear(4, 2))
+    metric = Moved(model, [(torch.randn(2, 4), torch.tensor([0, 1]))], F.cross_entropy, "cpu")
+    players = [Players({shared: torch.arange(4)})]
+    for ask in (metric.check, metric.estimate):
+        with pytest.raises(UserError, match="'1' runs 2 times"):
+            ask(players)

@@ -193,6 +193,19 @@ def test_a_gpu_would_round_nothing_while_it_measures(matmul):
         torch.set_float32_matmul_precision("highest")
 
 
+def test_data_that_are_not_finite_are_refused_or_not_read(name):
+    """No order is made out of nan: a criterion that reads the data says so."""
+    x, y = next(iter(DataLoader(data(), SAMPLES)))
+    x[3] = torch.nan
+    model = network()
+    broken, whole = metric(name, model, [(x, y)]), scored(name, model, batch_size=SAMPLES)["0"]
+    if broken.evidence in ("weights", "nothing"):
+        np.testing.assert_array_equal(broken.run(model[0], True), whole)
+    else:
+        with pytest.raises(UserError, match="not finite"):
+            broken.run(model[0], True)
+
+
 class Branching(nn.Module):
     """The same network, with control flow on the data: it cannot be traced."""
 

@@ -53,6 +53,8 @@ def test_the_batchnorm_behind_is_the_one_that_directly_follows():
     assert graph.norm_behind(model[0]) is model[1]
     assert graph.norm_behind(model[3]) is None  # its ReLU comes first
     assert graph.norm_behind(model[6]) is None
+    tokens = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(7), nn.Linear(5, 2))
+    assert trace(tokens).norm_behind(tokens[0]) is None  # it normalises the 7 tokens
     with pytest.raises(UserError, match=r"The BatchNorm behind Conv2d cannot be found\. It bends"):
         HookedGraph(model, UserError("It bends.")).norm_behind(model[0])
 

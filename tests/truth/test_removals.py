@@ -68,8 +68,3 @@ def test_a_damaged_file_is_named(network, tmp_path):
     path.write_bytes(b"torn")
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
         removals.rises(units_of_module(model[0]), [sets_of(5, 1)])
-
-
-def test_one_sample_has_no_interval(network):
-    with pytest.raises(UserError, match=r"truth\.samples=1"):
-        Removals(*network, torch.device("cpu"), 1)
