@@ -76,8 +76,10 @@ class Truth:
             if players:
                 found[name], costs[name] = self._scores(name, players)
         truths = self._truths(found)
-        self._record(truths, costs)
-        return overall(truths, costs)
+        layers = by_layer(truths)
+        table = overall(truths, layers, costs)
+        self._record(truths, layers, table)
+        return table
 
     # -- what is built, and refused before any work starts -------------------------------------
 
@@ -154,9 +156,8 @@ class Truth:
                 truths.append(judge(layer, players, scores, curves, oracles, self.settings))
         return truths
 
-    def _record(self, truths: list[LayerTruth], costs: dict[str, Cost]) -> None:
+    def _record(self, truths: list[LayerTruth], layers: pd.DataFrame, table: pd.DataFrame) -> None:
         """Tables and figures, in MLflow and as files."""
-        table, layers = overall(truths, costs), by_layer(truths)
         accuracy = evaluate(self.network.model, self.experiment.splits.test).accuracy
         order = list(table["criterion"])
         figures = {

@@ -13,7 +13,7 @@ from pruning_lab.truth.layer import LayerTruth
 
 HARM = "Harm, as a share of that of random orders"
 
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50)
 
 
 def quality_and_cost(table: pd.DataFrame) -> Figure:

@@ -18,14 +18,14 @@ class Settings:
 
     Curves are measured at ``points`` numbers of removed units; ``draws`` random orders stand for
     chance. All sets of a size in ``sizes`` are tried where a layer has no more than ``sets``
-    of them. The greedy oracle makes its first ``greedy`` removals.
+    of them. The greedy oracle makes its first ``greedy`` removals, where a layer has no more units.
     """
 
     points: int = 16
     draws: int = 16
     sizes: Sequence[int] = (1, 2, 3, 4, 5)
-    sets: int = 1000
-    greedy: int = 8
+    sets: int = 600
+    greedy: int = 4
 
     def __post_init__(self) -> None:
         for name, least in (("points", 1), ("draws", 2), ("sets", 1), ("greedy", 1)):
@@ -89,7 +89,8 @@ def judge(
     for size in settings.sizes:
         if size < units and math.comb(units, size) <= settings.sets:
             (found.sets[size],) = oracles.rises(players, [sets_of(units, size)])
-    found.greedy = _greedy(players, units, oracles, min(settings.greedy, units // 2))
+    if units <= settings.sets:
+        found.greedy = _greedy(players, units, oracles, min(settings.greedy, units // 2))
     return found
 
 

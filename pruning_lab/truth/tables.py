@@ -54,22 +54,25 @@ def _row(truth: LayerTruth, name: str) -> dict[str, object]:
         place = int((sets_of(truth.units, size) == own).all(1).argmax())
         row |= _interval(ORACLE.format(size), partial(_rank, place=place), rises)
     if 1 in truth.sets:
-        row |= _interval("leave_one_out", lambda r: spearman(scores, r), truth.sets[1])
+        row |= _interval("leave_one_out", partial(_spearman, scores), truth.sets[1])
     if SHAPLEY in truth.scores and name != SHAPLEY:
         row["shapley"] = spearman(scores, truth.scores[SHAPLEY])
     row["greedy"] = _beyond_chance(truth, scores)
     return row
 
 
-def overall(truths: Sequence[LayerTruth], costs: Mapping[str, Cost]) -> pd.DataFrame:
+def overall(
+    truths: Sequence[LayerTruth], layers: pd.DataFrame, costs: Mapping[str, Cost]
+) -> pd.DataFrame:
     """One row a criterion over all layers that it scores, least harm first.
 
+    ``layers`` is ``by_layer(truths)``.
     Those that refuse some layers come last: their harm is that in other layers. ``harm`` is the sum
     over the layers of the rises over the same sum of random orders, ``reverse`` the same highest
     score first; the others are means over the layers that have them. ``seconds``, ``forward`` and
     ``backward`` are what all scores took.
     """
-    layers, rows = by_layer(truths), []
+    rows = []
     means = [key for key in layers if key in MEASURES or key.startswith(ORACLE.format(""))]
     means = [key for key in means if not key.endswith(("_low", "_high"))]
     for name, own in layers.groupby("criterion", sort=False):
@@ -92,10 +95,21 @@ def _half(values: np.ndarray) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
 
 
-def _rank(rises: np.ndarray, place: int) -> float:
-    """As ``oracle_rank``: sets that do the same harm count half."""
-    less, same = (rises < rises[place]).sum(), (rises == rises[place]).sum() - 1
-    return float((less + same / 2) / max(1, len(rises) - 1))
+def _rank(rises: np.ndarray, place: int) -> np.ndarray:
+    """As ``oracle_rank``, of each row of rises (rows, sets): those that do as much count half."""
+    own = rises[:, [place]]
+    less, same = (rises < own).sum(1), (rises == own).sum(1) - 1
+    return (less + same / 2) / max(1, rises.shape[1] - 1)
+
+
+def _spearman(scores: np.ndarray, rises: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of scores (units,) with each row of rises (rows, units)."""
+    if len(scores) < 3:
+        return np.full(len(rises), np.nan)
+    one, rows = (stats.rankdata(each, axis=-1) for each in (scores, rises))
+    one, rows = one - one.mean(), rows - rows.mean(1, keepdims=True)
+    lengths = np.sqrt((one @ one) * (rows * rows).sum(1))
+    return np.divide(rows @ one, lengths, out=np.full(len(rises), np.nan), where=lengths > 0)
 
 
 def _beyond_chance(truth: LayerTruth, scores: np.ndarray) -> float:
@@ -130,12 +144,17 @@ def _share_of_chance(
     return {key: float(share)} | _ends(key, above / below)
 
 
-def _interval(key: str, of: Callable[[np.ndarray], float], rises: np.ndarray) -> dict[str, float]:
-    """A statistic of the mean rises of sets, from (samples, sets), with its ends."""
+def _interval(
+    key: str, of: Callable[[np.ndarray], np.ndarray], rises: np.ndarray
+) -> dict[str, float]:
+    """A statistic of the mean rises of sets, from (samples, sets), with its ends.
+
+    ``of`` gives it for each row of means (rows, sets).
+    """
     stream, count = np.random.default_rng(0), len(rises)
-    draws = [stream.integers(count, size=count) for _ in range(DRAWS)]
-    values = np.array([of(rises[draw].mean(0)) for draw in draws])
-    return {key: of(rises.mean(0))} | _ends(key, values)
+    drawn = stream.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    (value,) = of(rises.mean(0, keepdims=True))
+    return {key: float(value)} | _ends(key, of(drawn @ rises / count))
 
 
 def _ends(key: str, values: np.ndarray) -> dict[str, float]:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from torch import nn
 
+from pruning_lab.attributions import removals
 from pruning_lab.attributions.players import units_of_module
+from pruning_lab.compare import agreement
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
-from pruning_lab.truth import LayerTruth, Settings, by_layer, judge, overall
+from pruning_lab.truth import LayerTruth, Settings, by_layer, judge, overall, tables
 from pruning_lab.truth.removals import Removals
 
 WORTH = np.array([1.0, 2.0, 4.0, 8.0])
@@ -83,7 +85,8 @@ def test_sizes_with_too_many_sets_are_left_out():
 def test_over_all_layers(truth):
     other = LayerTruth("conv", 4, {"right": WORTH}, np.array([[10.0, 30, 20], [30, 10, 20]]))
     other.forward["right"], other.reverse["right"] = np.array([2.0, 4.0, 6.0]), np.ones(3)
-    table = overall([truth, other], {"right": Cost(forward=3, backward=5, seconds=7)})
+    both = [truth, other]
+    table = overall(both, by_layer(both), {"right": Cost(forward=3, backward=5, seconds=7)})
     assert table["criterion"].tolist() == ["right", "shapley", "wrong"]
     row = table.set_index("criterion").loc["right"]
     harm = (6.5 * 2 + 4) / (truth.chance.mean() + 20)
@@ -138,4 +141,18 @@ def test_where_chance_does_no_harm_there_is_no_share_of_it():
 def test_criteria_that_refuse_layers_come_last(truth):
     other = LayerTruth("conv", 4, {"wrong": -WORTH}, truth.chance)
     other.forward["wrong"] = other.reverse["wrong"] = np.full(3, 100.0)
-    assert overall([truth, other], {})["criterion"].tolist() == ["wrong", "right", "shapley"]
+    both = [truth, other]
+    found = overall(both, by_layer(both), {})
+    assert found["criterion"].tolist() == ["wrong", "right", "shapley"]
+
+
+def test_correlations_and_ranks_of_many_rows_are_those_of_each():
+    stream = np.random.default_rng(0)
+    scores, rises = stream.random(9), stream.integers(0, 5, (6, 9)).astype(float)
+    rises[5] = 1  # all alike
+    expected = [agreement.spearman(scores, row) for row in rises]
+    np.testing.assert_allclose(tables._spearman(scores, rises), expected)
+    for place in range(9):
+        own = np.where(np.arange(9) == place, -1.0, scores)  # the set of that unit alone
+        ranks = [removals.oracle_rank(own, 1, row) for row in rises]
+        np.testing.assert_allclose(tables._rank(rises, place), ranks)
