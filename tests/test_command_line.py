@@ -151,7 +151,7 @@ REFUSALS = {
     "threads": (["threads=0"], "threads=0 is not possible"),
     "batch": (["scoring.batch_size=0"], "scoring.batch_size=0 is not possible"),
     "half a sample": (["metric=shapley", "metric.samples=1.5"], "samples=1.5 is not possible"),
-    "new option": (["+metric.foo=1"], "metric: .*unexpected keyword argument 'foo'"),
+    "new option": (["+metric.foo=1"], "metric: .*Metric takes no 'foo'; it takes"),
     "no root": (["dataset=image_folder"], "dataset.root is missing: set it on the command line"),
     "checkpoint": (["baseline.checkpoint={folder}/other.pt"], "other.pt does not fit"),
     "a folder": (["baseline.checkpoint={folder}"], "is not a file; give a state dict"),

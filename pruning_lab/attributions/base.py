@@ -59,7 +59,8 @@ class AttributionMetric(ABC):
     """What is read of the model, in words."""
 
     options: ClassVar[tuple[str, ...]] = ()
-    """Constructor arguments of the criterion that may also be given to ``run``."""
+    """What may be set of the criterion, by its constructor or by ``run``: attributes of the class,
+    which hold the defaults."""
 
     independent: ClassVar[bool] = False
     """Scores are draws of their own: of units that only go together one stands for all."""
@@ -71,6 +72,7 @@ class AttributionMetric(ABC):
         criterion: Criterion,
         device: torch.device | str,
         reduction: Reduction = "mean",
+        **options: Any,
     ) -> None:
         check_reduction(reduction)
         self.model = model
@@ -79,6 +81,7 @@ class AttributionMetric(ABC):
         self.device = torch.device(device)
         self.batches = Batches(data_generator, self.device)
         self.reduction = reduction
+        self._set(options, type(self).__name__)
 
     def run(
         self, module: nn.Module, find_best_evaluation_module: bool = False, **options: Any
@@ -163,16 +166,17 @@ class AttributionMetric(ABC):
 
     def _with(self, options: dict[str, Any]) -> "AttributionMetric":
         """This metric with other values for some of its options."""
-        unknown = [name for name in options if name not in self.options]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__}.run() takes no {unknown[0]!r}; it takes "
-                f"{', '.join(self.options) or 'no options'}."
-            )
         metric = copy.copy(self)
-        vars(metric).update(options)
-        metric._check_options()
+        metric._set(options, f"{type(self).__name__}.run()")
         return metric
+
+    def _set(self, options: dict[str, Any], who: str) -> None:
+        for name in options:
+            if name not in self.options:
+                allowed = ", ".join(self.options) or "no options"
+                raise TypeError(f"{who} takes no {name!r}; it takes {allowed}.")
+        vars(self).update(options)
+        self._check_options()
 
     def _sites(self, graph: Any, players: Players, behind: bool) -> list[Site]:
         """Where the players' activations are read."""

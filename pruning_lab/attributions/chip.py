@@ -1,14 +1,10 @@
 """How much a unit's map adds to what the maps of all units span."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
 
 from pruning_lab.attributions.activations import MapMetric
-from pruning_lab.attributions.base import Criterion
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import check_count
 
 MATRICES = 2**22
@@ -28,19 +24,6 @@ class CHIPAttributionMetric(MapMetric):
     own_pass: ClassVar[bool] = True
     evidence: ClassVar[str] = "activations"
     needs_gradient: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        samples: int | None = None,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.samples = samples
-        self._check_options()
 
     def _check_options(self) -> None:
         if self.samples is not None:

@@ -1,17 +1,14 @@
 """How much of what the loss falls by, from no input to the whole one, flows through a unit."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from pruning_lab.attributions.activations import ActivationMetric, Places
-from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.gathering import Evidence
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import UserError, check_count
 from pruning_lab.ledger import Prediction
 
@@ -27,19 +24,7 @@ class ConductanceAttributionMetric(ActivationMetric):
     evidence: ClassVar[str] = "activations and gradients along the input's path"
     options: ClassVar[tuple[str, ...]] = ("steps",)
     own_pass: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        steps: int = 16,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.steps = steps
-        self._check_options()
+    steps: int = 16
 
     def _check_options(self) -> None:
         check_count("steps", self.steps)

@@ -1,15 +1,11 @@
 """What the loss falls by along the way from no unit to all of them."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
 
-from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric, OneRoundMetric
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import check_count
 
 
@@ -25,21 +21,7 @@ class InternalInfluenceAttributionMetric(OneRoundMetric):
 
     evidence: ClassVar[str] = "gradients under masks"
     options: ClassVar[tuple[str, ...]] = ("steps", *MaskMetric.options)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        steps: int = 16,
-        samples: int | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction, samples, precision)
-        self.steps = steps
-        self._check_options()
+    steps: int = 16
 
     def _check_options(self) -> None:
         super()._check_options()

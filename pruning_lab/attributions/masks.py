@@ -2,24 +2,23 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from pruning_lab import ledger, ranks
-from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress, Site
+from pruning_lab.attributions.base import AttributionMetric, Progress, Site
 from pruning_lab.attributions.batches import Part, parts
 from pruning_lab.attributions.checks import check_samples_apart, same
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Estimate, Reducer, Reduction, estimate
+from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
 from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.graph.cut import State, two_and_three
 from pruning_lab.graph.shares import Share
@@ -82,20 +81,12 @@ class MaskMetric(AttributionMetric):
     evidence: ClassVar[str] = "losses under masks"
     options: ClassVar[tuple[str, ...]] = ("samples", "precision")
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        samples: int | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.samples = samples
-        self.precision = precision
-        self.memory = MEMORY[self.device.type]
+    samples: int | None = None
+    precision: str = "fp32"
+
+    @cached_property
+    def memory(self) -> int:
+        return MEMORY[self.device.type]
 
     def _check_options(self) -> None:
         if self.samples is not None:

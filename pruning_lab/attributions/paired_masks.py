@@ -1,17 +1,14 @@
 """Criteria on random coalitions, each with its complement."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
-from pruning_lab.attributions.base import Criterion
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric, OneRoundMetric
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import UserError, check_count, check_seed
 
 
@@ -22,24 +19,9 @@ class PairedMasksMetric(OneRoundMetric):
     sample, number of the pair).
     """
 
-    options: ClassVar[tuple[str, ...]] = ("masks", *MaskMetric.options)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        masks: int = 8,
-        samples: int | None = None,
-        seed: int = 0,
-        precision: str = "fp32",
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction, samples, precision)
-        self.masks = masks
-        self.seed = seed
-        self._check_options()
+    options: ClassVar[tuple[str, ...]] = ("masks", *MaskMetric.options, "seed")
+    masks: int = 8
+    seed: int = 0
 
     def _check_options(self) -> None:
         super()._check_options()

@@ -1,15 +1,13 @@
 """Random scores: the baseline that every criterion must beat."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import nn
 
-from pruning_lab.attributions.base import AttributionMetric, Criterion, Progress
+from pruning_lab.attributions.base import AttributionMetric, Progress
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Estimate, Reduction
+from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import check_seed
 from pruning_lab.ledger import Prediction
 
@@ -24,20 +22,12 @@ class RandomAttributionMetric(AttributionMetric):
     drawn to the middle, and fewer of them would go than of others.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("seed",)
     independent: ClassVar[bool] = True
+    seed: int = 0
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.seed = seed
-        check_seed("seed", seed)
+    def _check_options(self) -> None:
+        check_seed("seed", self.seed)
 
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress

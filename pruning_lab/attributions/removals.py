@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,33 +29,32 @@ class RemovalMetric(OneRoundMetric):
 
     options: ClassVar[tuple[str, ...]] = (*MaskMetric.options, "removed")
 
-    def __init__(self, *args: Any, removed: np.ndarray | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.removed = removed
+    removed: np.ndarray | None = None
 
     def _check_options(self) -> None:
         super()._check_options()
+        if self.removed is not None:
+            self._sets()
+
+    def _sets(self) -> np.ndarray:
         given = self.removed
         fits = isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype == bool
         if not fits or given is None or len(given) == 0:
             raise UserError("removed must be an array of booleans, (sets, units), of one at least.")
+        return given
 
     def _rows(self, players: int) -> tuple[int, int]:
-        assert self.removed is not None
-        return 2 + len(self.removed), 0  # all players, and none
+        return 2 + len(self._sets()), 0  # all players, and none
 
     def _at_most(self, players: int) -> int | None:
-        assert self.removed is not None
-        if self.removed.shape[1] != players:
-            raise UserError(
-                f"removed is about {self.removed.shape[1]} units; the layer has {players}."
-            )
-        return max(1, self.memory // (8 * max(1, len(self.removed))))
+        sets, units = self._sets().shape
+        if units != players:
+            raise UserError(f"removed is about {units} units; the layer has {players}.")
+        return max(1, self.memory // (8 * sets))
 
     @torch.no_grad()
     def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.removed is not None
-        keep = torch.as_tensor(~self.removed, device=self.device)
+        keep = torch.as_tensor(~self._sets(), device=self.device)
         rises = torch.cat([self._rises(game, some) for some in keep.split(CHUNK)]).T
         return rises, torch.zeros_like(rises)
 

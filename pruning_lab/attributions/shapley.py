@@ -1,7 +1,7 @@
 """What a unit is worth on average over all orders in which the layer can lose its units."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from time import perf_counter as clock
@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from pruning_lab import ranks
-from pruning_lab.attributions.base import Criterion, Progress
+from pruning_lab.attributions.base import Progress
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.masks import MaskMetric
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, Reduction, estimate
+from pruning_lab.attributions.reduction import REDUCTIONS, Estimate, Reducer, estimate
 from pruning_lab.attributions.stopping import LEAST, MOST, Sampled, Stopping, more_pairs, short_of
 from pruning_lab.errors import UserError, check_count, check_seed
 from pruning_lab.ledger import Prediction
@@ -42,33 +41,15 @@ class ShapleyAttributionMetric(MaskMetric):
     """
 
     options: ClassVar[tuple[str, ...]] = (
-        "sv_samples", "permutations", *RULES, *MaskMetric.options,
+        "sv_samples", "permutations", *RULES, *MaskMetric.options, "seed",
     )  # fmt: skip
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        sv_samples: int = 5,
-        samples: int | None = None,
-        seed: int = 0,
-        permutations: Any = None,
-        precision: str = "fp32",
-        relative_error: float | None = None,
-        separated: float | None = None,
-        evaluations: int | None = None,
-        seconds: float | None = None,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction, samples, precision)
-        self.sv_samples = sv_samples
-        self.seed = seed
-        self.permutations = permutations
-        self.relative_error, self.separated = relative_error, separated
-        self.evaluations, self.seconds = evaluations, seconds
-        self._check_options()
+    sv_samples: int = 5
+    seed: int = 0
+    permutations: Any = None
+    relative_error: float | None = None
+    separated: float | None = None
+    evaluations: int | None = None
+    seconds: float | None = None
 
     def _check_options(self) -> None:
         super()._check_options()

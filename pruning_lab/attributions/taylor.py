@@ -1,14 +1,10 @@
 """What the loss would rise by if a unit went, to first order."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
 
 from pruning_lab.attributions.activations import ActivationMetric
-from pruning_lab.attributions.base import Criterion
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import check_switch
 
 
@@ -21,19 +17,7 @@ class TaylorAttributionMetric(ActivationMetric):
     """
 
     options: ClassVar[tuple[str, ...]] = ("signed",)
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        signed: bool = False,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.signed = signed
-        self._check_options()
+    signed: bool = False
 
     def _check_options(self) -> None:
         check_switch("signed", self.signed)

@@ -1,16 +1,14 @@
 """What the loss would change by if a unit's weights went, to first order, squared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from pruning_lab.attributions.activations import ActivationMetric
-from pruning_lab.attributions.base import Criterion, Site
+from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Reduction
 from pruning_lab.errors import UserError, check_switch
 from pruning_lab.graph.kinds import LAYERS, BatchNorm
 
@@ -29,19 +27,7 @@ class TaylorWeightAttributionMetric(ActivationMetric):
 
     options: ClassVar[tuple[str, ...]] = ("gate",)
     evidence: ClassVar[str] = "weights and their gradients"
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_generator: Iterable[Any],
-        criterion: Criterion,
-        device: torch.device | str,
-        reduction: Reduction = "mean",
-        gate: bool = False,
-    ) -> None:
-        super().__init__(model, data_generator, criterion, device, reduction)
-        self.gate = gate
-        self._check_options()
+    gate: bool = False
 
     def _check_options(self) -> None:
         check_switch("gate", self.gate)
