@@ -11,6 +11,7 @@ from torch import nn
 from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
 from pruning_lab.attributions.players import units_of_module
 from pruning_lab.errors import UserError
+from tests.oracles.small import difference, mean_square
 
 
 def joint(case):
@@ -26,10 +27,6 @@ def joint(case):
     return values
 
 
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
-
-
 def network():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
@@ -38,11 +35,7 @@ def network():
 
 def test_by_hand():
     """y = 3 a - b with a = b = 1 and target 0: L = 4, 9 without b, 1 without a, 0 without both."""
-    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(1)
-        model[1].weight.copy_(torch.tensor([[3.0, -1.0]]))
-    batches = [(torch.ones(1, 1), torch.zeros(1, 1))]
+    model, batches = difference()
     metric = BanzhafAttributionMetric(model, batches, mean_square, "cpu", masks=4096)
     found = metric.estimate([units_of_module(model[0])])[0]
     # a: with b 1 - 4, without b 0 - 9; b: with a 9 - 4, without a 0 - 1

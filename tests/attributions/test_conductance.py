@@ -12,6 +12,7 @@ from pruning_lab.attributions.conductance import ConductanceAttributionMetric
 from pruning_lab.attributions.players import units_of_module
 from pruning_lab.attributions.taylor import TaylorAttributionMetric
 from pruning_lab.errors import UserError
+from tests.oracles.small import mean_square, smooth
 
 
 def joint(case):
@@ -29,10 +30,6 @@ def joint(case):
             )
         before = now
     return total.numpy()
-
-
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
 
 
 def test_by_hand():
@@ -53,18 +50,8 @@ def test_by_hand():
     np.testing.assert_allclose(metric.run(model[0], True), [-33, 8])
 
 
-def network():
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 5, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(5, 4, 2), nn.Softplus(),
-        nn.Flatten(), nn.Linear(16, 3),
-    )  # fmt: skip
-    x = torch.randn(6, 1, 8, 8, dtype=torch.float64)
-    return model.double(), x, torch.tensor([0, 1, 2, 0, 1, 2])
-
-
 def metric(steps, reduction="none"):
-    model, x, y = network()
+    model, x, y = smooth()
     batches = [(x[:4], y[:4]), (x[4:], y[4:])]
     given = (model, batches, F.cross_entropy, "cpu", reduction)
     return model, x, y, ConductanceAttributionMetric(*given, steps=steps)

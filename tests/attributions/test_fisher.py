@@ -7,14 +7,11 @@ from torch import nn
 
 from pruning_lab.attributions.fisher import FisherAttributionMetric
 from tests.oracles.gradients import activation_and_gradient
+from tests.oracles.small import mean_square
 
 
 def joint(case):
     return case.by_evidence(lambda a, g: (a * g).sum(1) ** 2 / 2)
-
-
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
 
 
 def test_by_hand():

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients
-from torch import nn
 
 from pruning_lab.attributions.internal_influence import InternalInfluenceAttributionMetric
 from pruning_lab.errors import UserError
+from tests.oracles.small import difference, mean_square, smooth
 
 
 def joint(case):
@@ -20,35 +20,17 @@ def joint(case):
     return total.numpy()
 
 
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
-
-
 def test_by_hand():
     """y = 3 a - b with a = b = 1, target 0: at t L = 4 t^2, with slopes 12 t in a and -4 t in b."""
-    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(1)
-        model[1].weight.copy_(torch.tensor([[3.0, -1.0]]))
-    batches = [(torch.ones(1, 1), torch.zeros(1, 1))]
+    model, batches = difference()
     metric = InternalInfluenceAttributionMetric(model, batches, mean_square, "cpu", steps=1)
     # of a linear slope the midpoint rule misses nothing: -12 / 2 and 4 / 2, -4 in all
     np.testing.assert_allclose(metric.run(model[0]), [-6, 2], rtol=1e-6)
 
 
-def network():
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 5, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(5, 4, 2), nn.Softplus(),
-        nn.Flatten(), nn.Linear(16, 3),
-    )  # fmt: skip
-    x = torch.randn(6, 1, 8, 8, dtype=torch.float64)
-    return model.double(), x, torch.tensor([0, 1, 2, 0, 1, 2])
-
-
 @pytest.mark.parametrize("layer", [0, 3])
 def test_the_scores_sum_to_what_all_units_are_worth(layer):
-    model, x, y = network()
+    model, x, y = smooth()
     metric = InternalInfluenceAttributionMetric(
         model, [(x, y)], F.cross_entropy, "cpu", "none", steps=200
     )
@@ -62,7 +44,7 @@ def test_the_scores_sum_to_what_all_units_are_worth(layer):
 
 
 def test_is_captums_integrated_gradients_at_the_layer():
-    model, x, y = network()
+    model, x, y = smooth()
 
     def losses(activation):
         return F.cross_entropy(
@@ -82,6 +64,6 @@ def test_is_captums_integrated_gradients_at_the_layer():
 
 
 def test_steps_are_refused():
-    model, x, y = network()
+    model, x, y = smooth()
     with pytest.raises(UserError, match="steps=0"):
         InternalInfluenceAttributionMetric(model, [(x, y)], F.cross_entropy, "cpu", steps=0)

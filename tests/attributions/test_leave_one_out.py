@@ -8,16 +8,13 @@ from torch import nn
 
 from pruning_lab.attributions.leave_one_out import LeaveOneOutAttributionMetric
 from pruning_lab.attributions.removals import RemovalMetric, sets_of
+from tests.oracles.small import mean_square
 
 
 def joint(case):
     whole = case.masked(torch.ones(3))
     without = [case.masked(1 - torch.eye(3)[player]) - whole for player in range(3)]
     return torch.stack(without, 1).detach().numpy()
-
-
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
 
 
 def test_by_hand():

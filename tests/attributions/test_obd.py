@@ -7,15 +7,12 @@ import torch_pruning as tp
 from torch import nn
 
 from pruning_lab.attributions.obd import OBDAttributionMetric
+from tests.oracles.small import mean_square
 from tests.oracles.torch_pruning import importance
 
 
 def joint(case):
     return case.summed({k: (each**2).sum(2) / 2 for k, each in case.moved().items()})
-
-
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
 
 
 def test_by_hand():

@@ -12,6 +12,7 @@ from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.taylor_weight import TaylorWeightAttributionMetric
 from pruning_lab.attributions.weight_gradients import WeightGradientMetric
 from pruning_lab.errors import UserError
+from tests.oracles.small import mean_square
 from tests.oracles.torch_pruning import importance
 
 
@@ -24,10 +25,6 @@ class Literal(WeightGradientMetric):
 
     def formula(self, weights, gradient):
         return (weights * gradient).sum(2) ** 2
-
-
-def mean_square(output, target, reduction):
-    return F.mse_loss(output, target, reduction=reduction)
 
 
 def network():
