@@ -88,14 +88,14 @@ def first_of(order: np.ndarray, counts: Sequence[int] | np.ndarray) -> np.ndarra
     return turn < np.asarray(counts)[:, None]
 
 
-def oracle_rank(scores: np.ndarray, size: int, rises: np.ndarray) -> float:
+def oracle_rank(scores: np.ndarray, size: int, rises: np.ndarray) -> np.ndarray:
     """The share of all other sets of this size that do less harm than the criterion's.
 
     The criterion removes the ``size`` lowest of its ``scores`` (units,), as a plan does; ``rises``
-    are those of ``sets_of(units, size)``. 0 is the best set there is, 0.5 what chance gives: sets
-    that do the same harm count half.
+    (..., sets) are those of ``sets_of(units, size)``, the result is (...). 0 is the best set there
+    is, 0.5 what chance gives: sets that do the same harm count half.
     """
-    own = first_of(np.argsort(scores, kind="stable"), [size])[0]
-    rise = rises[(sets_of(len(scores), size) == own).all(1).argmax()]
-    others = max(1, len(rises) - 1)
-    return float(((rises < rise).sum() + ((rises == rise).sum() - 1) / 2) / others)
+    removed = first_of(np.argsort(scores, kind="stable"), [size])[0]
+    own = rises[..., [(sets_of(len(scores), size) == removed).all(1).argmax()]]
+    less, same = (rises < own).sum(-1), (rises == own).sum(-1) - 1
+    return (less + same / 2) / max(1, rises.shape[-1] - 1)

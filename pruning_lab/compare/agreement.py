@@ -20,6 +20,16 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     return _correlation(stats.spearmanr, one, other)
 
 
+def spearman_of_rows(one: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``spearman`` of one side (units,) with each row of (rows, units), in one go."""
+    if len(one) < 3:
+        return np.full(len(rows), np.nan)
+    own, others = (stats.rankdata(each, axis=-1) for each in (one, rows))
+    own, others = own - own.mean(), others - others.mean(1, keepdims=True)
+    lengths = np.sqrt((own @ own) * (others * others).sum(1))
+    return np.divide(others @ own, lengths, out=np.full(len(rows), np.nan), where=lengths > 0)
+
+
 def kendall(one: np.ndarray, other: np.ndarray) -> float:
     """Kendall's tau-b, which takes ties into account; NaN as for ``spearman``."""
     return _correlation(stats.kendalltau, one, other)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pruning_lab.attributions.removals import first_of, sets_of
-from pruning_lab.compare.agreement import spearman
+from pruning_lab.attributions.removals import oracle_rank
+from pruning_lab.compare.agreement import spearman, spearman_of_rows
 from pruning_lab.ledger import Cost
 from pruning_lab.truth.layer import LayerTruth
 
@@ -50,11 +50,9 @@ def _row(truth: LayerTruth, name: str) -> dict[str, object]:
     }  # fmt: skip
     row |= _share_of_chance("harm", [forward], [truth.chance])
     for size, rises in truth.sets.items():
-        own = first_of(np.argsort(scores, kind="stable"), [size])[0]
-        place = int((sets_of(truth.units, size) == own).all(1).argmax())
-        row |= _interval(ORACLE.format(size), partial(_rank, place=place), rises)
+        row |= _interval(ORACLE.format(size), partial(oracle_rank, scores, size), rises)
     if 1 in truth.sets:
-        row |= _interval("leave_one_out", partial(_spearman, scores), truth.sets[1])
+        row |= _interval("leave_one_out", partial(spearman_of_rows, scores), truth.sets[1])
     if SHAPLEY in truth.scores and name != SHAPLEY:
         row["shapley"] = spearman(scores, truth.scores[SHAPLEY])
     row["greedy"] = _beyond_chance(truth, scores)
@@ -93,23 +91,6 @@ def overall(
 
 def _half(values: np.ndarray) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-
-
-def _rank(rises: np.ndarray, place: int) -> np.ndarray:
-    """As ``oracle_rank``, of each row of rises (rows, sets): those that do as much count half."""
-    own = rises[:, [place]]
-    less, same = (rises < own).sum(1), (rises == own).sum(1) - 1
-    return (less + same / 2) / max(1, rises.shape[1] - 1)
-
-
-def _spearman(scores: np.ndarray, rises: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of scores (units,) with each row of rises (rows, units)."""
-    if len(scores) < 3:
-        return np.full(len(rises), np.nan)
-    one, rows = (stats.rankdata(each, axis=-1) for each in (scores, rises))
-    one, rows = one - one.mean(), rows - rows.mean(1, keepdims=True)
-    lengths = np.sqrt((one @ one) * (rows * rows).sum(1))
-    return np.divide(rows @ one, lengths, out=np.full(len(rises), np.nan), where=lengths > 0)
 
 
 def _beyond_chance(truth: LayerTruth, scores: np.ndarray) -> float:

@@ -84,6 +84,8 @@ def test_the_rank_counts_the_sets_that_do_less_harm():
     assert oracle_rank(np.array([1, 5, 2, 6]), 2, rises) == 0  # removes 0 and 2
     assert oracle_rank(np.array([5, 1, 2, 6]), 2, rises) == 1  # removes 1 and 2
     assert oracle_rank(np.array([2, 6, 5, 1]), 2, rises) == pytest.approx(2 / 5)  # 0 and 3
+    rows = np.stack([rises, -rises])
+    assert oracle_rank(np.array([1, 5, 2, 6]), 2, rows).tolist() == [0, 1]
 
 
 def test_too_many_sets_are_refused_and_none():

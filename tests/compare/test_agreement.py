@@ -9,6 +9,7 @@ from pruning_lab.compare.agreement import (
     kendall,
     overlap,
     spearman,
+    spearman_of_rows,
 )
 from pruning_lab.errors import UserError
 
@@ -31,6 +32,15 @@ def test_tau_b_takes_ties_into_account():
 def test_constants_and_pairs_have_no_correlation():
     assert np.isnan(spearman(ONE, np.ones(5)))
     assert np.isnan(kendall(ONE[:2], ONE[:2]))
+
+
+def test_correlations_with_many_rows_are_those_with_each():
+    stream = np.random.default_rng(0)
+    one, rows = stream.random(9), stream.integers(0, 5, (6, 9)).astype(float)
+    rows[5] = 1  # constant
+    expected = [spearman(one, row) for row in rows]
+    np.testing.assert_allclose(spearman_of_rows(one, rows), expected)
+    assert np.isnan(spearman_of_rows(one[:2], rows[:, :2])).all()
 
 
 def test_overlap_counts_the_lowest():

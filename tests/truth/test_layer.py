@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pruning_lab.attributions import removals
 from pruning_lab.attributions.players import units_of_module
-from pruning_lab.compare import agreement
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
-from pruning_lab.truth import LayerTruth, Settings, by_layer, judge, overall, tables
+from pruning_lab.truth import LayerTruth, Settings, by_layer, judge, overall
 from pruning_lab.truth.removals import Removals
 
 WORTH = np.array([1.0, 2.0, 4.0, 8.0])
@@ -144,15 +142,3 @@ def test_criteria_that_refuse_layers_come_last(truth):
     both = [truth, other]
     found = overall(both, by_layer(both), {})
     assert found["criterion"].tolist() == ["wrong", "right", "shapley"]
-
-
-def test_correlations_and_ranks_of_many_rows_are_those_of_each():
-    stream = np.random.default_rng(0)
-    scores, rises = stream.random(9), stream.integers(0, 5, (6, 9)).astype(float)
-    rises[5] = 1  # all alike
-    expected = [agreement.spearman(scores, row) for row in rises]
-    np.testing.assert_allclose(tables._spearman(scores, rises), expected)
-    for place in range(9):
-        own = np.where(np.arange(9) == place, -1.0, scores)  # the set of that unit alone
-        ranks = [removals.oracle_rank(own, 1, row) for row in rises]
-        np.testing.assert_allclose(tables._rank(rises, place), ranks)
