@@ -38,7 +38,7 @@ def choose_layers(
         for layer in group.players
     }
     for layer, reason in structure.frozen.items():
-        log.info("Left alone, at least in part: '%s': %s.", layer, reason)
+        log.info("'%s' keeps its units, or some of them: %s.", layer, reason)
     for layer in (layer for group in groups for layer in group.players):
         if layer not in home:
             why = f"'{layer}' goes with units that cannot be scored."
