@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pruning_lab.errors import UserError
+from pruning_lab.random_streams import seed_all
 
 T = TypeVar("T")
 
@@ -152,8 +153,8 @@ def lead(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def draw_apart(order: torch.Generator) -> None:
-    """torch's own random stream anew, another on every rank, by where ``order`` stands."""
+    """Seed the random streams anew, otherwise on every rank, by where ``order`` stands."""
     if count() > 1:
         here = torch.Generator()
         here.set_state(order.get_state())
-        torch.manual_seed(int(torch.randint(2**62, (), generator=here)) + number())
+        seed_all(int(torch.randint(2**62, (), generator=here)) + number())

@@ -27,6 +27,7 @@ from pruning_lab.checkpoint import all_tensors, save_tensors
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
+from pruning_lab.random_streams import set_states, states
 from pruning_lab.track import Done, Scored, Steps
 from pruning_lab.training import Epochs
 
@@ -34,6 +35,9 @@ MOST = 0.02
 """The share of a training's time that may go into writing its checkpoints."""
 
 EPOCHS = "epochs.safetensors"
+
+STREAM = "random|"
+"""What stands before the name of a random stream."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -156,10 +160,9 @@ class KeptEpochs(Epochs):
         with undamaged(self.path, self.path.parent):
             tensors, about = found
             _restore(tensors, model, optimizer)
-            order.set_state(tensors["random|order"])
-            torch.set_rng_state(tensors["random|torch"])
-            if "random|cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random|cuda"], _device(model))
+            order.set_state(tensors["order|order"])
+            streams = {k.removeprefix(STREAM): v for k, v in tensors.items() if STREAM in k}
+            set_states(streams, _device(model))
         self.seconds = about["seconds"]
         return int(about["epochs"])
 
@@ -170,9 +173,8 @@ class KeptEpochs(Epochs):
         if begun - self._written < self._pause or not ranks.leads():
             return
         tensors = _state(model, optimizer)
-        tensors |= {"random|order": order.get_state(), "random|torch": torch.get_rng_state()}
-        if _device(model).type == "cuda":
-            tensors["random|cuda"] = torch.cuda.get_rng_state(_device(model))
+        tensors["order|order"] = order.get_state()
+        tensors |= {STREAM + key: state for key, state in states(_device(model)).items()}
         spent = self.seconds + begun - self._started
         _write(self.path, tensors, {"epochs": done, "seconds": spent})
         self._written = time.perf_counter()

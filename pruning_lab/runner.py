@@ -30,6 +30,7 @@ from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
+from pruning_lab.random_streams import seed_all
 from pruning_lab.record import Names, Rows, recording, tags
 from pruning_lab.resume import Checkpoint
 from pruning_lab.schedules import Schedule, ToTarget
@@ -255,7 +256,7 @@ class Experiment:
         log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
         behind = network.work_behind()
         bar = ScoringBar(name, [behind.get(each, 1) for each in players])
-        seeded(self.config.seeds.score, 0)  # for criteria that draw from torch's own stream
+        seeded(self.config.seeds.score, 0)  # for criteria that draw from the shared streams
         with bar, measured(self.device) as cost:
             found = metric.estimate(list(players.values()), True, bar)
         return dict(zip(players, found, strict=True)), cost
@@ -321,7 +322,7 @@ class Experiment:
         """The unpruned network with weights as they are drawn; every ``stage`` draws others."""
         config = self.config
         init = config.seeds.init
-        torch.manual_seed(init if stage == 0 else seed_of(init, stage))
+        seed_all(init if stage == 0 else seed_of(init, stage))
         model = build_model(config.model, self.splits).to(self.device)
         rescale = config.after_cut.rescale_dropout
         return Network(model, self.splits.input_size, self.device, rescale)

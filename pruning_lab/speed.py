@@ -15,6 +15,7 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
 from pruning_lab.graph import HookedGraph
 from pruning_lab.network import Network
+from pruning_lab.random_streams import streams_kept
 from pruning_lab.training import Training
 
 
@@ -56,7 +57,7 @@ def _training_speed(model: nn.Module, splits: Splits, training: Training) -> flo
         F.cross_entropy(own(x), target).backward()
         optimizer.step()
 
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+    with streams_kept([device]):
         return _seconds(step, device) / len(x)
 
 

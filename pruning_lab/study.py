@@ -17,6 +17,7 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import measured
 from pruning_lab.network import Network
+from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
 from pruning_lab.track import MAIN, UNTUNED, Row, Scored, Task, Track
 from pruning_lab.training import Training
@@ -61,7 +62,7 @@ def compare_criteria(
     batches, device = loader(splits.score, batch_size), torch.device(device)
     rows: list[dict[str, Any]] = []
     runs = tqdm(list(product(enumerate(given), criteria.items())), "Comparing", disable=None)
-    with torch.random.fork_rng():  # training seeds torch's own stream
+    with streams_kept([device]):  # training seeds them
         for (seed, model), (name, criterion) in runs:
             head = {"run_id": f"{name}-{seed}", "metric": name, "seed": seed}
             head |= {"baseline": str(seed), "block": str(seed)}

@@ -20,6 +20,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
 from pruning_lab.plan import Plan
+from pruning_lab.random_streams import seed_all
 from pruning_lab.schedules import Schedule, Step
 from pruning_lab.training import Epochs, Training, evaluate, fit, part, recalibrate
 
@@ -215,7 +216,7 @@ def row_of(
 def seeded(seed: int, stage: int) -> torch.Generator:
     """Random streams for one stage of training: they do not depend on what ran before."""
     own = seed_of(seed, stage)
-    torch.manual_seed(own)  # Dropout and augmentation draw from torch's own stream
+    seed_all(own)  # Dropout and augmentation draw from the streams that everybody shares
     return torch.Generator().manual_seed(own)
 
 

@@ -10,6 +10,7 @@ ROOMS = [
     "ranks",
     "atomic",
     "modes",
+    "random_streams",
     "models",
     "datasets",
     "cost",

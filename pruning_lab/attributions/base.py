@@ -19,6 +19,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
 from pruning_lab.ledger import Passes, Prediction, counted
 from pruning_lab.modes import evaluating
+from pruning_lab.random_streams import streams_kept
 
 Criterion = Callable[..., torch.Tensor]
 
@@ -253,15 +254,14 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; everything is put back afterwards.
 
-    Also torch's random state, which a shuffling DataLoader draws from. Float32 is float32 inside.
+    Also the random streams, which a shuffling DataLoader draws from. Float32 is float32 inside.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
-        streams = torch.random.fork_rng(devices=[device.index for device in devices])
-        with evaluating(model), streams, _full_precision():
+        with evaluating(model), streams_kept(devices), _full_precision():
             yield
     finally:
         for parameter, requires_grad in wanted.items():

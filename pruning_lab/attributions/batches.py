@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler
 from pruning_lab import ranks
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import two_and_three
+from pruning_lab.random_streams import streams_kept
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -90,11 +91,11 @@ def parts(batch: Batch, at_once: int, seen: int = 0) -> Iterator[Part]:
 
 @contextmanager
 def _streams_put_back(data: object) -> Iterator[None]:
-    """torch's own random stream, and that of a DataLoader that has one, as before."""
+    """All random streams, and that of a DataLoader that has one, as before."""
     own = getattr(data, "generator", None)
     state = own.get_state() if isinstance(own, torch.Generator) else None
     try:
-        with torch.random.fork_rng(devices=[]):
+        with streams_kept():
             yield
     finally:
         if isinstance(own, torch.Generator) and state is not None:

@@ -11,6 +11,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph
 from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.graph.trace import untraceable
+from pruning_lab.random_streams import seed_all, streams_kept
 
 
 def check_samples_apart(model: nn.Module) -> None:
@@ -42,8 +43,8 @@ def check_trace(model: nn.Module, graph: Graph, x: torch.Tensor) -> None:
 def _drawn_alike(run: nn.Module, x: torch.Tensor) -> list[Any]:
     """What is in the output for a copy of ``x``; some models draw at random even in eval mode."""
     ledger.forward(len(x))
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(0)
+    with streams_kept([x.device]):
+        seed_all(0)
         return tree_leaves(run(x.clone()))
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import (
 from torchvision.datasets import ImageFolder
 
 from pruning_lab.errors import UserError, check_count, check_seed
+from pruning_lab.random_streams import seed_all, streams_kept
 
 Indices = dict[str, np.ndarray]
 
@@ -61,8 +62,8 @@ class Splits:
                     place = Path(path).relative_to(split.dataset.root)
                     digest.update(f"{place} {Path(path).stat().st_size} {label}\n".encode())
             else:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)  # of samples that are drawn at random, the same ones
+                with streams_kept():
+                    seed_all(0)  # of samples that are drawn at random, the same ones
                     for index in range(len(split)):
                         x, y = split[index]
                         self._check_sample(f"Sample {index} of dataset.{name}", x, int(y))

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lab.cost import counting
 from pruning_lab.graph.parts import descendants
+from pruning_lab.random_streams import streams_kept
 
 SHARE = "share"
 """Where nodes carry theirs, forward and backward; parts of a graph copy it with its nodes."""
@@ -30,7 +31,7 @@ def weigh(module: fx.GraphModule, x: torch.Tensor) -> None:
     what the first layers give.
     """
     nodes = list(module.graph.nodes)
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), counting() as counter:
+    with streams_kept([x.device]), counting() as counter:
         weighing = _Weighing(module, counter)
         weighing.run(x.clone())
     flops = {node: weighing.flops.get(node, 0) for node in nodes}

@@ -1,12 +1,10 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
 import copy
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -17,6 +15,7 @@ from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, is_non_linearity, units_of
 from pruning_lab.graph.parts import descendants
 from pruning_lab.graph.shares import Share, share_of, weigh
+from pruning_lab.random_streams import streams_kept
 
 
 class UntraceableError(UserError):
@@ -61,7 +60,7 @@ class _Tracer(fx.Tracer):
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
-    with _random_states(), _attributes(model):
+    with streams_kept(), _attributes(model):
         tracer = _traced(model)
         return Graph(model, tracer.graph, tracer.outputs)
 
@@ -71,7 +70,7 @@ def operations(model: nn.Module) -> fx.Graph:
 
     Constants of the code stay with the copy.
     """
-    with _random_states():
+    with streams_kept():
         return _traced(model).graph
 
 
@@ -83,18 +82,6 @@ def _traced(model: nn.Module) -> _Tracer:
         raise untraceable(model, error) from error
     use_results(graph, model)
     return tracer
-
-
-@contextmanager
-def _random_states() -> Iterator[None]:
-    """Tracing runs the user's code: all random states are put back."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""The random streams that anybody's code may draw from: torch's, numpy's and Python's.
+
+A data set or a model of the user's own draws from whichever it likes, so all are treated alike.
+"""
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+States = dict[str, torch.Tensor]
+
+
+def seed_all(seed: int) -> None:
+    """Seed every stream; numpy's takes the last 32 bits of ``seed``."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (the stream that user code draws from)
+    random.seed(seed)
+
+
+def states(device: torch.device) -> States:
+    """The state of every stream as tensors; of ``device`` too where that is a GPU."""
+    version, numbers, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*map(int, keys), position, has_gauss]),
+        "numpy_gauss": torch.tensor(cached, dtype=torch.float64),
+        "python": torch.tensor([version, *numbers]),
+        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
+    }
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def set_states(found: States, device: torch.device) -> None:
+    """Put every stream into the state that ``states`` found."""
+    torch.set_rng_state(found["torch"])
+    *keys, position, has_gauss = found["numpy"].tolist()
+    legacy = (
+        "MT19937",
+        np.array(keys, np.uint32),
+        position,
+        has_gauss,
+        found["numpy_gauss"].item(),
+    )
+    np.random.set_state(legacy)  # noqa: NPY002
+    version, *numbers = found["python"].tolist()
+    gauss = found["python_gauss"].item()
+    random.setstate((version, tuple(numbers), None if gauss != gauss else gauss))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(found["cuda"], device)
+
+
+@contextmanager
+def streams_kept(devices: Collection[torch.device] = ()) -> Iterator[None]:
+    """Every stream is afterwards as it was before; the GPUs' among ``devices``, too."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    gpus = [device for device in devices if device.type == "cuda"]
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
