@@ -56,7 +56,7 @@ def main(config: DictConfig) -> float:
         log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
         if not config.force and (done := finished(config, identify(config))) is not None:
             return done  # nothing is built for what is finished
-        return Experiment(config, names, output).run()
+        return Experiment(config, names, output, hydra_config.overrides.task).run()
     except UserError as error:
         text = str(error) if ranks.says(str(error)) else f"Rank {ranks.number()} ends likewise."
         raise CompactHydraException(text) from None  # printed without traceback

@@ -95,13 +95,16 @@ def save_tensors(
     tensors: Mapping[str, torch.Tensor], path: Path, about: dict[str, str] | None = None
 ) -> None:
     """Tensors, and words about them, as safetensors; written whole or not at all."""
-    # copies: safetensors refuses tensors that share memory (tied weights) or are not contiguous
-    copies = {
+    with replacing(path) as temporary:
+        save_file(plain_copies(tensors), temporary, about)
+
+
+def plain_copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU: safetensors refuses tensors that share memory or are not contiguous."""
+    return {
         key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, value in tensors.items()
     }
-    with replacing(path) as temporary:
-        save_file(copies, temporary, about)
 
 
 def _described(model: nn.Module) -> dict[str, dict[str, Any]]:

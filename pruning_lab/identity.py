@@ -3,17 +3,14 @@
 Where data and results lie, how many jobs run at once and what is kept of a run determine nothing.
 """
 
-import ast
 import hashlib
 import inspect
 import json
-import sys
-import sysconfig
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.metadata import packages_distributions, version
-from importlib.util import resolve_name
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,10 @@ from torch import nn
 from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
-from pruning_lab.setup import build, check_numbers, find_device, find_target, plain
+from pruning_lab.observed import Seen, look_at, watching
+from pruning_lab.random_streams import seed_all, streams_kept
+from pruning_lab.setup import build, build_model, check_numbers, find_device, find_target, plain
+from pruning_lab.sources import digest_of_program, remember
 from pruning_lab.track import Track
 
 Config = Mapping[str, Any]
@@ -32,8 +32,6 @@ Config = Mapping[str, Any]
 
 PLACES = ("root", "download", "debian_package")
 """Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
-
-INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
 """What is done with a baseline."""
@@ -47,7 +45,8 @@ THREADS = torch.get_num_threads()
 class Job:
     """A configuration whose numbers are checked, with its data, before anything else is built.
 
-    ``start`` is what a network starts from, ``name`` the identity of the whole run.
+    ``start`` is what a network starts from, ``name`` the identity of the whole run, ``seen`` what
+    was read on the way that no name tells.
     """
 
     device: torch.device
@@ -55,17 +54,20 @@ class Job:
     splits: Splits
     start: dict[str, Any]
     name: str
+    seen: Seen
 
 
 def identify(config: DictConfig) -> Job:
-    """What determines the result of a configuration; no model is built."""
+    """What determines the result of a configuration. The fresh network is built, and let go."""
     check_numbers(config)
     device, threads = find_device(config.device), config.threads or THREADS
     data = OmegaConf.to_yaml(config.dataset, resolve=True)
     splits, samples = ranks.leader_first(lambda: _data(data))
     settings = plain(config)
-    start = start_determinants(settings, samples, device, threads)
-    return Job(device, threads, splits, start, identity(run_determinants(start, settings)))
+    model = OmegaConf.to_yaml(config.model, resolve=True)
+    network, seen = ranks.leader_first(lambda: _network(model, config.seeds.init, data))
+    start = start_determinants(settings, samples, network, device, threads)
+    return Job(device, threads, splits, start, identity(run_determinants(start, settings)), seen)
 
 
 @lru_cache(maxsize=1)  # jobs of a sweep mostly share their data
@@ -77,6 +79,43 @@ def _data(settings: str) -> tuple[Splits, str]:
     return splits, splits.fingerprint()
 
 
+@cache  # jobs of a sweep share their networks, too
+def _network(settings: str, seed: int, data: str) -> tuple[str, Seen]:
+    """The hash of the fresh network of these settings, and what was seen while it was made."""
+    config, splits = OmegaConf.create(settings), _data(data)[0]
+    assert isinstance(config, DictConfig)
+    with streams_kept(), watching():
+        model = fresh_model(config, splits, seed)
+    x = torch.randn(2, *splits.input_size, generator=torch.Generator().manual_seed(0))
+    return digest_of_network(model), look_at(model, x)
+
+
+def fresh_model(config: DictConfig, splits: Splits, seed: int) -> nn.Module:
+    """The model of a configuration, its weights drawn by this seed."""
+    seed_all(seed)
+    return build_model(config, splits)
+
+
+def digest_of_network(model: nn.Module) -> str:
+    """A hash of a network: of how it prints, and of all tensors that its modules hold."""
+    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(model)).encode())
+    for name, module in model.named_modules():
+        held = {**module._parameters, **module._buffers, **vars(module)}
+        for key, value in sorted(held.items(), key=lambda item: item[0]):
+            if isinstance(value, torch.Tensor):
+                digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(_bytes_of(value))
+    return digest.hexdigest()[:12]
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    """The numbers of a tensor; nothing of one that has none."""
+    if tensor.is_meta:
+        return b""
+    dense = tensor.detach().cpu().to_dense() if tensor.is_sparse else tensor.detach().cpu()
+    return dense.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def identity(determinants: Mapping[str, Any]) -> str:
     """Twelve hex digits that name whatever the determinants determine (sha256 of their JSON)."""
     text = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
@@ -84,7 +123,7 @@ def identity(determinants: Mapping[str, Any]) -> str:
 
 
 def start_determinants(
-    config: Config, samples: str, device: torch.device, threads: int
+    config: Config, samples: str, network: str, device: torch.device, threads: int
 ) -> dict[str, Any]:
     """What a network starts from: its making, its data, its training, and the arithmetic."""
     checkpoint = config["baseline"]["checkpoint"]
@@ -93,6 +132,7 @@ def start_determinants(
         "model": config["model"],
         "dataset": {k: v for k, v in config["dataset"].items() if k not in PLACES},
         "samples": samples,
+        "network": network,
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
         "training": config["baseline"]["training"] if checkpoint is None else None,
         "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
@@ -115,13 +155,13 @@ def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[st
 
 
 def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """What the result of a whole run depends on; no model is built for it.
+    """What the result of a whole run depends on.
 
     Of the code, all counts that what the configuration names imports, and the pruning of a track.
     """
     parts = ("model", "dataset", "baseline", *METHOD)
     made = [each for part in parts for each in _made(config[part], part)]
-    code = {name: digest_of_program(each) for name, each in made}
+    code = {name: digest_of_program(each, target) for name, target, each in made}
     return {
         **start,
         **{key: config[key] for key in METHOD},
@@ -130,13 +170,16 @@ def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]
     }
 
 
-def _made(part: Config, group: str) -> Iterator[tuple[str, Any]]:
-    """All that a part of the configuration makes: where its ``_target_`` stands, and what it is."""
-    if "_target_" in part:
-        yield group, find_target(part["_target_"], group)
-    for key, value in part.items():
-        if isinstance(value, Mapping):
+def _made(part: Any, group: str) -> Iterator[tuple[str, str, Any]]:
+    """All that a part of the configuration makes: where its ``_target_`` stands, that, and it."""
+    if isinstance(part, Mapping):
+        if "_target_" in part:
+            yield group, part["_target_"], find_target(part["_target_"], group)
+        for key, value in part.items():
             yield from _made(value, f"{group}.{key}")
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            yield from _made(value, f"{group}.{number}")
 
 
 def digest_of_code(*objects: Any) -> str:
@@ -144,67 +187,6 @@ def digest_of_code(*objects: Any) -> str:
     files = {inspect.getsourcefile(each) for each in objects}
     sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
     return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
-
-
-@cache
-def digest_of_program(made: Any) -> str:
-    """A hash of the sources of a class or function, a class's ancestors, and all that they import.
-
-    Imports are followed within this package and all that is not installed; of an installed package
-    the version counts.
-    """
-    own, root = (name.partition(".")[0] for name in (__name__, made.__module__))
-    waiting = {each.__module__ for each in getattr(made, "__mro__", (made,))}
-    sources: dict[str, str] = {}
-    if root != own and _is_installed(made.__module__):
-        for each in packages_distributions().get(root, ()):  # none of Python itself
-            sources[each] = version(each)
-    while waiting:
-        name = waiting.pop()
-        followed = name.partition(".")[0] == own or not _is_installed(name)
-        if followed and (source := _source(name)) is not None:
-            sources[name] = source
-            waiting |= _imports(name) - sources.keys()
-    whole = "".join(sources[name] for name in sorted(sources))
-    return hashlib.sha256(whole.encode()).hexdigest()[:12]
-
-
-def _is_installed(name: str) -> bool:
-    """Whether a module is of Python itself or of an installed package."""
-    file = getattr(sys.modules.get(name), "__file__", None)
-    if file is None or any(Path(file).is_relative_to(place) for place in INSTALLED):
-        return True
-    lent = any(Path(file).is_relative_to(place) for place in _lent_places())
-    return lent and name.partition(".")[0] in packages_distributions()
-
-
-@cache
-def _lent_places() -> set[str]:
-    """Where something was installed outside the environment: for one user, or by PYTHONPATH."""
-    return {place for place in sys.path if any(Path(place).glob("*.dist-info"))}
-
-
-@cache  # as it was when it was first asked for: whoever edits it later does not change this process
-def _source(name: str) -> str | None:
-    """The source of a module that has one."""
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return Path(file).read_text() if file.endswith(".py") else None
-
-
-@cache
-def _imports(name: str) -> frozenset[str]:
-    """The names of modules that a module with a source imports, and of what might be one."""
-    own, found = sys.modules[name].__package__ or "", set[str]()
-    for node in ast.walk(ast.parse(_source(name) or "")):
-        if isinstance(node, ast.Import):
-            found |= {each.name for each in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            written = "." * node.level + (node.module or "")
-            if node.level and not own:
-                continue  # a script, where such an import cannot succeed
-            origin = resolve_name(written, own) if node.level else written
-            found |= {origin, *(f"{origin}.{each.name}" for each in node.names)}
-    return frozenset(found)
 
 
 def _digest(path: Path) -> str:
@@ -215,5 +197,4 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-for _name in [each for each in sys.modules if each.partition(".")[0] == __name__.partition(".")[0]]:
-    _source(_name)  # as it was imported
+remember()

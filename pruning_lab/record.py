@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from pruning_lab import __version__, tracking
+from pruning_lab.atomic import to_json
 from pruning_lab.attributions.scores import Estimates, LayerEstimates, scores_of
 from pruning_lab.baseline import Baseline
 from pruning_lab.compare import (
@@ -25,7 +26,7 @@ from pruning_lab.compare import (
     widths,
 )
 from pruning_lab.compare.runs import GIVEN
-from pruning_lab.identity import identity
+from pruning_lab.identity import Job, identity
 from pruning_lab.ledger import Cost
 from pruning_lab.setup import plain
 from pruning_lab.track import MAIN, Row
@@ -34,6 +35,14 @@ log = logging.getLogger(__name__)
 
 TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
          "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
+
+NOT_IN_NAME = (
+    "model", "metric", "seed", "plan", "force", "keep", "threads", "device", "tracking.uri",
+    "tracking.experiment", "baseline.folder", "checkpoints", "attributions",
+)  # fmt: skip
+"""Settings that a run's name says already, or that determine nothing of what it shows."""
+
+LONGEST_NAME = 250
 
 COSTS = {
     "seconds": "seconds/baseline_{}",
@@ -77,6 +86,9 @@ class Rows:
 
     def model(self, step: int, folder: Path) -> None:
         """The pruned model as it is after a step."""
+
+    def seen(self, read: Mapping[str, Any]) -> None:
+        """What the run was seen to read."""
 
     def curves(self) -> Any:
         """The curves of all tracks so far."""
@@ -131,6 +143,9 @@ class Record(Rows):
     def model(self, step: int, folder: Path) -> None:
         self.run.folder(folder, f"pruned_models/step_{step:03d}")
 
+    def seen(self, read: Mapping[str, Any]) -> None:
+        self.run.text(to_json(read), tracking.SEEN)
+
     def curves(self) -> tuple[Path, Path]:
         """The curves of all tracks so far and their table, in the run and as files."""
         frame = pd.DataFrame(self.rows)
@@ -154,7 +169,7 @@ class Record(Rows):
         if pruned is not None:
             self.run.folder(pruned, "pruned_model")
             log.info("%-13s %s", "Pruned model", pruned)
-        log.info("%-13s %s", "MLflow", tracking.without_password(tracking.ui_command(uri)))
+        log.info("%-13s %s", "MLflow", tracking.where_to_look(uri, self.run.experiment_id))
 
 
 @contextmanager
@@ -164,6 +179,7 @@ def recording(
     names: Names,
     labels: dict[str, Any],
     output: Path,
+    overrides: Sequence[str] = (),
 ) -> Iterator[Record]:
     """A record in an MLflow run that holds the whole configuration."""
     shown = config.copy()
@@ -171,13 +187,33 @@ def recording(
     with tracking.run(
         client,
         config.tracking.experiment,
-        f"{names.model} {names.metric} seed {config.seed}",
+        run_name(names, config.seed, overrides),
         labels,
         tracking.flatten(plain(shown)),
         style_of(names.metric).color,
     ) as run:
         run.text(OmegaConf.to_yaml(shown, resolve=True), "config.yaml")
         yield Record(run, names, output)
+
+
+def run_name(names: Names, seed: int, overrides: Sequence[str]) -> str:
+    """How a run is called in MLflow: by what it is, and what was set otherwise than by default."""
+    settings = [each.lstrip("+~") for each in overrides if not each.startswith("hydra")]
+    own = [each for each in settings if each.partition("=")[0] not in NOT_IN_NAME]
+    return " ".join([names.model, names.metric, f"seed {seed}", *own])[:LONGEST_NAME]
+
+
+def find_finished(config: DictConfig, job: Job) -> tracking.Finished | None:
+    """The run that did this job already; None where there is none, or it was another one after all.
+
+    Another one: something that it was seen to read has changed since.
+    """
+    store = config.tracking
+    done = tracking.find_finished(store.uri, store.experiment, job.name)
+    if done is None or (reason := job.seen.changed_since(done.seen)) is None:
+        return done
+    log.warning("The finished run %s (%s) is not this one: %s.", done.run_id, done.name, reason)
+    return None
 
 
 def tags(config: DictConfig, names: Names, baseline: Baseline) -> dict[str, Any]:

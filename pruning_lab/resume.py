@@ -5,6 +5,7 @@ within a training they are kept with its epochs.
 """
 
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -27,9 +28,12 @@ from pruning_lab.checkpoint import all_tensors, save_tensors
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
+from pruning_lab.observed import Seen
 from pruning_lab.random_streams import set_states, states
 from pruning_lab.track import Done, Scored, Steps
 from pruning_lab.training import Epochs
+
+log = logging.getLogger(__name__)
 
 MOST = 0.02
 """The share of a training's time that may go into writing its checkpoints."""
@@ -43,10 +47,13 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Checkpoint:
-    """The folder of one run under way, by the name of all that determines its result."""
+    """The folder of one run under way, by the name of all that determines its result.
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder = folder / name
+    It is gone on with only while what the run was ``seen`` to read is as it was.
+    """
+
+    def __init__(self, folder: Path, name: str, seen: Seen) -> None:
+        self.folder, self.seen = folder / name, seen
         self._started = self.folder / "run.json"
 
     def begun(self, forced: bool = False) -> str | None:
@@ -58,14 +65,24 @@ class Checkpoint:
             return None
         with undamaged(self._started, self.folder):
             found = json.loads(self._started.read_text())
-            return str(found["token"]) if found["forced"] or not forced else None
+            token, belongs = str(found["token"]), found["forced"] or not forced
+            reason = self.seen.changed_since(found.get("seen"))
+        if reason is not None:
+            log.warning("The run that was cut off is begun anew: %s.", reason)
+        return token if belongs and reason is None else None
 
     def begin(self, forced: bool, about: Mapping[str, Any]) -> str:
         """Forget everything and make a token; ``about`` says to people what is kept here."""
         self.discard()
         token = uuid.uuid4().hex
         write_json(self._started, {"token": token, "forced": forced, **about})
+        self.note()
         return token
+
+    def note(self) -> None:
+        """Take down what was read by now."""
+        found = json.loads(self._started.read_text())
+        write_json(self._started, found | {"seen": self.seen.by_now()})
 
     def steps(self, track: str) -> "KeptSteps":
         """The steps of a track."""
@@ -182,15 +199,30 @@ class KeptEpochs(Epochs):
 
 
 def kept_scores(
-    path: Path, folder: Path, settings: Mapping[str, Any], score: Callable[[], Scored]
+    path: Path,
+    folder: Path,
+    settings: Mapping[str, Any],
+    score: Callable[[], Scored],
+    seen: Seen | None = None,
 ) -> Scored:
-    """Scores that are made once: read from ``path``, or made and written there with their cost."""
+    """Scores that are made once: read from ``path``, or made and written there with their cost.
+
+    With ``seen`` they are made again where what they were computed from has changed.
+    """
     about = path.with_suffix(".json")
-    made = None if ranks.agreed(path.exists) else score()
+
+    def usable() -> bool:
+        if seen is None or not path.exists():
+            return path.exists()
+        with undamaged(about, folder):
+            return seen.changed_since(json.loads(about.read_text()).get("seen")) is None
+
+    made = None if ranks.agreed(usable) else score()
 
     def kept() -> Scored:
         if made is not None:
-            write_json(about, {"settings": settings, "cost": vars(made[1])})
+            read = seen.by_now() if seen else None
+            write_json(about, {"settings": settings, "cost": vars(made[1]), "seen": read})
             save_estimates({"scores": made[0]}, path)
         with undamaged(path, folder):
             (found,) = load_estimates(path).values()

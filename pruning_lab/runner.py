@@ -3,6 +3,7 @@
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -25,16 +26,24 @@ from pruning_lab.checkpoint import RECIPE, load_state, save_pruned
 from pruning_lab.datasets import loader
 from pruning_lab.dry_run import DryRun
 from pruning_lab.errors import UserError
-from pruning_lab.identity import Job, baseline_determinants, digest_of_program, identify
+from pruning_lab.identity import (
+    Job,
+    baseline_determinants,
+    digest_of_network,
+    fresh_model,
+    identify,
+)
 from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
+from pruning_lab.observed import watching
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
-from pruning_lab.random_streams import seed_all
-from pruning_lab.record import Names, Rows, recording, tags
+from pruning_lab.record import Names, Rows, find_finished, recording, tags
+from pruning_lab.rehearsal import check_storable
 from pruning_lab.resume import Checkpoint
 from pruning_lab.schedules import Schedule, ToTarget
-from pruning_lab.setup import build, build_model, plain
+from pruning_lab.setup import build, plain
+from pruning_lab.sources import digest_of_program
 from pruning_lab.track import (
     MAIN,
     SCRATCH,
@@ -56,24 +65,26 @@ log = logging.getLogger(__name__)
 
 def finished(config: DictConfig, job: Job) -> float | None:
     """The test accuracy that this configuration ended with; None where it is not finished."""
-    store = config.tracking
-    done = ranks.agreed(lambda: tracking.find_finished(store.uri, store.experiment, job.name))
+    done = ranks.agreed(lambda: find_finished(config, job))
     if done is None:
         return None
     log.info(
         "Finished already: run %s (%s), test accuracy %.2f %%. force=true runs it again.",
         done.run_id, done.name, 100 * done.accuracy,
     )  # fmt: skip
-    where = tracking.ui_command(config.tracking.uri)
-    log.info("Its curves, figures and models: %s", tracking.without_password(where))
+    where = tracking.where_to_look(config.tracking.uri, done.experiment_id)
+    log.info("Its curves, figures and models: %s", where)
     return done.accuracy
 
 
 class Experiment:
     """Everything one experiment needs, built and checked before any work starts."""
 
-    def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
+    def __init__(
+        self, config: DictConfig, names: Names, output: Path, overrides: Sequence[str] = ()
+    ) -> None:
         self.config, self.names, self.output = config, names, output
+        self.overrides = overrides
         self.job = identify(config)
         self.device, self.splits = self.job.device, self.job.splits
         torch.set_num_threads(self.job.threads)
@@ -85,10 +96,11 @@ class Experiment:
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
         determinants = baseline_determinants(self.job.start, self.model)
-        self.baseline = Baseline(Path(config.baseline.folder), determinants)
-        self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name)
+        self.baseline = Baseline(Path(config.baseline.folder), determinants, self.job.seen)
+        self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name, self.job.seen)
         check_folder("baseline.folder", self.baseline.folder.parent)
         check_folder("checkpoints", self.checkpoint.folder.parent)
+        check_storable(self.model, self.network.pruned)
         after_cut = config.after_cut
         self.task = Task(
             self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate
@@ -145,6 +157,7 @@ class Experiment:
                 self._train_from_scratch(plans)
             if any(self.config.controls.values()):
                 self.record.curves()
+            self.record.seen(self.job.seen.by_now())
         return self.record.of(MAIN)[-1]["test_accuracy_after"]
 
     # -- the stages ---------------------------------------------------------------------------
@@ -163,7 +176,9 @@ class Experiment:
                 fit(model, optimizer, self.splits.train, self.training, order, label, kept)
 
         new = self.baseline.obtain(self.model, train)
-        log.info("Baseline %s: %s", self.baseline.name, "ready" if new else "found on disk")
+        untrained = not self.training.epochs and self.config.baseline.checkpoint is None
+        state = "as it is built" if untrained else "ready" if new else "found on disk"
+        log.info("Baseline %s: %s", self.baseline.name, state)
 
     def _attribute(self) -> Scored:
         """All wanted criteria on the baseline, kept beside it; returns the chosen one's."""
@@ -287,7 +302,7 @@ class Experiment:
             log.info("Going on where an earlier try was cut off (%s)", self.checkpoint.folder)
         labels = tags(self.config, self.names, self.baseline)
         labels |= {tracking.IDENTITY: self.job.name, tracking.CHECKPOINT: token}
-        return recording(self.client, self.config, self.names, labels, self.output)
+        return recording(self.client, self.config, self.names, labels, self.output, self.overrides)
 
     def _pruned_model(self) -> Path | None:
         """Where the pruned model was saved; None where it is not to be kept."""
@@ -303,6 +318,8 @@ class Experiment:
 
     def _keep_row(self, track: str, step: int, row: Row) -> None:
         """Write one step down, and say it."""
+        if ranks.leads():
+            self.checkpoint.note()
         self.record.row(track, step, row)
         log.info(
             "Step %d of %d%s: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
@@ -322,8 +339,14 @@ class Experiment:
         """The unpruned network with weights as they are drawn; every ``stage`` draws others."""
         config = self.config
         init = config.seeds.init
-        seed_all(init if stage == 0 else seed_of(init, stage))
-        model = build_model(config.model, self.splits).to(self.device)
+        model = fresh_model(config.model, self.splits, init if stage == 0 else seed_of(init, stage))
+        if stage == 0 and digest_of_network(model) != self.job.start["network"]:
+            raise UserError(
+                f"model={config.model._target_} gives another network each time it is built from "
+                "the same seed. Draw its weights from torch's, numpy's or Python's own stream, and "
+                "leave the files that it reads alone while it runs."
+            )
+        model = model.to(self.device)
         rescale = config.after_cut.rescale_dropout
         return Network(model, self.splits.input_size, self.device, rescale)
 
@@ -342,6 +365,7 @@ class Experiment:
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
         make = build(settings, "metric")
         try:
-            return make(model, self.batches, F.cross_entropy, self.device)
+            with watching():
+                return make(model, self.batches, F.cross_entropy, self.device)
         except TypeError as error:
             raise UserError(f"metric: {error}.".replace(".__init__()", "()")) from error

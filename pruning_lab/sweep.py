@@ -22,6 +22,7 @@ from pruning_lab import tracking
 from pruning_lab.atomic import write_json
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
+from pruning_lab.record import find_finished
 from pruning_lab.resume import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -116,12 +117,12 @@ def _jobs(config: DictConfig) -> list[list[str]] | None:
 def _state(config: DictConfig) -> str:
     """Whether a configuration is finished, begun or new; what is impossible is new."""
     try:
-        name = identify(config).name
+        job = identify(config)
         if config.force:
             return NEW
-        if tracking.find_finished(config.tracking.uri, config.tracking.experiment, name):
+        if find_finished(config, job):
             return DONE
-        return BEGUN if Checkpoint(Path(config.checkpoints), name).begun() else NEW
+        return BEGUN if Checkpoint(Path(config.checkpoints), job.name, job.seen).begun() else NEW
     except UserError:  # the job itself will say it
         return NEW
 

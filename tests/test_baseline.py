@@ -12,7 +12,10 @@ from pruning_lab.baseline import Baseline
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identity
 from pruning_lab.ledger import Cost
+from pruning_lab.observed import Seen
 from tests.experiment import in_processes
+
+SEEN = Seen([])
 
 
 def test_the_name_of_a_baseline_is_pinned_and_ignores_the_order_of_keys():
@@ -27,17 +30,17 @@ def trained(model, epochs):
 
 def test_it_is_trained_once_and_found_again(tmp_path):
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert Baseline(tmp_path, {"seed": 0}).obtain(first, trained)
-    assert not Baseline(tmp_path, {"seed": 0}).obtain(second, lambda *_: pytest.fail("again"))
+    assert Baseline(tmp_path, {"seed": 0}, SEEN).obtain(first, trained)
+    assert not Baseline(tmp_path, {"seed": 0}, SEEN).obtain(second, lambda *_: pytest.fail("again"))
     assert second.weight.tolist() == [[3, 3], [3, 3]]
-    assert Baseline(tmp_path, {"seed": 1}).obtain(nn.Linear(2, 2), trained)
+    assert Baseline(tmp_path, {"seed": 1}, SEEN).obtain(nn.Linear(2, 2), trained)
 
 
 def test_a_failed_training_leaves_nothing_behind(tmp_path):
     def fail(model, epochs):
         raise RuntimeError("power cut")
 
-    baseline = Baseline(tmp_path, {})
+    baseline = Baseline(tmp_path, {}, SEEN)
     with pytest.raises(RuntimeError, match="power cut"):
         baseline.obtain(nn.Linear(2, 2), fail)
     assert baseline.obtain(nn.Linear(2, 2), trained)
@@ -50,7 +53,7 @@ def train_and_count(folder):
         time.sleep(0.5)
         trained(model, epochs)
 
-    Baseline(folder, {"seed": 0}).obtain(nn.Linear(2, 2), train)
+    Baseline(folder, {"seed": 0}, SEEN).obtain(nn.Linear(2, 2), train)
 
 
 def test_jobs_that_start_together_train_once(tmp_path):
@@ -59,7 +62,7 @@ def test_jobs_that_start_together_train_once(tmp_path):
 
 
 def test_scores_are_computed_once_for_each_setting(tmp_path):
-    baseline, calls = Baseline(tmp_path, {}), []
+    baseline, calls = Baseline(tmp_path, {}, SEEN), []
 
     def score():
         calls.append(1)
@@ -74,7 +77,7 @@ def test_scores_are_computed_once_for_each_setting(tmp_path):
 
 @pytest.mark.parametrize("what", ["model.safetensors", "taylor-*.npz", "taylor-*.json"])
 def test_a_damaged_file_says_what_to_delete(what, tmp_path):
-    baseline = Baseline(tmp_path, {})
+    baseline = Baseline(tmp_path, {}, SEEN)
     baseline.obtain(nn.Linear(2, 2), trained)
 
     def use():
@@ -91,4 +94,4 @@ def test_a_damaged_file_says_what_to_delete(what, tmp_path):
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"baseline.folder=.*file cannot be written"):
-        Baseline(tmp_path / "file", {}).obtain(nn.Linear(2, 2), trained)
+        Baseline(tmp_path / "file", {}, SEEN).obtain(nn.Linear(2, 2), trained)

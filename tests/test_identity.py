@@ -8,12 +8,13 @@ from hydra import compose, initialize_config_module
 from PIL import Image
 from torch import nn
 
-from pruning_lab import identity, setup
+from pruning_lab import identity, setup, sources
 from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.datasets.image_folder import image_folder
 from pruning_lab.datasets.splits import Images, Splits
 from pruning_lab.errors import UserError
-from pruning_lab.identity import digest_of_program, identify
+from pruning_lab.identity import identify
+from pruning_lab.sources import digest_of_program
 from tests.experiment import TINY
 
 
@@ -35,7 +36,7 @@ def determinants(model=None, value=1, checkpoint=None, **dataset):
     }  # fmt: skip
     splits = Splits(*[images(value)] * 4, num_classes=4, input_size=(1, 2, 2))
     return identity.baseline_determinants(
-        identity.start_determinants(settings, splits.fingerprint(), torch.device("cpu"), 1),
+        identity.start_determinants(settings, splits.fingerprint(), "net", torch.device("cpu"), 1),
         model or Fixed(),
     )
 
@@ -89,12 +90,12 @@ def test_a_missing_checkpoint_is_said_before_the_work(tmp_path):
     ],
 )
 def test_scores_are_named_by_all_the_code_that_they_depend_on(changed, matters, monkeypatch):
-    before, own = digest_of_program.__wrapped__(ShapleyAttributionMetric), identity._source
+    before, own = digest_of_program.__wrapped__(ShapleyAttributionMetric), sources._source
 
     def edited(name):
         return own(name) + "# edited" if name == changed else own(name)
 
-    monkeypatch.setattr(identity, "_source", edited)
+    monkeypatch.setattr(sources, "_source", edited)
     assert (digest_of_program.__wrapped__(ShapleyAttributionMetric) != before) == matters
 
 
@@ -103,13 +104,13 @@ class Derived(ShapleyAttributionMetric):
 
 
 def test_a_users_criterion_is_named_by_its_own_file_and_those_it_derives_from(monkeypatch):
-    before, own = digest_of_program.__wrapped__(Derived), identity._source
+    before, own = digest_of_program.__wrapped__(Derived), sources._source
     for changed in (__name__, "pruning_lab.attributions.shapley"):
 
         def edited(name, changed=changed):
             return own(name) + "# edited" if name == changed else own(name)
 
-        monkeypatch.setattr(identity, "_source", edited)
+        monkeypatch.setattr(sources, "_source", edited)
         assert digest_of_program.__wrapped__(Derived) != before
 
 
@@ -119,16 +120,16 @@ def name(*overrides):
 
 
 def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
-    monkeypatch.setattr(identity, "digest_of_program", lambda made: made.__name__)
+    monkeypatch.setattr(identity, "digest_of_program", lambda made, *_: made.__name__)
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", [*TINY, "attributions=none", "metric=random"])
     settings = setup.plain(config)
-    start = identity.start_determinants(settings, "abc", torch.device("cpu"), 1)
+    start = identity.start_determinants(settings, "abc", "net", torch.device("cpu"), 1)
     found = identity.run_determinants(start, settings)
     assert set(found) == {
-        "model", "dataset", "samples", "versions", "training", "checkpoint", "seeds", "threads",
-        "device", "metric", "attributions", "schedule", "finetune", "after_cut", "controls",
-        "scoring", "code",
+        "model", "dataset", "samples", "network", "versions", "training", "checkpoint", "seeds",
+        "threads", "device", "metric", "attributions", "schedule", "finetune", "after_cut",
+        "controls", "scoring", "code",
     }  # fmt: skip
     assert found["code"] == {
         "model": "MLP", "dataset": "synthetic", "baseline.training": "Training",
@@ -137,7 +138,7 @@ def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
     }  # fmt: skip
     assert set(found["versions"]) == {"torch", "torchvision", "numpy", "pillow"}
     found["versions"] = {"torch": "1"}
-    assert identity.identity(found) == "196426ee1583"
+    assert identity.identity(found) == "eeff28b68803"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,7 @@ def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
 def test_what_does_not_determine_the_result_does_not_change_the_identity(other, monkeypatch):
     if "dataset" in other:  # the synthetic data lie nowhere
         monkeypatch.setattr(identity, "_data", lambda _: (None, "abc"))
+        monkeypatch.setattr(identity, "_network", lambda *_: ("net", None))
     assert name(other) == name()
 
 
@@ -188,13 +190,13 @@ def test_what_determines_the_result_changes_the_identity(other):
     ],
 )
 def test_code_that_determines_the_result_changes_the_identity(changed, matters, monkeypatch):
-    before, own = name("attributions=none"), identity._source
+    before, own = name("attributions=none"), sources._source
 
     def edited(module):
         return own(module) + "# edited" if module == changed else own(module)
 
     digest_of_program.cache_clear()
-    monkeypatch.setattr(identity, "_source", edited)
+    monkeypatch.setattr(sources, "_source", edited)
     assert (name("attributions=none") != before) == matters
     digest_of_program.cache_clear()
 
@@ -212,14 +214,19 @@ def test_code_that_a_model_imports_from_beside_it_counts(tmp_path, monkeypatch):
         read.append(module)
         return own(module)
 
-    own = identity._source
+    own = sources._source
     before = digest_of_program.__wrapped__(made)
-    monkeypatch.setattr(identity, "_source", source)
+    monkeypatch.setattr(sources, "_source", source)
     assert digest_of_program.__wrapped__(made) == before
     assert {"own_net", "own_blocks"} <= set(read)
     assert not any(module.startswith("torch") for module in read)
-    monkeypatch.setattr(identity, "_source", lambda name: own(name) + "#" * (name == "own_blocks"))
+    monkeypatch.setattr(sources, "_source", lambda name: own(name) + "#" * (name == "own_blocks"))
     assert digest_of_program.__wrapped__(made) != before
+
+
+def forget_installed():
+    for known in (sources._lent_places, sources._distributions, sources._versions):
+        known.cache_clear()
 
 
 def test_of_what_is_installed_outside_the_environment_the_version_counts(tmp_path, monkeypatch):
@@ -230,14 +237,15 @@ def test_of_what_is_installed_outside_the_environment_the_version_counts(tmp_pat
     (about.parent / "top_level.txt").write_text("lent_package\n")
     about.write_text("Metadata-Version: 2.1\nName: lent_package\nVersion: 1.0\n")
     (tmp_path / "lent_package.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
-    made, own, read = __import__("lent_package").Net, identity._source, []
-    identity._lent_places.cache_clear()
-    monkeypatch.setattr(identity, "_source", lambda name: read.append(name) or own(name))
+    made, own, read = __import__("lent_package").Net, sources._source, []
+    forget_installed()
+    monkeypatch.setattr(sources, "_source", lambda name: read.append(name) or own(name))
     before = digest_of_program.__wrapped__(made)
     assert read == []
     about.write_text(about.read_text().replace("Version: 1.0", "Version: 2.0"))
+    forget_installed()
     assert digest_of_program.__wrapped__(made) != before
-    identity._lent_places.cache_clear()
+    forget_installed()
 
 
 def test_code_beside_something_installed_still_counts(tmp_path, monkeypatch):
@@ -245,9 +253,9 @@ def test_code_beside_something_installed_still_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "some_dependency-1.0.dist-info").mkdir()
     (tmp_path / "net_beside.py").write_text("from torch import nn\nclass Net(nn.ReLU): pass\n")
-    made, own = __import__("net_beside").Net, identity._source
-    identity._lent_places.cache_clear()
+    made, own = __import__("net_beside").Net, sources._source
+    forget_installed()
     before = digest_of_program.__wrapped__(made)
-    monkeypatch.setattr(identity, "_source", lambda name: own(name) + "#" * (name == "net_beside"))
+    monkeypatch.setattr(sources, "_source", lambda name: own(name) + "#" * (name == "net_beside"))
     assert digest_of_program.__wrapped__(made) != before
-    identity._lent_places.cache_clear()
+    forget_installed()

@@ -7,10 +7,12 @@ import pruning_lab
 
 ROOMS = [
     "errors",
+    "random_streams",
     "ranks",
     "atomic",
     "modes",
-    "random_streams",
+    "sources",
+    "observed",
     "models",
     "datasets",
     "cost",
@@ -27,6 +29,7 @@ ROOMS = [
     "training",
     "track",
     "checkpoint",
+    "rehearsal",
     "setup",
     "criteria",
     "identity",

@@ -137,7 +137,7 @@ def test_the_leading_rank_decides_and_what_it_refuses_is_refused_by_all(tmp_path
 def devices():
     settings = {"baseline": {"checkpoint": None, "training": 1}, "model": 1, "dataset": {},
                 "seeds": {"init": 0, "order": 0}}  # fmt: skip
-    named = identity.start_determinants(settings, "samples", torch.device("cpu"), 1)
+    named = identity.start_determinants(settings, "samples", "net", torch.device("cpu"), 1)
     with pytest.raises(UserError, match="device=cuda:1 is not possible for several processes"):
         setup.find_device("cuda:1")
     return named.get("processes"), setup.find_device("auto").type

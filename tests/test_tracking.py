@@ -1,18 +1,24 @@
 """What is written to MLflow is what is read back; what cannot be written to is said at once."""
 
 import multiprocessing
+import shutil
 import sqlite3
 from contextlib import closing, nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.utils.validation import _validate_metric_name
 
 from pruning_lab import tracking
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import write
+from pruning_lab.tracking import keys, write
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
         "finetune": "sgd", "baseline": "abc", "setting": "def",
@@ -138,9 +144,12 @@ def test_jobs_that_start_together_share_a_new_store(uri):
 
 
 def test_the_ui_command_can_be_pasted(tmp_path):
-    command = tracking.ui_command("sqlite:///a b.db")
+    command, page = tracking.where_to_look("sqlite:///a b.db", "3").splitlines()
+    charts = "#/experiments/3/runs?compareRunsMode=CHART&workflowType=machine_learning"
     assert command.endswith("mlflow ui --backend-store-uri 'sqlite:///a b.db'")
-    assert tracking.ui_command("https://mlflow.example.org") == "https://mlflow.example.org"
+    assert page.strip() == f"then open http://127.0.0.1:5000/{charts}"
+    server = tracking.where_to_look("https://me:secret@mlflow.example.org/", "3")
+    assert server == f"https://me:***@mlflow.example.org/{charts}"
 
 
 def test_nested_settings_become_dotted_keys():
@@ -281,3 +290,87 @@ def test_half_a_database_of_a_killed_process_is_no_obstacle(uri, tmp_path):
 def test_a_store_in_memory_is_refused():
     with pytest.raises(UserError, match=r"sqlite:// names no file: runs would be gone"):
         tracking.connect("sqlite://")
+
+
+@given(st.text(max_size=300))
+@example("width/conv(3,3)")
+@example("../a//./b/")
+@example("a\n")
+@example("")
+def test_every_name_of_a_layer_becomes_a_key_that_mlflow_takes(name):
+    key = keys.in_section(f"width/{name}")
+    _validate_metric_name(key)
+    assert len(key) <= 250
+    assert keys.permitted(key) == key
+
+
+def test_two_names_stay_two_and_ordinary_ones_stay_as_they_are():
+    names = ["conv(3,3)", "conv[3,3]", "conv_3_3_", "a/b", "a//b", "x" * 300, "x" * 301]
+    made = [keys.permitted(name) for name in names]
+    assert len(set(made)) == len(names)
+    assert made[2] == "conv_3_3_"
+    assert made[3] == "a/b"
+
+
+class Refusing:
+    """A store that does not take some keys, whoever sends them and whenever."""
+
+    tracking_uri = "http://refusing"
+
+    def __init__(self):
+        self.taken = []
+
+    def log_batch(self, run_id, metrics=(), params=()):
+        if any("bad" in each.key for each in (*metrics, *params)):
+            raise MlflowException("Invalid key", INVALID_PARAMETER_VALUE)
+        self.taken += [each.key for each in (*metrics, *params)]
+
+
+def test_what_is_refused_for_good_is_left_out_alone_and_said(caplog):
+    store = Refusing()
+    run = tracking.Run(store, "1")
+    run.metrics(0, {"test_accuracy_after": 0.5, "bad": 1, "test_loss_after": 2})
+    run.metrics(100, {"test_accuracy_after": 0.4})
+    run.deliver()
+    assert store.taken == [
+        "accuracy/test_accuracy_after", "loss/test_loss_after", "accuracy/test_accuracy_after",
+    ]  # fmt: skip
+    assert "MLflow does not take 'cost/bad', and it is left out there" in caplog.text
+
+
+def moved(tmp_path, how):
+    old, new = tmp_path / "cluster", tmp_path / "laptop"
+    old.mkdir()
+    with tracking.run(tracking.connect(f"sqlite:///{old}/m.db"), "mine", "a", {}, {}) as run:
+        run.text("then", "note.txt")
+    how(old, new)
+    return run.run_id, f"sqlite:///{new}/m.db", old, new
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_a_store_that_was_moved_or_copied_reads_and_writes_its_own_files(tmp_path, how):
+    run_id, uri, old, new = moved(tmp_path, how)
+    client = tracking.connect(uri)
+    assert client.get_run(run_id).info.artifact_uri.startswith(new.as_uri())
+    with tracking.run(client, "mine", "b", {}, {}) as run:
+        run.text("now", "note.txt")
+    assert sorted(p.read_text() for p in new.rglob("note.txt")) == ["now", "then"]
+    assert [p.read_text() for p in old.rglob("note.txt")] == ["then"] * old.exists()
+
+
+def test_a_database_alone_leaves_its_files_where_they_are(tmp_path):
+    run_id, uri, old, _ = moved(
+        tmp_path, lambda old, new: (new.mkdir(), shutil.move(old / "m.db", new / "m.db"))
+    )
+    assert tracking.connect(uri).get_run(run_id).info.artifact_uri.startswith(old.as_uri())
+
+
+def test_a_finished_run_without_its_files_is_none(tmp_path):
+    uri = f"sqlite:///{tmp_path}/m.db"
+    with tracking.run(tracking.connect(uri), "mine", "a", {tracking.IDENTITY: "abc"}, {}) as run:
+        run.metrics(0, {"test_accuracy_after": 0.5, "val_accuracy_after": 0.4})
+        run.text("step\n0\n", tracking.STEPS)
+    assert tracking.find_finished(uri, "mine", "abc").run_id == run.run_id
+    (steps,) = tmp_path.rglob(tracking.STEPS)
+    steps.unlink()
+    assert tracking.find_finished(uri, "mine", "abc") is None

@@ -1,7 +1,7 @@
 """The only room that knows MLflow: every key is written and read here."""
 
 import pruning_lab.tracking.environment  # noqa: F401  (before mlflow)
-from pruning_lab.tracking.keys import CHECKPOINT, COMPARISON, IDENTITY, STEPS
+from pruning_lab.tracking.keys import CHECKPOINT, COMPARISON, IDENTITY, SEEN, STEPS
 from pruning_lab.tracking.read import (
     Finished,
     Runs,
@@ -12,13 +12,14 @@ from pruning_lab.tracking.read import (
     read_runs,
     read_scores,
 )
-from pruning_lab.tracking.store import MlflowClient, connect, ui_command, without_password
+from pruning_lab.tracking.store import MlflowClient, connect, where_to_look, without_password
 from pruning_lab.tracking.write import Run, flatten, keep_report, run
 
 __all__ = [
     "CHECKPOINT",
     "COMPARISON",
     "IDENTITY",
+    "SEEN",
     "STEPS",
     "Finished",
     "MlflowClient",
@@ -34,6 +35,6 @@ __all__ = [
     "read_runs",
     "read_scores",
     "run",
-    "ui_command",
+    "where_to_look",
     "without_password",
 ]

@@ -1,15 +1,14 @@
 """Recorded runs, read back."""
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -23,10 +22,12 @@ from pruning_lab.tracking.keys import (
     ERROR,
     GROUPS,
     IDENTITY,
+    SEEN,
     STEPS,
     in_section,
     scores_file,
 )
+from pruning_lab.tracking.moved import local_path
 from pruning_lab.tracking.store import connect, connect_to_read, reaching, sqlite_file
 
 NAME = "mlflow.runName"
@@ -43,11 +44,13 @@ class Runs:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that needs not be done again, and the test accuracy that it ended with."""
+    """A run that needs not be done again: the test accuracy it ended with, where, what it read."""
 
     run_id: str
     name: str
     accuracy: float
+    experiment_id: str
+    seen: dict[str, Any] | None
 
 
 def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
@@ -97,7 +100,10 @@ def find_runs(
 
 
 def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
-    """The newest finished run with this identity; None where there is none, and no store yet."""
+    """The newest finished run with this identity; None where there is none, and no store yet.
+
+    A run whose step table cannot be read counts as none: it is of no use any more.
+    """
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
         return None
@@ -108,7 +114,18 @@ def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
         runs = client.search_runs([found.experiment_id], wanted, max_results=1) if found else []
     for run in runs:
         accuracy = run.data.metrics[in_section("test_accuracy_after")]
-        return Finished(run.info.run_id, run.info.run_name, accuracy)
+        with suppress(UserError, OSError), _file(client, run, STEPS):
+            return Finished(
+                run.info.run_id, run.info.run_name, accuracy, run.info.experiment_id,
+                _seen(client, run),
+            )  # fmt: skip
+    return None
+
+
+def _seen(client: MlflowClient, run: Any) -> dict[str, Any] | None:
+    """What a run was seen to read; None where it does not say."""
+    with suppress(UserError, ValueError, OSError), _file(client, run, SEEN) as path:
+        return dict(json.loads(path.read_text()))
     return None
 
 
@@ -205,9 +222,9 @@ def _frame(runs: Sequence[Any], tables: Mapping[str, pd.DataFrame]) -> pd.DataFr
 @contextmanager
 def _file(client: MlflowClient, run: Any, name: str) -> Iterator[Path]:
     """A run's file; one that is not on this machine for a while only."""
-    place = urlparse(run.info.artifact_uri)
-    if place.scheme == "file" and not place.netloc:
-        path = Path(url2pathname(place.path)) / name
+    place = local_path(run.info.artifact_uri)
+    if place is not None:
+        path = place / name
         if not path.is_file():
             raise UserError(f"The run {run.info.run_id} has no file {name}: {path} is not there.")
         yield path

@@ -16,9 +16,17 @@ from mlflow.tracking import MlflowClient
 
 from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
+from pruning_lab.tracking.moved import follow_move
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets another level
 logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+LOCAL_SERVER = "http://127.0.0.1:5000"
+"""Where ``mlflow ui`` answers."""
+
+CHARTS = "runs?compareRunsMode=CHART&workflowType=machine_learning"
+"""The charts of an experiment's runs, after its address."""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -78,11 +86,16 @@ def connect_to_read(uri: str) -> MlflowClient:
     return _connected(uri, to_write=False)
 
 
-def ui_command(uri: str) -> str:
-    """The command that opens the MLflow UI on the store at ``uri``, or the server's address."""
+def where_to_look(uri: str, experiment_id: str) -> str:
+    """How to see the curves of an experiment in MLflow: a command, and the page to open then.
+
+    MLflow's own start page is about something else, and shows no runs.
+    """
+    page = f"#/experiments/{experiment_id}/{CHARTS}"
     if uri.startswith("http"):
-        return uri
-    return shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri])
+        return without_password(f"{uri.rstrip('/')}/{page}")
+    command = shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri])
+    return without_password(f"{command}\n{'':13} then open {LOCAL_SERVER}/{page}")
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -109,6 +122,7 @@ def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
             database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
             if to_write:
                 database.execute("create table written (x)")  # never committed
+        follow_move(file)
         yield
 
 

@@ -6,12 +6,10 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -30,9 +28,12 @@ from pruning_lab.tracking.keys import (
     ERROR,
     STEPS,
     in_section,
+    permitted,
     prefix_of,
+    printable,
     scores_file,
 )
+from pruning_lab.tracking.moved import files_beside, local_path
 from pruning_lab.tracking.store import (
     connect,
     first_line,
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 PAUSE = 60.0
 """Seconds before a store that did not answer is asked again."""
 
+REFUSALS = (400, 413, 422)
+"""Answers of a server that does not take what it was sent, whenever that is."""
+
 PATIENCE = (0, 1, 5, 15)
 """Seconds between the last tries, when a run is at its end."""
 
@@ -54,12 +58,14 @@ class Run:
     """One MLflow run, from start to end.
 
     What the store does not take at once waits in memory, in its order, and is sent with what
-    follows or at the end: a server that is away for a while stops no experiment.
+    follows or at the end: a server that is away for a while stops no experiment. What it refuses
+    for good is left out, alone, and said: it would hold up all that follows.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str = "0") -> None:
         self.client = client
         self.run_id = run_id
+        self.experiment_id = experiment_id
         self._waiting: list[Callable[[], Any]] = []
         self._failed = float("-inf")
 
@@ -82,15 +88,15 @@ class Run:
             Metric(in_section(prefix_of(track) + k), float(v), when, permille)
             for k, v in values.items()
         ]
-        self._send(lambda: self.client.log_batch(self.run_id, metrics=metrics))
+        self._send(lambda: self._log(metrics=metrics))
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log the configuration; what a run that goes on was begun with stays."""
 
         def send() -> None:
             known = self.client.get_run(self.run_id).data.params
-            pairs = [Param(key, str(value)) for key, value in params.items() if key not in known]
-            self.client.log_batch(self.run_id, params=pairs)
+            named = {permitted(key): printable(value) for key, value in params.items()}
+            self._log(params=[Param(k, value) for k, value in named.items() if k not in known])
 
         self._send(send)
 
@@ -106,7 +112,7 @@ class Run:
 
     def text(self, text: str, name: str) -> None:
         """Log a text file."""
-        self.file(text.encode(), name)
+        self.file(text.encode(errors="backslashreplace"), name)
 
     def folder(self, folder: Path, name: str) -> None:
         """Log the files of a folder."""
@@ -120,10 +126,37 @@ class Run:
             self.file(path.read_bytes(), scores_file(step, track))
 
     def deliver(self) -> None:
-        """Send all that waits; raises what the store raises."""
+        """Send all that waits; raises what the store raises, but for what it refuses for good."""
         while self._waiting:
-            self._waiting[0]()
+            try:
+                self._waiting[0]()
+            except MlflowException as error:
+                if not _refused_for_good(error):
+                    raise
+                self._leave_out("a file", error)
             del self._waiting[0]
+
+    def _log(self, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
+        """Log metrics or parameters, one by one where some of them are refused for good."""
+        try:
+            self.client.log_batch(self.run_id, metrics=metrics, params=params)
+        except MlflowException as error:
+            if not _refused_for_good(error):
+                raise
+            if len(metrics) + len(params) == 1:
+                (key,) = [each.key for each in metrics] + [each.key for each in params]
+                self._leave_out(repr(key), error)
+                return
+            for each in metrics:
+                self._log(metrics=[each])
+            for one in params:
+                self._log(params=[one])
+
+    def _leave_out(self, what: str, error: Exception) -> None:
+        log.warning(
+            "MLflow does not take %s, and it is left out there (%s). The run's steps.csv and "
+            "config.yaml have all numbers and settings.", what, first_line(error),
+        )  # fmt: skip
 
     def file(self, content: bytes, name: str) -> None:
         """Log a file of this content."""
@@ -164,10 +197,12 @@ def run(
 
     The run that has the same tag ``checkpoint`` is continued, where there is one.
     """
-    text = {key: str(value) for key, value in tags.items()} | ({COLOR: color} if color else {})
+    text = {key: printable(value) for key, value in tags.items()}
+    text |= {COLOR: color} if color else {}
     with reaching(client.tracking_uri):
         number = _experiment(client, experiment)
-        run = Run(client, _begun(client, number, tags) or _new(client, number, name, text))
+        run_id = _begun(client, number, tags) or _new(client, number, printable(name), text)
+        run = Run(client, run_id, number)
     status, reason = "FAILED", ""
     try:
         run.params(params)
@@ -186,6 +221,11 @@ def run(
                 client.set_tag(run.run_id, ERROR, reason)
             with suppress(Exception):
                 client.set_terminated(run.run_id, status)
+
+
+def _refused_for_good(error: MlflowException) -> bool:
+    """Whether the store would refuse the same again: what is wrong is what it was sent."""
+    return error.get_http_status_code() in REFUSALS
 
 
 def _new(client: MlflowClient, experiment: str, name: str, tags: dict[str, str]) -> str:
@@ -225,9 +265,9 @@ def _finish(run: Run) -> None:
 
 def _files_to_disk(run: Run) -> None:
     """Files that the store only copied are on the disk before the run is said to be finished."""
-    place = urlparse(run.client.get_run(run.run_id).info.artifact_uri)
-    if place.scheme == "file" and not place.netloc:
-        for path in [each for each in Path(url2pathname(place.path)).rglob("*") if each.is_file()]:
+    place = local_path(run.client.get_run(run.run_id).info.artifact_uri)
+    for path in place.rglob("*") if place else ():
+        if path.is_file():
             to_disk(path)
 
 
@@ -255,7 +295,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if found is None:
         database = sqlite_file(client.tracking_uri)
         folder = re.sub(r"[^\w.-]|^[.]+", "_", name)
-        place = (database.parent.resolve() / "mlruns" / folder).as_uri() if database else None
+        place = files_beside(database, folder) if database else None
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:

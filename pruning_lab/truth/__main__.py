@@ -23,12 +23,12 @@ from pruning_lab.attributions.scores import LayerEstimates
 from pruning_lab.compare import markdown, style_of
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count
-from pruning_lab.identity import digest_of_program
 from pruning_lab.ledger import Cost, measured
 from pruning_lab.progress import ScoringBar
 from pruning_lab.record import Names, git_commit
 from pruning_lab.runner import Experiment
 from pruning_lab.setup import build, plain
+from pruning_lab.sources import digest_of_program
 from pruning_lab.track import seeded
 from pruning_lab.training import evaluate
 from pruning_lab.truth.figures import harm_by_layer, quality_and_cost, removal_curves
@@ -193,8 +193,8 @@ class Truth:
                     run.metrics(0, {f"harm/{row.criterion}": row.harm})
         log.info("\n%s\n", text)
         log.info("%-9s %s", "Files", self.output)
-        where = tracking.ui_command(self.config.tracking.uri)
-        log.info("%-9s %s", "MLflow", tracking.without_password(where))
+        where = tracking.where_to_look(self.config.tracking.uri, run.experiment_id)
+        log.info("%-9s %s", "MLflow", where)
 
     @cached_property
     def _shown(self) -> DictConfig:

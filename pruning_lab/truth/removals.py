@@ -14,8 +14,9 @@ from pruning_lab.atomic import replacing
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.removals import RemovalMetric
 from pruning_lab.errors import check_count
-from pruning_lab.identity import digest_of_program, identity
+from pruning_lab.identity import identity
 from pruning_lab.resume import undamaged
+from pruning_lab.sources import digest_of_program
 
 
 class Removals:
