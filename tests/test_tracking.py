@@ -359,9 +359,12 @@ def test_a_store_that_was_moved_or_copied_reads_and_writes_its_own_files(tmp_pat
 
 
 def test_a_database_alone_leaves_its_files_where_they_are(tmp_path):
-    run_id, uri, old, _ = moved(
-        tmp_path, lambda old, new: (new.mkdir(), shutil.move(old / "m.db", new / "m.db"))
-    )
+    def database_alone(old, new):
+        new.mkdir()
+        for file in old.glob("m.db*"):
+            shutil.move(file, new / file.name)
+
+    run_id, uri, old, _ = moved(tmp_path, database_alone)
     assert tracking.connect(uri).get_run(run_id).info.artifact_uri.startswith(old.as_uri())
 
 
