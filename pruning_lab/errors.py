@@ -48,9 +48,19 @@ def check_switch(name: str, value: Any) -> None:
 
 
 def check_text(name: str, value: Any, example: str) -> None:
-    """UserError unless ``value`` is text or a path, and not empty."""
+    """UserError unless ``value`` is text or a path, not empty, and can be written down."""
     if not isinstance(value, str | PathLike) or not str(value):
         raise UserError(f"{name}={value} is not possible; it is text, {example} for example.")
+    if printable(value) != str(value):
+        raise UserError(
+            f"{name}={printable(value)} is not possible; it is text in UTF-8, {example} for "
+            "example. Give the file or folder another name."
+        )
+
+
+def printable(text: str | PathLike) -> str:
+    """Text or a path; what is no UTF-8 in it, as names of files may be, is escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def check_number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> None:

@@ -21,9 +21,14 @@ from torch import nn
 from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
-from pruning_lab.observed import Seen, look_at, watching
-from pruning_lab.random_streams import seed_all, streams_kept
-from pruning_lab.setup import build, build_model, check_numbers, find_device, find_target, plain
+from pruning_lab.setup import (
+    build_data,
+    build_model,
+    check_numbers,
+    find_device,
+    find_target,
+    plain,
+)
 from pruning_lab.sources import digest_of_program, remember
 from pruning_lab.track import Track
 
@@ -75,7 +80,7 @@ def _data(settings: str) -> tuple[Splits, str]:
     """The data set of these settings, and its fingerprint."""
     config = OmegaConf.create(settings)
     assert isinstance(config, DictConfig)
-    splits: Splits = build(config, "dataset", Splits)
+    splits = build_data(config)
     return splits, splits.fingerprint()
 
 

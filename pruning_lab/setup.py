@@ -11,6 +11,7 @@ from torch import nn
 
 from pruning_lab import ranks
 from pruning_lab.datasets import Splits
+from pruning_lab.datasets.samples import TWICE
 from pruning_lab.errors import (
     UserError,
     check_choice,
@@ -20,12 +21,16 @@ from pruning_lab.errors import (
     check_text,
 )
 from pruning_lab.modes import evaluating
+from pruning_lab.random_streams import seed_all, streams_kept
 
 MOST_THREADS = 1024
 """From some thousands on torch ends the process without a word."""
 
 KEEP = ("none", "last", "all")
 """Which pruned models stay: none, the last, or that after every step."""
+
+ROUNDING = 1e-3
+"""By what share of the largest output one image's may differ with the size of its batch."""
 
 SECTIONS = ("seeds", "baseline", "after_cut", "controls", "scoring", "tracking")
 
@@ -76,6 +81,30 @@ def find_target(target: str, group: str) -> Any:
     return found
 
 
+def build_data(config: DictConfig) -> Splits:
+    """The data set; code that draws at random while it is built draws the same each time.
+
+    Raises UserError where a second one of the same settings has other samples.
+    """
+    target = str(config.get("_target_")) if isinstance(config, DictConfig) else ""
+    with streams_kept():
+        seed_all(0)
+        splits: Splits = build(config, "dataset", Splits)
+        if target.startswith("pruning_lab."):
+            return splits
+        first = splits.fingerprint(TWICE)
+        del splits  # two of them may be too large
+        seed_all(0)
+        again: Splits = build(config, "dataset", Splits)
+        if again.fingerprint(TWICE) != first:
+            raise UserError(
+                f"dataset._target_={target} gives other samples each time that it is built: no "
+                "result could be repeated. Draw from numpy's, torch's or Python's own stream, or "
+                "from np.random.default_rng(seed), and sort what a folder lists."
+            )
+    return again
+
+
 def build_model(config: DictConfig, splits: Splits) -> nn.Module:
     """The model, told of the data set what its signature asks for."""
     known = {
@@ -86,26 +115,20 @@ def build_model(config: DictConfig, splits: Splits) -> nn.Module:
     wanted = inspect.signature(find_target(plain(config)["_target_"], "model")).parameters
     missing = {key: value for key, value in known.items() if key in wanted and key not in config}
     model: nn.Module = build(config, "model", nn.Module, **missing)
-    _check_outputs(model, splits)
+    check_outputs(model, splits)
     return model
 
 
-def _check_outputs(model: nn.Module, splits: Splits) -> None:
-    """UserError unless the model makes one number a class out of the data set's images."""
-    x = torch.zeros(2, *splits.input_size)
-    try:
-        with evaluating(model), torch.no_grad():
-            output = model(x)
-            x = x[:1]  # what the costs are measured with
-            model(x)
-    except Exception as error:  # a user's forward may raise anything
+def check_outputs(model: nn.Module, splits: Splits) -> None:
+    """UserError unless the model makes one number a class out of each image by itself."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, *splits.input_size, generator=draw).to(device)
+    output = _output(model, torch.zeros_like(noise))
+    shape = _shape(output)
+    if shape != (2, splits.num_classes):
         raise UserError(
-            f"The model cannot take the data set's images, {tuple(x.shape)}: {error}"
-        ) from error
-    found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if found != (2, splits.num_classes):
-        raise UserError(
-            f"For two images the model gives {found}; for a data set of {splits.num_classes} "
+            f"For two images the model gives {shape}; for a data set of {splits.num_classes} "
             f"classes it must give a tensor of shape (2, {splits.num_classes})."
         )
     if not (output.is_meta or output.isfinite().all()):
@@ -113,6 +136,47 @@ def _check_outputs(model: nn.Module, splits: Splits) -> None:
             f"For black images the model gives {output[0].tolist()}: it cannot be trained from "
             "there. Are its weights finite, and drawn?"
         )
+    alone = _output(model, noise[:1])
+    if _shape(alone) != (1, splits.num_classes):
+        raise UserError(
+            f"For one image the model gives {_shape(alone)}; it must give a tensor of shape "
+            f"(1, {splits.num_classes}), since the last batch may be one image. Does it squeeze() "
+            "the batch away? flatten(1) and squeeze((2, 3)) keep it."
+        )
+    _check_rows(model, noise, alone)
+
+
+def _check_rows(model: nn.Module, images: torch.Tensor, alone: torch.Tensor) -> None:
+    """UserError where the first image's output depends on the second.
+
+    Nothing is said of models that draw at random even in eval mode.
+    """
+    both, again = _output(model, images), _output(model, images)
+    if both.is_meta or not torch.equal(both, again):
+        return
+    apart = (both[:1] - alone).abs().max().item()
+    if apart > ROUNDING * both.abs().max().item():
+        raise UserError(
+            f"The model's output for an image depends on the others in its batch, also in eval "
+            f"mode: it differs by {apart:.2g}. No image has a result of its own then. Does a layer "
+            "take statistics from the batch (track_running_stats=False), or a reshape or a mean "
+            "mix its images?"
+        )
+
+
+def _output(model: nn.Module, x: torch.Tensor) -> Any:
+    """What the model gives in eval mode; the random streams are left alone."""
+    try:
+        with evaluating(model), torch.no_grad(), streams_kept([x.device]):
+            return model(x)
+    except Exception as error:  # a user's forward may raise anything
+        raise UserError(
+            f"The model cannot take the data set's images, {tuple(x.shape)}: {error}"
+        ) from error
+
+
+def _shape(output: Any) -> tuple[int, ...] | str:
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
 
 
 def find_device(name: str) -> torch.device:

@@ -19,6 +19,7 @@ from pruning_lab.ledger import measured
 from pruning_lab.network import Network
 from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
+from pruning_lab.setup import check_outputs
 from pruning_lab.track import MAIN, UNTUNED, Row, Scored, Task, Track
 from pruning_lab.training import Training
 
@@ -48,13 +49,17 @@ def compare_criteria(
     given. With ``untuned`` each is pruned without fine-tuning, too.
 
     Raises:
-        UserError: for no baseline or criterion, and for what cannot be pruned or scored.
+        UserError: for no baseline or criterion, for splits with samples that are none of theirs or
+            of another split, and for what cannot be pruned or scored.
     """
     given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
     if not given or not criteria:
         raise UserError(
             f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
         )
+    splits.fingerprint()
+    for model in given:
+        check_outputs(model, splits)
     about = {
         "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
         "finetune": "sgd" if finetune.epochs else "none", "setting": "", "metric_settings": "{}",

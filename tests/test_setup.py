@@ -44,6 +44,29 @@ def test_a_model_is_told_what_its_constructor_names():
     assert setup.build_model(config("Fixed"), SPLITS).told == (5, None, 1)
 
 
+class Drawing(Fixed):
+    """Draws at random in eval mode, too."""
+
+    def forward(self, x):
+        return torch.rand(len(x), 5)
+
+
+class Rounding(Fixed):
+    """Gives a lone image what it gives it among others, up to rounding."""
+
+    def forward(self, x):
+        return super().forward(x) + 1 + 1e-6 * len(x)
+
+
+@pytest.mark.parametrize("name", ["Drawing", "Rounding"])
+def test_outputs_are_checked_up_to_rounding_and_what_is_drawn(name):
+    torch.manual_seed(0)
+    setup.build_model(config(name), SPLITS)
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(3))  # checking draws nothing
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from pruning_lab.datasets.pictures import Pictures, check_picture, read_picture
 from pruning_lab.datasets.splits import Splits, part_indices
-from pruning_lab.errors import UserError, check_count, check_switch, check_text
+from pruning_lab.errors import UserError, check_count, check_switch, check_text, printable
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,6 +30,7 @@ def image_folder(
 
     The shorter side is resized to 8/7 of ``size`` and the centre cut out; with ``augment`` the
     training images are cropped and flipped at random instead. ImageNet's mean and deviation.
+    Pictures are read as viewers show them: turned as the camera was, transparent ones on white.
     """
     check_text("dataset.root", root, "data/pictures")
     check_count("dataset.size", size)
@@ -40,27 +40,27 @@ def image_folder(
     tuned = _open(root, train_folder, varied)
     plain, held_out = _open(root, train_folder, fixed), _open(root, test_folder, fixed)
     if held_out.classes != plain.classes:
-        lone = ", ".join(sorted({*held_out.classes} ^ {*plain.classes})[:5])
+        lone = printable(", ".join(sorted({*held_out.classes} ^ {*plain.classes})[:5]))
         raise UserError(
             f"{root}: {train_folder} and {test_folder} have different classes; in one of them only "
             f"are {lone}. Both need a folder for every class."
         )
     if len(plain.classes) < 2:
         raise UserError(
-            f"{root} has one class, {plain.classes[0]}: there is nothing to tell apart."
+            f"{root} has one class, {printable(plain.classes[0])}: there is nothing to tell apart."
         )
     for path, _ in plain.samples + held_out.samples:
-        _check_picture(path)
+        check_picture(path)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val}
     inner = part_indices(np.array(plain.targets), sizes, split_seed)
     outer = np.arange(len(held_out))
     if test is not None:
         outer = part_indices(np.array(held_out.targets), {"test": test}, split_seed)["test"]
     return Splits(
-        train=_part(tuned, inner["train"]),
-        score=_part(plain, inner["score"]),
-        val=_part(plain, inner["val"]),
-        test=_part(held_out, outer),
+        train=Pictures(tuned, inner["train"].tolist()),
+        score=Pictures(plain, inner["score"].tolist()),
+        val=Pictures(plain, inner["val"].tolist()),
+        test=Pictures(held_out, outer.tolist()),
         num_classes=len(plain.classes),
         input_size=(3, size, size),
     )
@@ -76,30 +76,8 @@ def _open(root: str, folder: str, transforms: list[v2.Transform]) -> datasets.Im
                 "dataset.root/train/CLASS/*.jpg and dataset.root/test/CLASS/*.jpg; "
                 "dataset.train_folder and dataset.test_folder give other names."
             )
-        return datasets.ImageFolder(str(place), v2.Compose([*transforms, *to_tensor]), loader=_read)
+        return datasets.ImageFolder(
+            str(place), v2.Compose([*transforms, *to_tensor]), loader=read_picture
+        )
     except OSError as error:  # no classes, a class without pictures, or no permission
-        raise UserError(f"{place} cannot be read: {error}") from error
-
-
-def _check_picture(path: str) -> None:
-    """UserError unless the file begins as a picture: the rest is read when it is needed."""
-    try:
-        with Image.open(path):
-            pass
-    except OSError as error:
-        raise _no_picture(path, error) from error
-
-
-def _read(path: str) -> Image.Image:
-    try:
-        return datasets.folder.default_loader(path)
-    except (OSError, SyntaxError) as error:  # PIL's word for a damaged PNG is SyntaxError
-        raise _no_picture(path, error) from error
-
-
-def _no_picture(path: str, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as a picture: {error}. Delete or replace it.")
-
-
-def _part(dataset: Dataset, indices: np.ndarray) -> Dataset:
-    return Subset(dataset, indices.tolist())
+        raise UserError(f"{place} cannot be read: {printable(str(error))}") from error

@@ -1,9 +1,10 @@
 """Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
 
 import hashlib
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,11 @@ from torch.utils.data import (
     Dataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
 )
-from torchvision.datasets import ImageFolder
 
+from pruning_lab.datasets.pictures import Pictures
+from pruning_lab.datasets.samples import Contents, check_apart, length, read
 from pruning_lab.errors import UserError, check_count, check_seed
-from pruning_lab.random_streams import seed_all, streams_kept
 
 Indices = dict[str, np.ndarray]
 
@@ -30,7 +30,8 @@ class Splits:
     """A data set for one experiment: map-style data sets of (float32 image, class).
 
     ``train`` fits, ``score`` feeds the criteria, ``val`` is for choices, ``test`` for the report.
-    ``input_size`` is (channels, height, width).
+    ``input_size`` is (channels, height, width). The data sets are read when the fingerprint is
+    asked for, before any work: a sample that is none of this data set's is refused then.
     """
 
     train: Dataset
@@ -40,48 +41,54 @@ class Splits:
     num_classes: int
     input_size: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        sizes = self.input_size
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes:
+            raise UserError(
+                f"input_size={sizes} is not possible; it is the shape of an image, (1, 28, 28) for "
+                "example."
+            )
+        whole = tuple(_whole("input_size", size, 1) for size in sizes)
+        object.__setattr__(self, "input_size", whole)
+        object.__setattr__(self, "num_classes", _whole("num_classes", self.num_classes, 2))
+
     @property
     def in_channels(self) -> int:
         return self.input_size[0]
 
-    def fingerprint(self) -> str:
-        """A hash of the samples in all splits: other data, or other parts of it, have another.
+    def fingerprint(self, first: int | None = None) -> str:
+        """A hash of the samples in all splits, or the ``first`` of each.
 
-        Of pictures on disk it is that of their paths and sizes, not of their pixels. Raises
-        UserError for a sample of your own data set that is none of this one's.
+        Other data, or other parts of it, have another. Of pictures on disk it is that of the files'
+        contents. Raises UserError for a sample of your own data set that is none of this one's,
+        for samples that change from reading to reading, and for a split that is part of another.
         """
-        digest = hashlib.sha256()
-        for name in ("train", "score", "val", "test"):
-            split = getattr(self, name)
-            if isinstance(split, Images):
-                for tensor in (split.images, split.labels, split.mean, split.std):
-                    digest.update(np.ascontiguousarray(tensor.numpy()).data)
-            elif isinstance(split, Subset) and isinstance(split.dataset, ImageFolder):
-                for index in split.indices:
-                    path, label = split.dataset.samples[index]
-                    place = Path(path).relative_to(split.dataset.root)
-                    digest.update(f"{place} {Path(path).stat().st_size} {label}\n".encode())
+        splits = {name: getattr(self, name) for name in ("train", "score", "val", "test")}
+        counts = {name: length(name, split) for name, split in splits.items()}
+        digest, found = hashlib.sha256(), {}
+        for name, split in splits.items():
+            count = min(counts[name], first or counts[name])
+            if type(split) is Images and split.fits(self.num_classes, self.input_size):
+                found[name] = split.contents(count)
+            elif type(split) is Pictures:
+                found[name] = split.contents(name, count)
             else:
-                with streams_kept():
-                    seed_all(0)  # of samples that are drawn at random, the same ones
-                    for index in range(len(split)):
-                        x, y = split[index]
-                        self._check_sample(f"Sample {index} of dataset.{name}", x, int(y))
-                        digest.update(x.numpy().tobytes() + str(int(y)).encode())
+                found[name] = read(name, split, count, self.num_classes, self.input_size)
+            for part in found[name].whole:
+                digest.update(part)
+        if first is None:
+            check_apart(found)
         return digest.hexdigest()[:12]
 
-    def _check_sample(self, name: str, image: torch.Tensor, label: int) -> None:
-        if tuple(image.shape) != self.input_size or not image.isfinite().all():
-            values = "finite" if image.isfinite().all() else "not all finite"
-            raise UserError(
-                f"{name} has shape {tuple(image.shape)} and is {values}; every image must be "
-                f"finite and of shape {self.input_size}. Leave it out, or put it right."
-            )
-        if not 0 <= label < self.num_classes:
-            raise UserError(
-                f"{name} has label {label}; the {self.num_classes} classes have 0 to "
-                f"{self.num_classes - 1}."
-            )
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number, numpy's or torch's, too, as Python's."""
+    try:
+        number = value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = value
+    check_count(name, number, least)
+    return number
 
 
 def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
@@ -163,6 +170,27 @@ class Images(Dataset):
             images = _shift_and_flip(images if images.ndim == 4 else images[None]).view_as(images)
         return (images.float() / 255 - self.mean) / self.std, self.labels[index]
 
+    def fits(self, num_classes: int, input_size: tuple[int, ...]) -> bool:
+        """Whether every sample is one of such a data set, which the whole tells here."""
+        images, labels = self.images, self.labels
+        return (
+            images.dtype == torch.uint8
+            and labels.dtype == torch.int64
+            and tuple(images.shape) == (*labels.shape, *input_size)
+            and bool(((labels >= 0) & (labels < num_classes)).all())
+            and {len(self.mean), len(self.std)} <= {1, len(images[0])}
+            and bool(self.mean.isfinite().all() and (1 / self.std).isfinite().all())
+            and {images.device.type, labels.device.type} == {"cpu"}
+        )
+
+    def contents(self, count: int) -> Contents:
+        """What the first ``count`` samples hold."""
+        tensors = (self.images[:count], self.labels[:count], self.mean, self.std)
+        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+        keys = [hashlib.sha256(image).digest() for image in arrays[0]]
+        places = [(id(self), index) for index in range(count)]
+        return Contents([array.data for array in arrays], keys, places)
+
     def part(self, indices: np.ndarray, augment: bool = False) -> "Images":
         """Some of the images."""
         chosen = torch.from_numpy(indices)
@@ -191,6 +219,13 @@ def loader(
     count = range(len(dataset))  # type: ignore[arg-type]
     order = RandomSampler(count, generator=generator) if generator else SequentialSampler(count)
     batches, stream = BatchSampler(order, batch_size, False), generator or torch.Generator()
-    if isinstance(dataset, Images):
+    if type(dataset) is Images:  # which reads a batch at once; a class derived from it may not
         return DataLoader(dataset, batch_size=None, sampler=batches, generator=stream)
-    return DataLoader(dataset, batch_sampler=batches, generator=stream)
+    return DataLoader(dataset, batch_sampler=batches, generator=stream, collate_fn=_batch)
+
+
+def _batch(samples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch of samples; classes may be any kind of whole number."""
+    images, labels = zip(*samples, strict=True)
+    plain = [image.as_subclass(torch.Tensor) for image in images]
+    return torch.stack(plain), torch.tensor([operator.index(label) for label in labels])
