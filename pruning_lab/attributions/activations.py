@@ -7,9 +7,11 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 
 from pruning_lab import ledger, ranks
+from pruning_lab.attributions.apart import check_apart
 from pruning_lab.attributions.base import AttributionMetric, Progress, at_rest
 from pruning_lab.attributions.batches import parts
 from pruning_lab.attributions.checks import check_samples_apart
+from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.memory import Made
 from pruning_lab.attributions.players import Players
@@ -31,6 +33,9 @@ class ActivationMetric(AttributionMetric):
     own_pass: ClassVar[bool] = False
     """Its evidence is not that of one pass over the data as they are, which serves all others."""
 
+    more: ClassVar[tuple[int, ...]] = ()
+    """Dimensions of the formula's result behind (N, units), for an own reducer."""
+
     samples: int | None = None
     """How many samples are read: all, but for criteria with passes of their own."""
 
@@ -47,7 +52,22 @@ class ActivationMetric(AttributionMetric):
         """
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        """Rehearse on two samples: every site, and the formula for the first players."""
         check_samples_apart(self.model)
+        graph = self._graph()
+        gatherings = [self._gathering(graph, each, behind) for each in players]
+        self._check_apart(graph, Places(gatherings))
+        for first in gatherings[:1]:
+            with ledger.checking():
+                evidence = self._evidence(graph, Places([first]), *self.batches.pair())
+            finite(self._scores(first, evidence))
+
+    def _check_apart(self, graph: Any, places: "Places") -> None:
+        """UserError where what is read of a sample depends on the others of its batch."""
+        if self.needs_gradient:
+            check_apart(self._output, self.batches.pair(), self._raw_losses)
+        else:
+            check_apart(lambda x: graph.record(x, places.nodes)[1], self.batches.pair())
 
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
@@ -65,7 +85,7 @@ class ActivationMetric(AttributionMetric):
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
         """Per-sample scores, (N, players)."""
-        return gathering.side_by_side(evidence, self.formula)
+        return gathering.side_by_side(evidence, self.formula, self.more)
 
     def _reducer(self) -> Reducer:
         """What makes one score of the per-sample scores."""
@@ -98,6 +118,12 @@ class ActivationMetric(AttributionMetric):
                 ledger.backward(len(x), self._share_back(graph, places))
                 wanted = [found[node] for node in places.graded]
                 loss = self._losses(output, target).sum()
+                if not loss.requires_grad:
+                    raise UserError(
+                        f"{type(self).__name__} needs gradients, and the criterion's losses do not "
+                        "depend on the model's output by torch's operations. Make them of tensors, "
+                        "without detach, item or numpy."
+                    )
                 each = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
                 gradients = dict(zip(places.graded, each, strict=True))
         return {node: (a.detach(), gradients.get(node, a.detach())) for node, a in found.items()}
@@ -122,7 +148,7 @@ class MapMetric(ActivationMetric):
         scores = []
         for site in gathering.sites:
             a, g = (finite(each).movedim(site.axis, 1) for each in evidence[site.node])
-            scores.append(self.formula(a, g))
+            scores.append(ask(self.formula, a.shape[:2], "(samples, units)", a, g))
         return gathering.summed(scores)
 
 
@@ -148,7 +174,9 @@ def run_together(
         if any(getattr(other, name) is not getattr(first, name) for other in metrics):
             raise UserError(f"Metrics that run together must have the same {name}.")
     with at_rest(first.model):
-        return _one_pass(metrics, players, find_best_evaluation_module)
+        return _one_pass(
+            [metric._with({}) for metric in metrics], players, find_best_evaluation_module
+        )
 
 
 def _one_pass(
@@ -160,6 +188,7 @@ def _one_pass(
     graph = leading._graph()
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
     every = Places(place for own in gatherings for place in own)
+    leading._check_apart(graph, every)
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read(leading.samples):

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -140,8 +140,9 @@ class AttributionMetric(ABC):
 
     def check(self, players: Sequence[Players], find_best_evaluation_module: bool = False) -> None:
         """UserError for players that ``estimate`` would refuse; nothing is scored."""
+        metric = self._with({})
         with at_rest(self.model):
-            self._check_players(players, find_best_evaluation_module)
+            metric._check_players(players, find_best_evaluation_module)
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:  # noqa: B027
         """Refuse players that have no scores."""
@@ -165,10 +166,11 @@ class AttributionMetric(ABC):
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
         """Refuse impossible values of the criterion's own options."""
 
-    def _with(self, options: dict[str, Any]) -> "AttributionMetric":
+    def _with(self, options: dict[str, Any]) -> Self:
         """This metric with other values for some of its options."""
         metric = copy.copy(self)
         metric._set(options, f"{type(self).__name__}.run()")
+        metric.batches = self.batches.anew()
         return metric
 
     def _set(self, options: dict[str, Any], who: str) -> None:
@@ -221,8 +223,18 @@ class AttributionMetric(ABC):
             return HookedGraph(self.model, error)
         return graph
 
+    def _output(self, x: torch.Tensor) -> Any:
+        """What the model gives for ``x``."""
+        ledger.forward(len(x))
+        return self.model(x)
+
     def _losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
         """One loss a sample: (N,)."""
+        losses = self._raw_losses(output, target)
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+    def _raw_losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        """The criterion's losses as they come, (N, ...); UserError unless they are that."""
         try:
             losses = self.criterion(output, target, reduction="none")
         except TypeError as error:
@@ -232,12 +244,14 @@ class AttributionMetric(ABC):
                 f"The criterion {self.criterion} takes no reduction; it is called as criterion("
                 "output, target, reduction='none'). Give the function, F.cross_entropy for example."
             ) from error
-        if losses.ndim == 0 or len(losses) != len(target):
+        tensor = isinstance(losses, torch.Tensor)
+        if not tensor or losses.ndim == 0 or len(losses) != len(target):
+            found = f"shape {tuple(losses.shape)}" if tensor else f"a {type(losses).__name__}"
             raise UserError(
                 "criterion(output, target, reduction='none') must give one loss a sample, "
-                f"({len(target)}, ...); it gave shape {tuple(losses.shape)}."
+                f"({len(target)}, ...); it gave {found}."
             )
-        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        return losses
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

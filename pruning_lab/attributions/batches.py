@@ -1,5 +1,6 @@
 """The data that scores are made on: read several times, each time the same samples in one order."""
 
+import math
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,16 +15,30 @@ from pruning_lab.random_streams import streams_kept
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
+AMONG = 64
+"""Among so many first samples one is sought whose target is another than the first one's."""
+
+SAME_AGAIN = (
+    "Give a list of batches, or a DataLoader of a data set that is not used up by being read and "
+    "draws at random only from the streams of torch, numpy and Python in its own process."
+)
+"""What to do about data that change."""
+
 
 class Batches:
     """Batches (x, target) as copies on a device.
 
-    Raises UserError while reading where ``data`` can be read only once, is empty, or has batches
-    that are no pairs of tensors.
+    Raises UserError while reading where ``data`` can be read only once, is empty, has batches that
+    are no pairs of tensors, or does not give the same samples again.
     """
 
     def __init__(self, data: Iterable[Any], device: torch.device) -> None:
         self._data, self._device = data, device
+        self._digests: list[int] = []  # one a sample, as it was read first
+
+    def anew(self) -> "Batches":
+        """The same data for another scoring, which may shuffle them in another way."""
+        return Batches(self._data, self._device)
 
     def read(self, limit: int | None = None) -> Iterator[Batch]:
         """The batches, the first ``limit`` samples of them.
@@ -39,14 +54,17 @@ class Batches:
                     "a list of batches or a DataLoader."
                 )
             for batch in batches:
-                x, target = _checked(batch)
-                left = len(x) if limit is None else limit - seen
+                x, target = (
+                    each[: None if limit is None else limit - seen] for each in _checked(batch)
+                )
+                self._compare(seen, x, target)
                 seen += len(x)
-                yield x[:left].to(self._device, copy=True), target[:left].to(self._device)
+                yield x.to(self._device, copy=True), target.to(self._device, copy=True)
                 if limit is not None and seen >= limit:
                     return
         if seen == 0:
             raise UserError("The data_generator yielded no batch: nothing to score on.")
+        self._check_count(seen)
 
     def first(self, limit: int) -> torch.Tensor:
         """The first samples, at most so many, of the first batch."""
@@ -55,6 +73,21 @@ class Batches:
     def example(self) -> torch.Tensor:
         """The first sample, twice: of a single one, code may drop the dimension."""
         return two_and_three(self.first(1))[0]
+
+    def pair(self) -> Batch:
+        """Two samples that differ, in their targets where some of the first do.
+
+        Twice the first where there is no other.
+        """
+        x, target = next(self.read(1))
+        other = x, target
+        for batch in self.read(AMONG):
+            for more in zip(*(each.split(1) for each in batch), strict=True):
+                if more[0].shape == x.shape and more[1].shape == target.shape:
+                    if not torch.equal(more[1], target):
+                        return torch.cat([x, more[0]]), torch.cat([target, more[1]])
+                    other = other if torch.equal(more[0], x) else more
+        return torch.cat([x, other[0]]), torch.cat([target, other[1]])
 
     def count(self, limit: int | None = None) -> int:
         """How many samples ``read`` will give; they are read where nothing else tells."""
@@ -67,6 +100,26 @@ class Batches:
         else:
             length = _length(self._data)
         return min(length, limit or length)
+
+    def _compare(self, seen: int, x: torch.Tensor, target: torch.Tensor) -> None:
+        """UserError unless the samples after the first ``seen`` are those of earlier readings."""
+        digests = [hash(both) for both in zip(_bytes(x), _bytes(target), strict=True)]
+        for number, (new, old) in enumerate(zip(digests, self._digests[seen:], strict=False), seen):
+            if new != old:
+                raise UserError(
+                    f"The data_generator gave another sample {number} when it was read again, but "
+                    f"scores are made on the same samples, read several times. {SAME_AGAIN}"
+                )
+        self._digests += digests[max(0, len(self._digests) - seen) :]
+
+    def _check_count(self, seen: int) -> None:
+        """UserError unless a reading to the end had as many samples as there are."""
+        expected = max(self.available(), len(self._digests))
+        if seen != expected:
+            raise UserError(
+                f"The data_generator gave {seen} samples and not {expected}, as it says itself or "
+                f"gave before. {SAME_AGAIN}"
+            )
 
 
 class Part(NamedTuple):
@@ -105,7 +158,7 @@ def _streams_put_back(data: object) -> Iterator[None]:
 def _length(data: object) -> int:
     """How many samples a DataLoader's batches have; 0 if that cannot be told."""
     batches = getattr(data, "batch_sampler", None) or getattr(data, "sampler", None)
-    if not isinstance(batches, BatchSampler) or not isinstance(batches.sampler, Sized):
+    if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
         return 0
     count = len(batches.sampler)
     return count - count % batches.batch_size if batches.drop_last else count
@@ -116,4 +169,16 @@ def _checked(batch: Any) -> Batch:
     if not pair or not all(isinstance(each, torch.Tensor) for each in batch):
         kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
         raise UserError(f"Batches must be pairs of tensors (x, target); there is a {kind}.")
-    return batch[0], batch[1]
+    x, target = batch
+    if x.shape[:1] != target.shape[:1] or x.ndim == 0:
+        raise UserError(
+            "x and target of a batch must have the samples in their first dimension; there are x "
+            f"{tuple(x.shape)} and target {tuple(target.shape)}."
+        )
+    return x, target
+
+
+def _bytes(samples: torch.Tensor) -> Iterator[bytes]:
+    """What each sample is, bit for bit."""
+    rows = samples.detach().cpu().reshape(len(samples), math.prod(samples.shape[1:])).contiguous()
+    return (row.tobytes() for row in rows.view(torch.uint8).numpy())

@@ -30,13 +30,13 @@ class ConductanceAttributionMetric(ActivationMetric):
         check_count("steps", self.steps)
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
-        super()._check_players(players, behind)
         x = self.batches.first(1)
         if not x.is_floating_point():
             raise UserError(
                 f"conductance follows a path from 0 to the inputs, which {x.dtype} has not. Choose "
                 "another criterion: internal_influence follows the layer's activation."
             )
+        ActivationMetric._check_players(self._with({"steps": 1}), players, behind)
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         one = super()._predict(players, behind)

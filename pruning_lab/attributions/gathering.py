@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from pruning_lab.attributions.base import Site, by_unit
+from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.players import alike
 
 Evidence = dict[Any, tuple[torch.Tensor, torch.Tensor]]
@@ -34,17 +35,24 @@ class Gathering:
         return [site.node for site in self.sites]
 
     def side_by_side(
-        self, evidence: Evidence, formula: Callable[..., torch.Tensor]
+        self, evidence: Evidence, formula: Callable[..., torch.Tensor], more: tuple[int, ...] = ()
     ) -> torch.Tensor:
-        """Scores (samples, players), all units of a player as one with the positions of all."""
+        """Scores (samples, players), all units of a player as one with the positions of all.
+
+        ``formula`` may give ``more`` dimensions.
+        """
+
+        def asked(*given: torch.Tensor) -> torch.Tensor:
+            return ask(formula, (*given[0].shape[:2], *more), "(samples, units)", *given)
+
         pairs = [
             tuple(by_unit(each, site.axis, site.module) for each in evidence[site.node])
             for site in self.sites
         ]
         if self._count is None:
-            return formula(*pairs[0])
+            return asked(*pairs[0])
         parts = [
-            formula(*(_side_by_side(each, players.units) for each in zip(*pairs, strict=True)))
+            asked(*(_side_by_side(each, players.units) for each in zip(*pairs, strict=True)))
             for players in self._alike
         ]
         numbers = torch.cat([players.players for players in self._alike])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pruning_lab import ledger, ranks
+from pruning_lab.attributions.apart import check_apart
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site
 from pruning_lab.attributions.batches import Part, parts
 from pruning_lab.attributions.checks import check_samples_apart, same
@@ -119,7 +120,9 @@ class MaskMetric(AttributionMetric):
         graph = self._graph()
         for each in players:
             self._cut(graph, each, behind)
-        return graph, self._counts(graph, players, behind)
+        counts = self._counts(graph, players, behind)
+        check_apart(self._output, self.batches.pair(), self._raw_losses)
+        return graph, counts
 
     def _parts(self, players: Sequence[Players], behind: bool) -> list[Parts]:
         """What a sample takes of each set of players, as two of them tell."""

@@ -22,6 +22,8 @@ class StdActivationAttributionMetric(ActivationMetric):
     evidence: ClassVar[str] = "activations"
     needs_gradient: ClassVar[bool] = False
 
+    more: ClassVar[tuple[int, ...]] = (2,)
+
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """(N, units, 2): a sample's means of abs(a) and a^2."""
         sizes = activation.double().abs()

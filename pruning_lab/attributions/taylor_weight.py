@@ -1,6 +1,5 @@
 """What the loss would change by if a unit's weights went, to first order, squared."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -31,12 +30,6 @@ class TaylorWeightAttributionMetric(ActivationMetric):
 
     def _check_options(self) -> None:
         check_switch("gate", self.gate)
-
-    def _check_players(self, players: Sequence[Players], behind: bool) -> None:
-        super()._check_players(players, behind)
-        graph = self._graph()
-        for each in players:
-            self._gathering(graph, each, behind)
 
     def _gathering(self, graph: Any, players: Players, behind: bool) -> Gathering:
         sites = self._sites(graph, players, behind=False)

@@ -12,6 +12,7 @@ from torch.func import functional_call, vjp, vmap
 from pruning_lab import ledger
 from pruning_lab.attributions.activations import ActivationMetric
 from pruning_lab.attributions.base import Site
+from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.weights import rows_of, weight_of
@@ -43,12 +44,9 @@ class WeightGradientMetric(ActivationMetric):
         return _WithInputs(graph, self._sites(graph, players, behind=False), players.count)
 
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
+        for module in (module for each in players for module in each.members):
+            own_weight(module)
         super()._check_players(players, behind)
-        graph = self._graph()
-        for each in players:
-            for module in each.members:
-                own_weight(module)
-            self._gathering(graph, each, behind)
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
         assert isinstance(gathering, _WithInputs)
@@ -66,8 +64,12 @@ class WeightGradientMetric(ActivationMetric):
         at_once = max(1, self.memory // (2 * weight.nbytes))
         rows = rows_of(site.module, weight)
         pairs = zip(x.split(at_once), gradient.split(at_once), strict=True)
+        gradients = (gradients_of_weight(site.module, *some) for some in pairs)
         return torch.cat(
-            [self.formula(rows, gradients_of_weight(site.module, *some)) for some in pairs]
+            [
+                ask(self.formula, each.shape[:2], "(samples, units)", rows, each)
+                for each in gradients
+            ]
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pruning_lab.attributions.base import AttributionMetric, Progress
+from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.gathering import sum_of_members
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate
@@ -39,6 +40,8 @@ class WeightMetric(AttributionMetric):
         read = self._reader()
         for module in (module for each in players for module in each.members):
             read(module)
+        for each in players[:1]:
+            self._scores(each, read)
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         return Prediction()
@@ -49,10 +52,19 @@ class WeightMetric(AttributionMetric):
 
     def _scores(self, players: Players, read: Callable[[nn.Module], torch.Tensor]) -> torch.Tensor:
         if players.count is None:
-            return self.formula(read(players.first).double())
+            return self._of(read(players.first))
         rows = {module: row for module, row in players.members.items() if row is not None}
-        scores = [self.formula(read(module).double()).cpu() for module in rows]
+        scores = [self._of(read(module)).cpu() for module in rows]
         return sum_of_members(scores, list(rows.values()), players.count)
+
+    def _of(self, weights: torch.Tensor) -> torch.Tensor:
+        """The formula's scores of a module's units."""
+        scores = ask(self.formula, weights.shape[:1], "(units,)", weights.double())
+        if not scores.isfinite().all():
+            raise UserError(
+                f"{type(self).__name__}: scores are not finite. Look at the model's weights."
+            )
+        return scores
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:

@@ -86,10 +86,10 @@ def test_the_data_are_read_once_in_parts_that_fit(network):
         return F.cross_entropy(output, target, reduction=reduction)
 
     whole = together(built(model, data, "mean", criterion=counted), layers)
-    assert seen == [9, 4]
+    assert seen[4:] == [9, 4]  # before them a few samples are held against each other
     seen.clear()
     parts = together(built(model, data, "mean", criterion=counted, memory=1), layers)
-    assert seen == [1] * 13
+    assert seen[4:] == [1] * 13
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(np.hstack(one), np.hstack(other), rtol=1e-12)
 
