@@ -21,6 +21,8 @@ from torch import nn
 from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
+from pruning_lab.observed import Seen, look_at, watching
+from pruning_lab.random_streams import seed_all, streams_kept
 from pruning_lab.setup import (
     build_data,
     build_model,
