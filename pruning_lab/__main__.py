@@ -40,7 +40,7 @@ INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """Run one experiment; its last test accuracy is the job's result."""
+    """Run one experiment; its last validation accuracy is the job's result."""
     hydra_config = HydraConfig.get()
     choices = hydra_config.runtime.choices
     names = Names(*(choices[group] for group in Names.__dataclass_fields__))

@@ -64,17 +64,18 @@ log = logging.getLogger(__name__)
 
 
 def finished(config: DictConfig, job: Job) -> float | None:
-    """The test accuracy that this configuration ended with; None where it is not finished."""
+    """The validation accuracy this configuration ended with; None where it is not finished."""
     done = ranks.agreed(lambda: find_finished(config, job))
     if done is None:
         return None
     log.info(
-        "Finished already: run %s (%s), test accuracy %.2f %%. force=true runs it again.",
-        done.run_id, done.name, 100 * done.accuracy,
+        "Finished already: run %s (%s), validation accuracy %.2f %%, test accuracy %.2f %%. "
+        "force=true runs it again.",
+        done.run_id, done.name, 100 * done.val_accuracy, 100 * done.test_accuracy,
     )  # fmt: skip
     where = tracking.where_to_look(config.tracking.uri, done.experiment_id)
     log.info("Its curves, figures and models: %s", where)
-    return done.accuracy
+    return done.val_accuracy
 
 
 class Experiment:
@@ -128,7 +129,10 @@ class Experiment:
         return tracking.connect(self.config.tracking.uri)
 
     def run(self) -> float:
-        """Do what is not done yet; returns the test accuracy after the last step."""
+        """Do what is not done yet; returns the validation accuracy after the last step.
+
+        It is the job's result, which a sweeper that searches maximises: choices are made on val.
+        """
         with self.checkpoint.locked(self._say_who_waits):
             done = None if self.config.force else finished(self.config, self.job)
             accuracy = self._run() if done is None else done
@@ -158,7 +162,7 @@ class Experiment:
             if any(self.config.controls.values()):
                 self.record.curves()
             self.record.seen(self.job.seen.by_now())
-        return self.record.of(MAIN)[-1]["test_accuracy_after"]
+        return self.record.of(MAIN)[-1]["val_accuracy_after"]
 
     # -- the stages ---------------------------------------------------------------------------
 
@@ -323,9 +327,10 @@ class Experiment:
         self.record.row(track, step, row)
         log.info(
             "Step %d of %d%s: %.1f %% of the FLOPs gone, test accuracy %.2f %% (%.2f %% before "
-            "%s)", step, len(self.steps), "" if track == MAIN else f", {track}",
-            100 * row["removed_flops"], 100 * row["test_accuracy_after"],
-            100 * row["test_accuracy_before"], "training" if track == SCRATCH else "fine-tuning",
+            "%s), validation accuracy %.2f %%", step, len(self.steps),
+            "" if track == MAIN else f", {track}", 100 * row["removed_flops"],
+            100 * row["test_accuracy_after"], 100 * row["test_accuracy_before"],
+            "training" if track == SCRATCH else "fine-tuning", 100 * row["val_accuracy_after"],
         )  # fmt: skip
 
     def _settings(self, name: str) -> str:

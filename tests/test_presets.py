@@ -27,7 +27,7 @@ def test_the_preset_runs_to_its_end(preset, tmp_path):
     done = experiment(tmp_path, f"experiment={preset}", *DATA, *SMALL[preset], "threads=1", base=[])
     result = done.run()
     assert len(done.record.of(MAIN)) == len(done.steps) + 1
-    assert result == done.record.of(MAIN)[-1]["test_accuracy_after"]
+    assert result == done.record.of(MAIN)[-1]["val_accuracy_after"]
     assert done.record.of(MAIN)[-1]["removed_units"] > 0
     trained = done.config.baseline.training.epochs > 0
     assert (done.names.model, trained) == (

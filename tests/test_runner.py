@@ -53,10 +53,16 @@ def test_flops_parameters_and_widths_are_those_of_the_model_that_is_left(finishe
     assert [done.model[1].out_features, done.model[3].out_features] == widths
 
 
-def test_the_result_is_the_last_test_accuracy_and_can_be_measured_again(finished):
-    done, result, _, frame = finished
-    assert result == frame["test_accuracy_after"].iloc[-1]
-    assert result == evaluate(done.model, done.splits.test).accuracy
+def test_the_result_is_the_last_validation_accuracy_and_can_be_measured_again(finished):
+    done, result, uri, frame = finished
+    last = frame.iloc[-1]
+    assert result == last["val_accuracy_after"] != last["test_accuracy_after"]
+    assert result == evaluate(done.model, done.splits.val).accuracy
+    assert last["test_accuracy_after"] == evaluate(done.model, done.splits.test).accuracy
+    found = tracking.find_finished(uri, "pruning_lab", done.job.name)
+    assert found.val_accuracy == result
+    assert found.test_accuracy == last["test_accuracy_after"]
+    assert two_steps(done.output.parent).run() == result  # finished already
     assert result > 0.5  # chance is 0.25
 
 

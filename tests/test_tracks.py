@@ -54,7 +54,7 @@ def test_what_is_left_is_trained_from_scratch_as_the_baseline_was(tmp_path):
     result = done.run()
     (row,) = done.record.of(SCRATCH)
     last = done.record.of(MAIN)[-1]
-    assert result == last["test_accuracy_after"]
+    assert result == last["val_accuracy_after"]
     for key in ("step", "flops", "parameters", "width/1", "width/3"):
         assert row[key] == last[key]
     # by hand: other weights than the baseline's, the same units of them, the same training

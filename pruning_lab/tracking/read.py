@@ -44,11 +44,12 @@ class Runs:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that needs not be done again: the test accuracy it ended with, where, what it read."""
+    """A run that needs not be done again: the accuracies it ended with, where, and what it read."""
 
     run_id: str
     name: str
-    accuracy: float
+    val_accuracy: float
+    test_accuracy: float
     experiment_id: str
     seen: dict[str, Any] | None
 
@@ -113,11 +114,11 @@ def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
         found = client.get_experiment_by_name(experiment) if experiment else None
         runs = client.search_runs([found.experiment_id], wanted, max_results=1) if found else []
     for run in runs:
-        accuracy = run.data.metrics[in_section("test_accuracy_after")]
+        last = {k: run.data.metrics[in_section(f"{k}_accuracy_after")] for k in ("val", "test")}
         with suppress(UserError, OSError), _file(client, run, STEPS):
             return Finished(
-                run.info.run_id, run.info.run_name, accuracy, run.info.experiment_id,
-                _seen(client, run),
+                run.info.run_id, run.info.run_name, last["val"], last["test"],
+                run.info.experiment_id, _seen(client, run),
             )  # fmt: skip
     return None
 
