@@ -3,19 +3,22 @@
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pruning_lab import ranks, sweep
+from pruning_lab.composition import check_composed, where_given
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
 from pruning_lab.record import Names
@@ -42,21 +45,13 @@ INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
 def main(config: DictConfig) -> float:
     """Run one experiment; its last validation accuracy is the job's result."""
     hydra_config = HydraConfig.get()
-    choices = hydra_config.runtime.choices
-    names = Names(*(choices[group] for group in Names.__dataclass_fields__))
-    output = Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        config.device = spread(config.device, hydra_config.job.num)
     try:
-        if config.plan:
-            text = Experiment(config, names, output).dry_run()
-            if ranks.leads():
-                print(text)
-            return math.nan
-        log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
-        if not config.force and (done := finished(config, identify(config))) is not None:
-            return done  # nothing is built for what is finished
-        return Experiment(config, names, output, hydra_config.overrides.task).run()
+        with where_given(hydra_config):
+            names = Names(*check_composed(config, hydra_config, Names.__dataclass_fields__))
+            if hydra_config.mode == RunMode.MULTIRUN:
+                config.device = spread(config.device, hydra_config.job.num)
+            output = Path(hydra_config.runtime.output_dir)
+            return _job(config, names, output, hydra_config.overrides.task)
     except UserError as error:
         text = str(error) if ranks.says(str(error)) else f"Rank {ranks.number()} ends likewise."
         raise CompactHydraException(text) from None  # printed without traceback
@@ -64,8 +59,23 @@ def main(config: DictConfig) -> float:
         raise CompactHydraException(f"{error}. {AGAIN}") from error
 
 
+def _job(config: DictConfig, names: Names, output: Path, overrides: Sequence[str]) -> float:
+    """Say what a run would do, or do what is not done yet."""
+    if config.plan:
+        text = Experiment(config, names, output).dry_run()
+        if ranks.leads():
+            print(text)
+        return math.nan
+    log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
+    if not config.force and (done := finished(config, identify(config))) is not None:
+        return done  # nothing is built for what is finished
+    return Experiment(config, names, output, overrides).run()
+
+
 def run() -> None:
     """The command: a run or a sweep, which Ctrl-C, or SIGTERM, ends cleanly."""
+    if not sys.flags.safe_path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as ``python -m`` does, for `pruning-lab`
     signal.signal(signal.SIGTERM, _interrupt)
     with ranks.joined():
         try:
@@ -89,11 +99,13 @@ def _run() -> None:
         sys.exit(NO_SWEEP if ranks.says(NO_SWEEP) else 1)
     if not ranks.leads():
         logging.disable(logging.INFO)
-    elif not any(each.lower() == "plan=true" for each in sys.argv):
+    elif not any(each.lower().lstrip("+") == "plan=true" for each in sys.argv):
         main()
         return
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
-        sys.argv += [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
+        overrides = [at for at, each in enumerate(sys.argv) if re.match(r"[^-]\S*=", each) and at]
+        after = max(overrides, default=len(sys.argv) - 1) + 1  # flags may stand behind them
+        sys.argv[after:after] = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
         main()
 
 
@@ -102,6 +114,8 @@ def _disk_error(ended: SystemExit) -> OSError | None:
     error = ended.__context__
     if isinstance(error, ValueError):  # logging's, of a handler that cannot open its file
         error = error.__cause__
+    if isinstance(error, HydraException):  # some are OSErrors, of the configuration
+        return None
     return error if isinstance(error, OSError) else None
 
 

@@ -38,6 +38,7 @@ SECTIONS = ("seeds", "baseline", "after_cut", "controls", "scoring", "tracking")
 def build(config: DictConfig, group: str = "", kind: type = object, **arguments: Any) -> Any:
     """The object that ``config._target_`` describes; the reason of a refusal is handed on.
 
+    Lists and mappings of the configuration arrive as Python's own, ``arguments`` as they are.
     ``group`` says whose settings they are where the refusal itself does not. Raises UserError for
     anything but a ``kind``, too.
     """
@@ -49,13 +50,18 @@ def build(config: DictConfig, group: str = "", kind: type = object, **arguments:
         missing = OmegaConf.missing_keys(config)
         if missing:
             raise UserError(f"{group}.{min(missing)} is missing: set it on the command line.")
-        made = instantiate(config, **arguments)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            message = str(error.__cause__)
-            named = message if message.startswith(group) else f"{group}: {message}"
-            raise UserError(named) from None
-        reason = str(error.__cause__ or error).replace(".__init__()", "()")
+        convert = config.get("_convert_", "all")
+        made = instantiate(config, _convert_=convert, _partial_=True)  # arguments pass it by
+        if not config.get("_partial_", False):
+            made = made(**arguments)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(group) else f"{group}: {message}") from None
+    except Exception as error:  # importing and calling a user's code may raise anything
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, UserError):  # of an object within
+            raise UserError(f"{group}: {cause}") from None
+        reason = str(cause or error).replace(".__init__()", "()")
         raise UserError(f"{config.get('_target_')} cannot be built: {reason}.") from error
     if not isinstance(made, kind):
         raise UserError(

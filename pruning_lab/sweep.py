@@ -1,21 +1,23 @@
 """Many jobs of one command: what is left to do is said beforehand, what failed at the end."""
 
+import copy
 import json
 import logging
 import shlex
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NoReturn
+from uuid import uuid4
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from tqdm import tqdm
 
 from pruning_lab import tracking
@@ -27,40 +29,44 @@ from pruning_lab.resume import Checkpoint
 
 log = logging.getLogger(__name__)
 
-JOB = "job.json"
-"""What became of a job, in its output folder."""
+NOTES = ".jobs"
+"""In a sweep's folder: what became of its jobs, wherever their outputs are."""
 
 DONE, BEGUN, NEW = "finished", "to go on", "new"
 
 
 class Sweep(Callback):
-    """Hydra's callbacks: before the sweep in its process, around a job in whichever runs it."""
+    """Hydra's callbacks: before the sweep in its process, around a job in whichever runs it.
 
-    folder: Path | None = None
-    """Where the jobs of this process's sweep have their outputs."""
+    Launchers hand a copy with what is known before the sweep to the processes of its jobs.
+    """
 
-    begun: float = 0.0
-    """When it began: the folder may have jobs of others before."""
+    current: ClassVar["Sweep | None"] = None
+    """The sweep that this process began."""
+
+    notes: Path | None = None
+    """The folder of this sweep's notes, one file a job; None where none are taken."""
 
     total: int | None = None
     """How many jobs it has, where that is known beforehand."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Say how many jobs are finished already, and how many are left."""
-        if config.plan:
+        if config.get("plan"):
             return
-        Sweep.folder, Sweep.begun = Path(config.hydra.sweep.dir).resolve(), time.time()
-        jobs = _jobs(config)
-        if jobs is None:
-            return
-        Sweep.total = len(jobs)
-        name = config.hydra.job.config_name
-        states = Counter(
-            _state(compose(name, job)) for job in tqdm(jobs, "Jobs", disable=None, leave=False)
-        )
-        log.info(
-            "%d jobs: %s", len(jobs), ", ".join(f"{states[s]} {s}" for s in (DONE, BEGUN, NEW))
-        )
+        notes = Path(config.hydra.sweep.dir).resolve() / NOTES / uuid4().hex  # its time stands now
+        try:
+            jobs = _jobs(config)
+            states = None if jobs is None else _states(config, jobs)
+        except HydraException:
+            return  # Hydra itself will say it
+        if jobs is None and not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
+            _refuse_folder(f"All jobs would write to {config.hydra.sweep.subdir}")
+        self.notes, Sweep.current = notes, self
+        if states is not None:
+            self.total = states.total()
+            counts = ", ".join(f"{states[s]} {s}" for s in (DONE, BEGUN, NEW))
+            log.info("%d jobs: %s", self.total, counts)
         if config.threads is None and "Basic" not in config.hydra.launcher._target_:
             log.warning(
                 "threads is not set: how many a job takes, and with them the last bits of its "
@@ -75,21 +81,22 @@ class Sweep(Callback):
         self._note(config, str(job_return._return_value) if failed else None)
 
     def _note(self, config: DictConfig, problem: str | None) -> None:
-        if config.hydra.mode == RunMode.MULTIRUN:
-            overrides = [tracking.without_password(each) for each in config.hydra.overrides.task]
-            content = {"overrides": overrides, "problem": problem, "time": time.time()}
-            write_json(Path(config.hydra.runtime.output_dir) / JOB, content)
+        if self.notes is not None:
+            job = config.hydra
+            overrides = [tracking.without_password(each) for each in job.overrides.task]
+            content = {"overrides": overrides, "problem": problem, "output": job.runtime.output_dir}
+            write_json(self.notes / f"{job.job.num:09d}.json", content)
 
 
 def report() -> None:
     """Say which jobs of this process's sweep did not finish, why, and what runs just these."""
-    if Sweep.folder is None:
+    sweep = Sweep.current
+    if sweep is None or sweep.notes is None:
         return
-    found = [json.loads(path.read_text()) for path in _in_order(Sweep.folder)]
-    jobs = [job for job in found if job["time"] >= Sweep.begun]
+    jobs = [json.loads(path.read_text()) for path in sorted(sweep.notes.glob("*.json"))]
     alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
     problems = [(job, job["problem"]) for job in jobs if job["problem"]]
-    unseen = (Sweep.total or len(jobs)) - len(jobs)
+    unseen = (sweep.total or len(jobs)) - len(jobs)
     if not (problems or unseen):
         return
     print(f"\n{len(jobs) - len(problems)} of {unseen + len(jobs)} jobs finished. The others:")
@@ -98,20 +105,58 @@ def report() -> None:
         print(f"  {tracking.without_password(shlex.join(own))}")
         print(f"    {problem.strip().splitlines()[0]}")
     if unseen:
-        print(f"  {unseen} jobs that were not begun")
+        print(f"  {unseen} jobs that were not begun, or not where {sweep.notes} can be written")
     command = shlex.join(["python", "-m", "pruning_lab", *sys.argv[1:]])
     again = "also" if "force=true" in sys.argv else "not"
     print(f"What is finished is {again} run again by:\n  {tracking.without_password(command)}\n")
 
 
-def _jobs(config: DictConfig) -> list[list[str]] | None:
+def _jobs(config: DictConfig) -> Sequence[Sequence[str]] | None:
     """The overrides of each job; None where the sweeper decides on the way."""
     if not config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
         return None
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = parser.parse_overrides([*given, *config.hydra.overrides.task])
     (jobs,) = BasicSweeper.split_arguments(parsed, None)
     return jobs
+
+
+def _states(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Counter[str]:
+    """How many jobs are finished, begun and new; ends the sweep where two share a folder."""
+    states, folders = Counter[str](), dict[Path, int]()
+    for number, job in enumerate(_composed(config, tqdm(jobs, "Jobs", disable=None, leave=False))):
+        folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir).resolve()
+        other = folders.setdefault(folder, number)
+        if other != number:
+            _refuse_folder(f"Jobs {other} and {number} would both write to {folder}")
+        task = copy.deepcopy(job)
+        with flag_override(task, ["readonly", "struct"], False):
+            del task["hydra"]
+        states[_state(task)] += 1
+    return states
+
+
+def _composed(config: DictConfig, jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+    """The configuration of each job, as its launcher will have it."""
+    hydra, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    try:
+        for number, overrides in enumerate(jobs):
+            job = GlobalHydra.instance().config_loader().load_sweep_config(config, list(overrides))
+            with open_dict(job):
+                job.hydra.job.id = job.hydra.job.num = number
+            hydra.set_config(job)  # which ${hydra:...} refers to
+            yield job
+    finally:
+        hydra.cfg = before
+
+
+def _refuse_folder(reason: str) -> NoReturn:
+    """An exit, since Hydra makes warnings of a callback's exceptions."""
+    sys.exit(
+        f"{reason}. Leave hydra.sweep.subdir out, or let it hold ${{hydra.job.num}}, the number of "
+        "the job."
+    )
 
 
 def _state(config: DictConfig) -> str:
@@ -125,9 +170,3 @@ def _state(config: DictConfig) -> str:
         return BEGUN if Checkpoint(Path(config.checkpoints), job.name, job.seen).begun() else NEW
     except UserError:  # the job itself will say it
         return NEW
-
-
-def _in_order(folder: Path) -> Iterator[Path]:
-    """The notes of a sweep's jobs, by their numbers."""
-    notes = folder.glob(f"*/{JOB}")
-    return iter(sorted(notes, key=lambda path: (len(path.parent.name), path.parent.name)))

@@ -8,6 +8,7 @@ import pruning_lab
 ROOMS = [
     "errors",
     "random_streams",
+    "composition",
     "ranks",
     "atomic",
     "modes",

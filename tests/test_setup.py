@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from torch import nn
 
 from pruning_lab import setup
@@ -28,6 +28,13 @@ class Fixed(Net):
 
     def __init__(self):
         super().__init__(5, None)
+
+
+class Given:
+    """Keeps what it was given."""
+
+    def __init__(self, inner=None, **given):
+        self.inner, self.given = inner, given
 
 
 def failing():
@@ -65,6 +72,27 @@ def test_outputs_are_checked_up_to_rounding_and_what_is_drawn(name):
     drawn = torch.rand(3)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(3))  # checking draws nothing
+
+
+def kinds(value):
+    """The types of a container and of all in it."""
+    if isinstance(value, dict):
+        return dict, {key: kinds(inner) for key, inner in value.items()}
+    return (list, [kinds(inner) for inner in value]) if type(value) is list else type(value)
+
+
+def test_lists_and_mappings_arrive_as_pythons_own():
+    given = {"widths": [32, [16, 0.5]], "options": {"depth": {"a": [1, "x"]}, "none": None}}
+    told = {"size": (1, 8, 8)}
+    made = setup.build(config("Given", inner=config("Given", **given), **given), "g", Given, **told)
+    for each, expected in ((made, given | told), (made.inner, given)):
+        assert each.given == expected
+        assert kinds(each.given) == kinds(expected)
+    partial = setup.build(config("Given", _partial_=True, **given), "g")
+    assert partial().given == given
+    assert kinds(partial().given) == kinds(given)
+    kept = setup.build(config("Given", _convert_="none", **given), "g")
+    assert isinstance(kept.given["widths"], ListConfig)  # where it is asked for
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """What is written to MLflow is what is read back; what cannot be written to is said at once."""
 
 import multiprocessing
+import re
 import shutil
 import sqlite3
 from contextlib import closing, nullcontext
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy
 from hypothesis import example, given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -18,7 +21,8 @@ from mlflow.utils.validation import _validate_metric_name
 from pruning_lab import tracking
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import keys, write
+from pruning_lab.tracking import keys, store, write
+from tests.experiment import empty_store
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
         "finetune": "sgd", "baseline": "abc", "setting": "def",
@@ -287,11 +291,6 @@ def test_half_a_database_of_a_killed_process_is_no_obstacle(uri, tmp_path):
     assert not file.with_name(".mlflow.db.part").exists()
 
 
-def test_a_store_in_memory_is_refused():
-    with pytest.raises(UserError, match=r"sqlite:// names no file: runs would be gone"):
-        tracking.connect("sqlite://")
-
-
 @given(st.text(max_size=300))
 @example("width/conv(3,3)")
 @example("../a//./b/")
@@ -377,3 +376,66 @@ def test_a_finished_run_without_its_files_is_none(tmp_path):
     (steps,) = tmp_path.rglob(tracking.STEPS)
     steps.unlink()
     assert tracking.find_finished(uri, "mine", "abc") is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://mlflow.db",
+        "sqlite:mlflow.db",
+        "sqlite:/mlflow.db",
+    ],
+)
+def test_an_address_without_a_file_is_refused(uri):
+    with pytest.raises(UserError, match=f"{uri} names no file: runs would be gone"):
+        tracking.connect(uri)
+
+
+@pytest.mark.parametrize("uri", [
+    "sqlite:///a?b.db", "sqlite:///a%3Fb.db", "sqlite:///a%2541.db", "sqlite:///m.db?mode=ro",
+    "sqlite:///file:m.db?uri=true", "sqlite:///~nobody_here/m.db", "SQLITE:///m.db",
+    "sqlite+other:///m.db", "sqlite://host/m.db",
+])  # fmt: skip
+def test_an_address_that_would_be_read_in_two_ways_is_refused(uri):
+    with pytest.raises(UserError, match=f"{re.escape(uri)} is not possible: give sqlite:///FILE"):
+        tracking.connect(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:///my%20runs.db", "my runs.db"),
+        ("sqlite:///a b/runs#2.db", "a b/runs#2.db"),
+        ("sqlite:///100%.db", "100%.db"),
+        ("sqlite:///~/m.db", "home/m.db"),
+        ("sqlite+pysqlite:///m.db?timeout=60", "m.db"),
+        ("sqlite:////{folder}/m.db", "m.db"),
+    ],
+)
+def test_an_address_means_one_file_to_all(uri, file, tmp_path, monkeypatch):
+    uri, place = uri.format(folder=str(tmp_path)[1:]), tmp_path / file
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    url = sqlalchemy.make_url(store.address(uri))
+    assert Path(store.sqlite_file(uri)).resolve() == place == Path(url.database).resolve()
+    place.parent.mkdir(exist_ok=True)
+    shutil.copy(empty_store(), place)
+    tracking.connect(uri).create_experiment("here")
+    monkeypatch.chdir("/")
+    client = tracking.connect(f"sqlite:///{place}")
+    assert client.get_experiment_by_name("here") is not None
+    found = [each for each in tmp_path.rglob("*") if each.suffix == ".db" and each.is_file()]
+    assert found == [place]
+
+
+def test_a_relative_address_follows_the_process(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        shutil.copy(empty_store(), "m.db")
+        tracking.connect("sqlite:///m.db").create_experiment(name)
+    assert tracking.connect("sqlite:///m.db").get_experiment_by_name("one") is None
+    assert tracking.connect(f"sqlite:///{tmp_path}/one/m.db").get_experiment_by_name("one")

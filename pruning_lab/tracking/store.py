@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
 
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
@@ -20,6 +21,8 @@ from pruning_lab.tracking.moved import follow_move
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets another level
 logging.getLogger("alembic").setLevel(logging.WARNING)
+
+SQLITE = "sqlite:///"
 
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
@@ -35,18 +38,14 @@ def connect(uri: str) -> MlflowClient:
     A database that does not exist yet is made under a lock, and whole or not at all: several
     processes that make it at once break its migration, and so does one that is killed meanwhile.
     """
-    if uri.startswith("sqlite:") and sqlite_file(uri) is None:
-        raise UserError(
-            f"tracking.uri={uri} names no file: runs would be gone at the end. Give "
-            "sqlite:///mlflow.db for example."
-        )
     return _connected(uri, to_write=True)
 
 
 def _connected(uri: str, to_write: bool) -> MlflowClient:
+    uri = address(uri)
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     with reaching(uri), _database_lock(uri, to_write), _environment(patience):
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=address(uri, Path.cwd()))  # it keeps stores by address
         client.search_experiments(max_results=1)
     return client
 
@@ -94,14 +93,47 @@ def where_to_look(uri: str, experiment_id: str) -> str:
     page = f"#/experiments/{experiment_id}/{CHARTS}"
     if uri.startswith("http"):
         return without_password(f"{uri.rstrip('/')}/{page}")
-    command = shlex.join([sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri])
+    to_start = ["-m", "mlflow", "ui", "--backend-store-uri", address(uri)]
+    command = shlex.join([sys.executable, *to_start])
     return without_password(f"{command}\n{'':13} then open {LOCAL_SERVER}/{page}")
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of ``sqlite:///relative`` or ``sqlite:////absolute``; None for other stores."""
-    path = urlparse(uri).path[1:]
-    return Path(path) if uri.startswith("sqlite:///") and path else None
+    uri = address(uri)
+    return Path(make_url(uri).database or "") if uri.startswith(SQLITE) else None
+
+
+def address(uri: str, folder: Path | None = None) -> str:
+    """The address as everybody reads it alike: this program, SQLAlchemy, and MLflow.
+
+    A database file is as SQLAlchemy reads it (``%20`` is a space), ``~`` is the home folder, and a
+    relative one is put into ``folder``, where that is given.
+    Raises UserError where the address names no file, or has anything but a file and a ``timeout``.
+    """
+    if not re.match(r"\s*sqlite\b", uri, re.IGNORECASE):
+        return uri  # a server's
+    try:
+        url = make_url(uri)
+        file = os.path.expanduser(url.database or "")  # noqa: PTH111  (Path drops a slash)
+    except ArgumentError:
+        url, file = None, ""
+    if url is None or file in ("", ":memory:"):
+        raise UserError(
+            f"tracking.uri={uri} names no file: runs would be gone at the end. Give "
+            "sqlite:///mlflow.db for example."
+        )
+    file = str(folder / file) if folder else file
+    asked = uri.partition("?")[2]
+    found = f"{SQLITE}{file}" + f"?{asked}" * bool(asked)
+    local = url.drivername in ("sqlite", "sqlite+pysqlite") and not (url.host or url.username)
+    plain = not file.startswith(("~", "file:")) and make_url(found).database == file
+    if not (local and plain and re.fullmatch(r"(timeout=\d+)?", asked)):
+        raise UserError(
+            f"tracking.uri={without_password(uri)} is not possible: give {SQLITE}FILE with a name "
+            "that holds no ? and no code like %41, and after it nothing but ?timeout=SECONDS."
+        )
+    return found
 
 
 @contextmanager
@@ -133,7 +165,8 @@ def _make_database(file: Path) -> None:
     """
     with replacing(file) as temporary:
         temporary.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+        store = MlflowClient(tracking_uri=f"{SQLITE}{temporary.absolute()}")
+        store.search_experiments(max_results=1)
         with closing(sqlite3.connect(temporary, timeout=60)) as database:
             database.execute("pragma journal_mode = wal")
 

@@ -21,6 +21,7 @@ from pruning_lab.attributions.activations import shares_pass
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.scores import LayerEstimates
 from pruning_lab.compare import markdown, style_of
+from pruning_lab.composition import check_composed, where_given
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.ledger import Cost, measured
@@ -252,10 +253,11 @@ def main(config: DictConfig) -> None:
     """The command."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CompactHydraException("pruning_lab.truth is one process: start it without torchrun.")
-    choices = HydraConfig.get().runtime.choices
-    names = Names(*(choices[group] for group in Names.__dataclass_fields__))
+    hydra_config = HydraConfig.get()
     try:
-        Truth(config, names, Path(HydraConfig.get().runtime.output_dir)).run()
+        with where_given(hydra_config):
+            names = Names(*check_composed(config, hydra_config, Names.__dataclass_fields__))
+            Truth(config, names, Path(hydra_config.runtime.output_dir)).run()
     except (UserError, OSError) as error:
         raise CompactHydraException(str(error)) from None
 
