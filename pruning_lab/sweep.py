@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 from uuid import uuid4
@@ -50,6 +51,9 @@ class Sweep(Callback):
     total: int | None = None
     """How many jobs it has, where that is known beforehand."""
 
+    store: tuple[str, str] = ("", "")
+    """The address of the tracking store, and the experiment's name there."""
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Say how many jobs are finished already, and how many are left."""
         if config.get("plan"):
@@ -63,6 +67,7 @@ class Sweep(Callback):
         if jobs is None and not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
             _refuse_folder(f"All jobs would write to {config.hydra.sweep.subdir}")
         self.notes, Sweep.current = notes, self
+        self.store = (config.tracking.uri, config.tracking.experiment)
         if states is not None:
             self.total = states.total()
             counts = ", ".join(f"{states[s]} {s}" for s in (DONE, BEGUN, NEW))
@@ -89,10 +94,17 @@ class Sweep(Callback):
 
 
 def report() -> None:
-    """Say which jobs of this process's sweep did not finish, why, and what runs just these."""
+    """Say which jobs of this process's sweep did not finish, why, what runs just these.
+
+    And where all curves are.
+    """
     sweep = Sweep.current
     if sweep is None or sweep.notes is None:
         return
+    with suppress(UserError):  # no run was recorded, or the store is away
+        number = tracking.number_of(*sweep.store)
+        where = tracking.where_to_look(sweep.store[0], number)
+        print(f"\n{'All curves':13} {where}\n")
     jobs = [json.loads(path.read_text()) for path in sorted(sweep.notes.glob("*.json"))]
     alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
     problems = [(job, job["problem"]) for job in jobs if job["problem"]]

@@ -12,7 +12,13 @@ from pruning_lab.tracking.read import (
     read_runs,
     read_scores,
 )
-from pruning_lab.tracking.store import MlflowClient, connect, where_to_look, without_password
+from pruning_lab.tracking.store import (
+    MlflowClient,
+    connect,
+    number_of,
+    where_to_look,
+    without_password,
+)
 from pruning_lab.tracking.write import Run, flatten, keep_report, run
 
 __all__ = [
@@ -30,6 +36,7 @@ __all__ = [
     "find_runs",
     "flatten",
     "keep_report",
+    "number_of",
     "read_estimates",
     "read_params",
     "read_runs",

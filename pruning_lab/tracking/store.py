@@ -85,6 +85,15 @@ def connect_to_read(uri: str) -> MlflowClient:
     return _connected(uri, to_write=False)
 
 
+def number_of(uri: str, experiment: str) -> str:
+    """The number of an experiment; UserError where there is none, or no store."""
+    with reaching(uri):
+        found = connect_to_read(uri).get_experiment_by_name(experiment)
+    if found is None:
+        raise UserError(f"tracking.uri={without_password(uri)} has no experiment '{experiment}'.")
+    return str(found.experiment_id)
+
+
 def where_to_look(uri: str, experiment_id: str) -> str:
     """How to see the curves of an experiment in MLflow: a command, and the page to open then.
 
