@@ -31,8 +31,8 @@ def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
     criteria without. Models that draw at random draw alike, as far as the shapes are the same.
     """
     x, target = pair
-    read_of = [_drawn_alike(read, x[rows]) for rows in ROWS]
-    random = not all(map(same, *map(_tensors, (read_of[0], _drawn_alike(read, x, seed=1)))))
+    read_of = [drawn_alike(read, x[rows]) for rows in ROWS]
+    random = not all(map(same, *map(_tensors, (read_of[0], drawn_alike(read, x, seed=1)))))
     for both, three, *own in zip(*map(_tensors, read_of), strict=False):
         dims = [d for d, size in enumerate(both.shape) if three.shape[d] != size]
         if len(dims) > 1:
@@ -49,7 +49,7 @@ def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
             )
     if losses is not None:
         found = [
-            _drawn_alike(losses, o, target[rows]) for o, rows in zip(read_of, ROWS, strict=True)
+            drawn_alike(losses, o, target[rows]) for o, rows in zip(read_of, ROWS, strict=True)
         ]
         _check_losses(found, read_of[0], target, random)
 
@@ -89,7 +89,7 @@ def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> b
     return not all(same(one, other, scale) for one, other in apart)
 
 
-def _drawn_alike(run: Callable[..., Any], *given: Any, seed: int = 0) -> Any:
+def drawn_alike(run: Callable[..., Any], *given: Any, seed: int = 0) -> Any:
     """What ``run`` gives for copies of tensors."""
     copies = tree_map_only(torch.Tensor, torch.clone, given)
     with streams_kept([each.device for each in tree_leaves(copies) if hasattr(each, "device")]):

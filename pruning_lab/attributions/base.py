@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from pruning_lab import ledger
+from pruning_lab.attributions.axes import axis_of
 from pruning_lab.attributions.batches import Batches
 from pruning_lab.attributions.checks import check_trace
+from pruning_lab.attributions.losses import Criterion, raw_losses
 from pruning_lab.attributions.players import Players, every_unit, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace, unit_axis
+from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
 from pruning_lab.ledger import Passes, Prediction, counted
 from pruning_lab.modes import evaluating
 from pruning_lab.random_streams import streams_kept
-
-Criterion = Callable[..., torch.Tensor]
 
 
 class Progress:
@@ -82,6 +82,7 @@ class AttributionMetric(ABC):
         self.device = torch.device(device)
         self.batches = Batches(data_generator, self.device)
         self.reduction = reduction
+        self._axes: dict[nn.Module, int] = {}
         self._set(options, type(self).__name__)
 
     def run(
@@ -186,11 +187,14 @@ class AttributionMetric(ABC):
         if not players.joint:
             return [
                 Site(
-                    graph.site(players.first, behind), unit_axis(players.first), None, players.first
+                    graph.site(players.first, behind),
+                    self._axis(players.first),
+                    None,
+                    players.first,
                 )
             ]
         found = [
-            Site(node, unit_axis(module), row, module)
+            Site(node, self._axis(module), row, module)
             for module, row in players.members.items()
             for node in graph.sites(module, behind)
         ]
@@ -199,6 +203,12 @@ class AttributionMetric(ABC):
         if len(found) == 1 and every_unit(found[0].row):
             return [found[0]._replace(row=None)]  # which walks by the layer behind ask for
         return found
+
+    def _axis(self, module: nn.Module) -> int:
+        """The dimension of ``module``'s output that holds its units."""
+        if module not in self._axes:
+            self._axes[module] = axis_of(self.model, module, self.batches.example)
+        return self._axes[module]
 
     def _counts(self, graph: Any, players: Sequence[Players], behind: bool) -> list[int]:
         """How many players there are in each set; of a module's units its output tells."""
@@ -234,24 +244,7 @@ class AttributionMetric(ABC):
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
     def _raw_losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        """The criterion's losses as they come, (N, ...); UserError unless they are that."""
-        try:
-            losses = self.criterion(output, target, reduction="none")
-        except TypeError as error:
-            if not isinstance(self.criterion, nn.Module):
-                raise
-            raise UserError(
-                f"The criterion {self.criterion} takes no reduction; it is called as criterion("
-                "output, target, reduction='none'). Give the function, F.cross_entropy for example."
-            ) from error
-        tensor = isinstance(losses, torch.Tensor)
-        if not tensor or losses.ndim == 0 or len(losses) != len(target):
-            found = f"shape {tuple(losses.shape)}" if tensor else f"a {type(losses).__name__}"
-            raise UserError(
-                "criterion(output, target, reduction='none') must give one loss a sample, "
-                f"({len(target)}, ...); it gave {found}."
-            )
-        return losses
+        return raw_losses(self.criterion, output, target)
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:

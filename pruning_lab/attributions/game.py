@@ -79,9 +79,14 @@ class Game:
         (found,) = torch.autograd.grad(self._masked(samples, keep).sum(), keep)
         return found
 
-    @cached_property
+    @property
     def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses with all players and with none, (samples,) each."""
+        """The losses with all players and with none, (samples,) each; copies."""
+        full, none = self._ends
+        return full.clone(), none.clone()
+
+    @cached_property
+    def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         keep = torch.ones(2, self.samples, self.players, device=self.device)
         keep[1] = 0
         full, none = self.losses(keep)

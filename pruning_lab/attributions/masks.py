@@ -16,6 +16,7 @@ from pruning_lab.attributions.apart import check_apart
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site
 from pruning_lab.attributions.batches import Part, parts
 from pruning_lab.attributions.checks import check_samples_apart, same
+from pruning_lab.attributions.formulas import fitting
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
@@ -205,6 +206,10 @@ class OneRoundMetric(MaskMetric):
         ``first`` is the number of the batch's first sample in all the data.
         """
 
+    def _numbers(self, players: int) -> int:
+        """How many numbers a sample has: one a player."""
+        return players
+
     def _draws(self) -> int:
         """How many independent draws a sample the variances are of."""
         return 1
@@ -247,7 +252,12 @@ class OneRoundMetric(MaskMetric):
         for index, (each, count, limit) in enumerate(zip(players, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
             for game, part in self._games(graph, each, behind, limit):
-                reducer.add(*self._score(game, part.first), part.samples)
+                shape = len(part.x), self._numbers(count)
+                scores, variances = (
+                    fitting(some, shape, "(samples, players)", self._score)
+                    for some in self._score(game, part.first)
+                )
+                reducer.add(scores, variances, part.samples)
                 progress.done(index, part.samples * self._evaluations(count))
                 del game  # before the next one is made: it is large
             found.append(estimate([reducer]))

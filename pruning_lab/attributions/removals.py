@@ -43,6 +43,9 @@ class RemovalMetric(OneRoundMetric):
             raise UserError("removed must be an array of booleans, (sets, units), of one at least.")
         return given
 
+    def _numbers(self, players: int) -> int:
+        return len(self._sets())
+
     def _rows(self, players: int) -> tuple[int, int]:
         return 2 + len(self._sets()), 0  # all players, and none
 

@@ -13,7 +13,7 @@ from pruning_lab.attributions.gathering import sum_of_members
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
-from pruning_lab.graph.kinds import TransposedConvolution
+from pruning_lab.graph.kinds import LAYERS, TransposedConvolution
 from pruning_lab.ledger import Prediction
 
 
@@ -74,6 +74,12 @@ def weight_of(module: nn.Module) -> torch.Tensor:
         raise UserError(
             f"{type(module).__name__} has no weights, so its units have no score by them. "
             "Score a Linear, a convolution or a BatchNorm."
+        )
+    if weight.ndim > 1 and not isinstance(module, LAYERS):
+        raise UserError(
+            f"Which dimension of {type(module).__name__}'s weight {tuple(weight.shape)} holds the "
+            "units is not known. Score a Linear, a convolution or a BatchNorm, or choose a "
+            "criterion on activations."
         )
     return weight.detach()
 

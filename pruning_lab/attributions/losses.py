@@ -1,0 +1,32 @@
+"""The model's loss, sample by sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning_lab.errors import UserError
+
+Criterion = Callable[..., torch.Tensor]
+
+
+def raw_losses(criterion: Criterion, output: Any, target: torch.Tensor) -> torch.Tensor:
+    """The criterion's losses as they come, (N, ...); UserError unless they are that."""
+    try:
+        losses = criterion(output, target, reduction="none")
+    except TypeError as error:
+        if not isinstance(criterion, nn.Module):
+            raise
+        raise UserError(
+            f"The criterion {criterion} takes no reduction; it is called as criterion("
+            "output, target, reduction='none'). Give the function, F.cross_entropy for example."
+        ) from error
+    tensor = isinstance(losses, torch.Tensor)
+    if not tensor or losses.ndim == 0 or len(losses) != len(target):
+        found = f"shape {tuple(losses.shape)}" if tensor else f"a {type(losses).__name__}"
+        raise UserError(
+            "criterion(output, target, reduction='none') must give one loss a sample, "
+            f"({len(target)}, ...); it gave {found}."
+        )
+    return losses
