@@ -44,19 +44,29 @@ class Pictures(Subset):
 
 
 def _digest(path: str) -> bytes:
-    with _named(path), Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
+def _opened(path: str) -> Iterator[Image.Image]:
+    """A picture whose header is read; UserError for whatever goes wrong inside, too."""
     try:
-        yield
+        # of a file that Pillow opens by its name, and maps, a TIFF to be turned comes scrambled
+        with Path(path).open("rb") as file, Image.open(file) as picture:
+            yield picture
     except Exception as error:  # Pillow has no class of its own for all that a file may lack
-        why = str(error) if isinstance(error, UserError | OSError) else reason(error)
-        raise UserError(
-            f"{printable(path)} cannot be read as a picture: {why}. Delete or replace it."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    why = str(error) if isinstance(error, UserError | OSError) else reason(error)
+    return UserError(
+        f"{printable(path)} cannot be read as a picture: {printable(why)}. Delete or replace it."
+    )
 
 
 def check_picture(path: str) -> None:
@@ -64,7 +74,7 @@ def check_picture(path: str) -> None:
 
     The rest is read when it is needed; but of decimal numbers all are, to see their range.
     """
-    with _named(path), Image.open(path) as picture:
+    with _opened(path) as picture:
         _check(picture)
         if picture.mode == "F":
             _grey(picture, 1.0)
@@ -75,9 +85,8 @@ def read_picture(path: str) -> Image.Image | ImageTensor:
 
     RGB of 8 bits; grey of more bits as three equal channels of float32 from 0 to 1.
     """
-    with _named(path), Image.open(path) as picture:
+    with _opened(path) as picture:
         _check(picture)
-        picture.load()  # which turns a TIFF already
         upright = ImageOps.exif_transpose(picture)
         if white_value := _white(picture):
             return _grey(upright, white_value)

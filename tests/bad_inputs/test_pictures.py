@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from pruning_lab.datasets.image_folder import image_folder
 from tests.bad_inputs.attempts import TEXT, check_refused
@@ -57,6 +57,18 @@ def forbidden(root, place):
         return opened(root)
 
 
+def changed(root, change, late=False):
+    """The fingerprint of the pictures with one changed: before they are looked at, or ``late``."""
+    path = folder(root) / "test" / "ape" / "0.png"
+    found = opened(root) if late else None
+    change(path)
+    return (found or opened(root)).fingerprint()
+
+
+LONG = PngImagePlugin.PngInfo()
+LONG.add_text("prompt", "x" * 2**21, zip=True)
+
+
 def cut_short(root):
     """A picture that begins well, and is found out when it is read."""
     path = folder(root) / "test" / "ape" / "0.png"
@@ -92,6 +104,25 @@ PICTURES = {
                            r"0.png cannot be read as a picture: .*Delete or replace it"),
     "an empty file": (lambda root: without(root, b""), "0.png cannot be read as a picture"),
     "half a picture": (cut_short, "0.png cannot be read as a picture: .*Delete or replace it"),
+    "182 million pixels": (
+        lambda root: changed(root, Image.new("1", (14000, 13000)).save),
+        "0.png cannot be read as a picture: DecompressionBombError: .*Delete",
+    ),
+    "a text of 2 MB": (
+        lambda root: changed(root, lambda path: Image.new("1", (9, 9)).save(path, pnginfo=LONG)),
+        "0.png cannot be read as a picture: ValueError: Decompressed data too large",
+    ),
+    "gone": (lambda root: changed(root, Path.unlink, late=True), "0.png cannot be .*No such file"),
+    "a root that is no text": (
+        lambda root: opened(f"{root}/\udcc4"), r"dataset.root=.*/\\udcc4 .* text in UTF-8",
+    ),
+    "tests from the training": (
+        lambda root: image_folder(
+            str(folder(root, train_ape=10, train_bee=10)), test_folder="train", size=8, score=4,
+            val=4, test=None, train=4,
+        ).fingerprint(),
+        "images of dataset.train are in dataset.test, too",
+    ),
     "a folder closed": (lambda root: forbidden(root, "train"), "train cannot be read: .*denied"),
     "a class closed": (
         lambda root: forbidden(root, "test/bee"), "test cannot be read: .*file for the classes bee",
@@ -103,6 +134,16 @@ PICTURES = {
 @pytest.mark.parametrize("case", PICTURES)
 def test_pictures_that_cannot_be_used(case, tmp_path, monkeypatch):
     check_refused(PICTURES[case], tmp_path, monkeypatch)
+
+
+def test_names_in_any_bytes_are_read(tmp_path):
+    folder(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "ape" / "0.png").rename(tmp_path / part / "ape" / "\udcc4\udce3.png")
+    before = opened(tmp_path).fingerprint()
+    for part in ("train", "test"):
+        (tmp_path / part / "bee").rename(tmp_path / part / "\udcc4\udce3")
+    assert opened(tmp_path).fingerprint() == before
 
 
 def test_a_file_that_is_no_picture_beside_pictures_is_passed_over(tmp_path):
