@@ -58,6 +58,56 @@ class Drawing(Fixed):
         return torch.rand(len(x), 5)
 
 
+class Linear(Fixed):
+    def __init__(self):
+        super().__init__()
+        self.top = nn.Linear(128, 5)
+
+    def forward(self, x):
+        return self.top(x.flatten(1))
+
+
+class Squeezed(Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+class InTurn(Linear):
+    def forward(self, x):
+        return super().forward(x).flip(0)
+
+
+class Centred(Linear):
+    def forward(self, x):
+        return super().forward(x - 0.1 * x.mean(0))
+
+
+class BatchStatistics(Linear):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2, track_running_stats=False)
+
+    def forward(self, x):
+        return super().forward(self.norm(x))
+
+
+MIXED = "output for an image depends on the others in its batch"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Squeezed", r"For one image the model gives \(5,\); .* \(1, 5\), .*flatten\(1\)"),
+        ("InTurn", MIXED),
+        ("Centred", MIXED),
+        ("BatchStatistics", rf"{MIXED}.*track_running_stats=False"),
+    ],
+)
+def test_a_model_that_gives_no_image_its_own_result_is_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        setup.build_model(config(name), SPLITS)
+
+
 class Rounding(Fixed):
     """Gives a lone image what it gives it among others, up to rounding."""
 

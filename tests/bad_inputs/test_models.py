@@ -71,21 +71,6 @@ class Branches(Net):
         return self[3](x if x.sum() > 0 else -x)
 
 
-class Squeezed(Net):
-    def forward(self, x):
-        return super().forward(x).squeeze()
-
-
-class InTurn(Net):
-    def forward(self, x):
-        return super().forward(x).flip(0)
-
-
-class Centred(Net):
-    def forward(self, x):
-        return super().forward(x - 0.1 * x.mean(0))
-
-
 class WithoutParameters(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :4]
@@ -138,11 +123,6 @@ MODELS = {
     "a tuple": (own("GivesTwo"), f"For two images the model gives tuple; {SHAPE}"),
     "a mapping": (own("GivesNames"), f"For two images the model gives dict; {SHAPE}"),
     "a class too many": (own("Five"), rf"For two images the model gives \(2, 5\); {SHAPE}"),
-    "a batch squeezed away": (
-        own("Squeezed"), r"For one image the model gives \(4,\); .* \(1, 4\), .*flatten\(1\)",
-    ),
-    "rows in turn": (own("InTurn"), "output for an image depends on the others in its batch"),
-    "the mean of a batch": (own("Centred"), "output for an image depends on the others in its"),
     "NaN in weights": (own("Broken"), r"For black images the model gives \[nan, nan, nan, nan\]"),
     "infinite": (own("Endless"), r"For black images the model gives \[-?inf, .*weights finite"),
     "code on data": (own("Branches"), "Branches cannot be traced: .*control flow"),
