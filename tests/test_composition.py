@@ -115,7 +115,6 @@ def test_a_key_that_others_refer_to_is_used():
     [
         (["metric=[taylor,random]"], "metric: several or none were chosen.* -m metric=NAME,NAME"),
         (["~metric"], "metric: several or none"),
-        (["metric=null"], "metric: several or none"),
         (["~controls"], "controls is missing"),
         (["~seeds.order"], "seeds.order is missing"),
         (["tracking.uri=${oc.env:NOWHERE}/x"], "tracking.uri cannot be resolved: .*'NOWHERE'"),
