@@ -231,6 +231,22 @@ def check_numbers(config: DictConfig) -> None:
     check_choice("keep", config.keep, KEEP)
     if config.baseline.checkpoint is not None:
         check_text("baseline.checkpoint", config.baseline.checkpoint, "network.safetensors")
+    _check_places(config)
+
+
+def _check_places(config: DictConfig) -> None:
+    """UserError for a ``~``, which would be a folder of that name."""
+    places = {key: config.baseline[key] for key in ("folder", "checkpoint")}
+    places = {f"baseline.{key}": place for key, place in places.items()}
+    places["checkpoints"] = config.checkpoints
+    if isinstance(config.dataset, DictConfig) and "pruning_lab." in str(config.dataset._target_):
+        places["dataset.root"] = config.dataset.get("root")  # a class of one's own may expand it
+    for name, place in places.items():
+        if str(place).startswith("~"):
+            raise UserError(
+                f"{name}={place} is not possible: ~ is not the home folder here. Write the folder "
+                "in full, or begin with ${oc.env:HOME}."
+            )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

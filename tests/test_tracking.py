@@ -421,14 +421,19 @@ def test_an_address_means_one_file_to_all(uri, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     url = sqlalchemy.make_url(store.address(uri))
     assert Path(store.sqlite_file(uri)).resolve() == place == Path(url.database).resolve()
-    place.parent.mkdir(exist_ok=True)
+
+
+def test_an_address_with_odd_characters_leads_to_one_database(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / "my runs" / "100% #2.db"
+    place.parent.mkdir()
     shutil.copy(empty_store(), place)
-    tracking.connect(uri).create_experiment("here")
-    monkeypatch.chdir("/")
-    client = tracking.connect(f"sqlite:///{place}")
-    assert client.get_experiment_by_name("here") is not None
-    found = [each for each in tmp_path.rglob("*") if each.suffix == ".db" and each.is_file()]
-    assert found == [place]
+    client = tracking.connect("sqlite:///~/my%20runs/100%%20#2.db")
+    client.create_experiment("here")
+    with closing(sqlite3.connect(place)) as database:
+        assert ("here",) in database.execute("select name from experiments").fetchall()
+    assert [each for each in tmp_path.rglob("*.db") if each.is_file()] == [place]
+    assert list(tmp_path.iterdir()) == [place.parent]
 
 
 def test_a_relative_address_follows_the_process(tmp_path, monkeypatch):
