@@ -20,7 +20,7 @@ class Passes:
     A part of the network counts by its share of the FLOPs. A whole backward pass leads from the
     loss to the outputs of the first layers, as gradients of activations do: none of weights.
     ``checks`` are forward passes that only look at how the model runs, on a few samples however
-    many there are; they are not in ``forward``.
+    many there are; they are not in ``forward``, nor what leads back from them in ``backward``.
     """
 
     forward: float = 0.0

@@ -10,7 +10,7 @@ from pruning_lab import ledger, ranks
 from pruning_lab.attributions.apart import check_apart
 from pruning_lab.attributions.base import AttributionMetric, Progress, at_rest
 from pruning_lab.attributions.batches import parts
-from pruning_lab.attributions.checks import check_samples_apart
+from pruning_lab.attributions.checks import check_graded, check_samples_apart
 from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.memory import Made
@@ -18,6 +18,7 @@ from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.reduction import Estimate, Reducer, finite
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import check_rows, two_and_three
+from pruning_lab.graph.parts import gradients as led_back
 from pruning_lab.ledger import Prediction
 
 
@@ -54,7 +55,7 @@ class ActivationMetric(AttributionMetric):
     def _check_players(self, players: Sequence[Players], behind: bool) -> None:
         """Rehearse on two samples: every site, and the formula for the first players."""
         check_samples_apart(self.model)
-        graph = self._graph()
+        graph = self._graph(players)
         gatherings = [self._gathering(graph, each, behind) for each in players]
         self._check_apart(graph, Places(gatherings))
         for first in gatherings[:1]:
@@ -75,7 +76,7 @@ class ActivationMetric(AttributionMetric):
         return _one_pass([self], players, behind)[0]
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
-        graph, samples = self._graph(), self.batches.count(self.samples)
+        graph, samples = self._graph(players), self.batches.count(self.samples)
         places = Places([self._gathering(graph, each, behind) for each in players])
         return Prediction(samples, samples * self._share_back(graph, places))
 
@@ -118,14 +119,8 @@ class ActivationMetric(AttributionMetric):
                 ledger.backward(len(x), self._share_back(graph, places))
                 wanted = [found[node] for node in places.graded]
                 loss = self._losses(output, target).sum()
-                if not loss.requires_grad:
-                    raise UserError(
-                        f"{type(self).__name__} needs gradients, and the criterion's losses do not "
-                        "depend on the model's output by torch's operations. Make them of tensors, "
-                        "without detach, item or numpy."
-                    )
-                each = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-                gradients = dict(zip(places.graded, each, strict=True))
+                check_graded(loss)
+                gradients = dict(zip(places.graded, led_back(loss, wanted), strict=True))
         return {node: (a.detach(), gradients.get(node, a.detach())) for node, a in found.items()}
 
 
@@ -185,7 +180,7 @@ def _one_pass(
     """Metric by metric the scores of each set of players."""
     leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
     check_samples_apart(leading.model)
-    graph = leading._graph()
+    graph = leading._graph(players)
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
     every = Places(place for own in gatherings for place in own)
     leading._check_apart(graph, every)

@@ -13,14 +13,14 @@ from torch import nn
 from pruning_lab import ledger
 from pruning_lab.attributions.axes import axis_of
 from pruning_lab.attributions.batches import Batches
-from pruning_lab.attributions.checks import check_trace
+from pruning_lab.attributions.checks import check_trace, observe
 from pruning_lab.attributions.losses import Criterion, raw_losses
 from pruning_lab.attributions.players import Players, every_unit, units_of_module
 from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
 from pruning_lab.ledger import Passes, Prediction, counted
-from pruning_lab.modes import evaluating
+from pruning_lab.modes import evaluating, state_kept, uncompiled
 from pruning_lab.random_streams import streams_kept
 
 
@@ -62,6 +62,9 @@ class AttributionMetric(ABC):
     options: ClassVar[tuple[str, ...]] = ()
     """What may be set of the criterion, by its constructor or by ``run``: attributes of the class,
     which hold the defaults."""
+
+    needs_gradient: ClassVar[bool] = False
+    """It reads gradients of the model."""
 
     independent: ClassVar[bool] = False
     """Scores are draws of their own: of units that only go together one stands for all."""
@@ -220,17 +223,23 @@ class AttributionMetric(ABC):
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
         return [each.count or width for each, width in zip(players, widths, strict=True)]
 
-    def _graph(self) -> Graph | HookedGraph:
-        """The model's operations, where the trace computes what the model does; else its hooks."""
-        try:
-            graph = trace(self.model)
-            x = self.batches.first(4)
-            with ledger.checking():
-                check_trace(self.model, graph, x if len(x) > 1 else self.batches.example())
-            if ledger.listens():
-                graph.weigh(self.batches.example())
-        except UntraceableError as error:
-            return HookedGraph(self.model, error)
+    def _graph(self, players: Sequence[Players] = ()) -> Graph | HookedGraph:
+        """The model's operations, where the trace computes what the model does; else its hooks.
+
+        That is looked at on a few samples, and where the units of ``players`` are read.
+        """
+        modules = list(dict.fromkeys(module for each in players for module in each.members))
+        x, graph = self.batches.first(4), None
+        x = x if len(x) > 1 else self.batches.example()
+        with ledger.checking():
+            seen = observe(self.model, x, modules, self.needs_gradient)
+            try:
+                graph = trace(self.model)
+                check_trace(self.model, graph, x, modules, seen)
+            except UntraceableError as error:
+                return HookedGraph(self.model, error, graph)
+        if ledger.listens():
+            graph.weigh(self.batches.example())
         return graph
 
     def _output(self, x: torch.Tensor) -> Any:
@@ -261,14 +270,16 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 def at_rest(model: nn.Module) -> Iterator[None]:
     """The model in eval mode without parameter gradients; everything is put back afterwards.
 
-    Also the random streams, which a shuffling DataLoader draws from. Float32 is float32 inside.
+    Also what its code writes to its modules, and the random streams, which a shuffling DataLoader
+    draws from. Float32 is float32 inside, and compiled code runs as it was written.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
-        with evaluating(model), streams_kept(devices), _full_precision():
+        kept = streams_kept(devices)
+        with state_kept(model), evaluating(model), uncompiled(), kept, _full_precision():
             yield
     finally:
         for parameter, requires_grad in wanted.items():

@@ -9,6 +9,7 @@ import torch
 
 from pruning_lab import ledger
 from pruning_lab.attributions.base import Site, by_unit
+from pruning_lab.attributions.checks import check_graded
 from pruning_lab.attributions.memory import Room
 from pruning_lab.attributions.players import keep_rows
 from pruning_lab.graph.cut import Cut, State
@@ -76,7 +77,9 @@ class Game:
     def _gradient(self, samples: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         keep = keep.detach().requires_grad_()
         ledger.backward(len(samples), self._cut.share_after.backward)
-        (found,) = torch.autograd.grad(self._masked(samples, keep).sum(), keep)
+        total = self._masked(samples, keep).sum()
+        check_graded(total)
+        (found,) = torch.autograd.grad(total, keep)
         return found
 
     @property

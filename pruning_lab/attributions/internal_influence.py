@@ -20,6 +20,7 @@ class InternalInfluenceAttributionMetric(OneRoundMetric):
     """
 
     evidence: ClassVar[str] = "gradients under masks"
+    needs_gradient: ClassVar[bool] = True
     options: ClassVar[tuple[str, ...]] = ("steps", *MaskMetric.options)
     steps: int = 16
 

@@ -118,7 +118,7 @@ class MaskMetric(AttributionMetric):
     def _opened(self, players: Sequence[Players], behind: bool) -> tuple[Any, list[int]]:
         """The model's graph, and how many players there are; UserError for what has no scores."""
         check_samples_apart(self.model)
-        graph = self._graph()
+        graph = self._graph(players)
         for each in players:
             self._cut(graph, each, behind)
         counts = self._counts(graph, players, behind)

@@ -20,6 +20,7 @@ class OwenGradientAttributionMetric(PairedMasksMetric):
     """
 
     evidence: ClassVar[str] = "gradients under masks"
+    needs_gradient: ClassVar[bool] = True
 
     def _rows(self, players: int) -> tuple[int, int]:
         return self.masks, self.masks

@@ -34,7 +34,7 @@ class RandomAttributionMetric(AttributionMetric):
     ) -> list[Estimate]:
         place = {module: number for number, module in enumerate(self.model.modules())}
         found = []
-        counts = self._counts(self._graph(), players, behind=False)
+        counts = self._counts(self._graph(players), players, behind=False)
         for each, count in zip(players, counts, strict=True):
             stream = np.random.default_rng([self.seed, place[each.first], count])
             found.append(Estimate(stream.random(count)))

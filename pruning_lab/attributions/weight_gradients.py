@@ -36,7 +36,7 @@ class WeightGradientMetric(ActivationMetric):
 
     def _predict(self, players: Sequence[Players], behind: bool) -> Prediction:
         """Beside the pass for all, each layer runs again and takes as much for its weights."""
-        found, graph = super()._predict(players, behind), self._graph()
+        found, graph = super()._predict(players, behind), self._graph(players)
         shares = sum(sum(self._gathering(graph, each, behind).shares) for each in players)
         return replace(found, forward=found.forward * (1 + 2 * shares))
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from pruning_lab.graph.kinds import COMPUTED
 from pruning_lab.graph.slots import Slots
-from pruning_lab.graph.values import Axes, Extent, Value
+from pruning_lab.graph.values import Axes, Extent, Value, mapped
 from pruning_lab.graph.widths import Key, Width
 
 
@@ -91,7 +91,7 @@ class Call:
         def number(each: Any) -> Any:
             return each.value if isinstance(each, Extent) else each
 
-        args, kwargs = fx.node.map_aggregate((self.args, self.kwargs), number)
+        args, kwargs = mapped(self.args, number), mapped(self.kwargs, number)
         return replace(self, args=args, kwargs=kwargs)
 
     def __str__(self) -> str:
@@ -166,7 +166,7 @@ def with_axes(result: Any, axes: Axes) -> Any:
     def value(each: Any) -> Any:
         return Value(each.to("meta"), dict(axes)) if isinstance(each, torch.Tensor) else each
 
-    return fx.node.map_aggregate(result, value)
+    return mapped(result, value)
 
 
 def _collected(arguments: Any, kind: type) -> list[Any]:
@@ -182,22 +182,11 @@ def _collected(arguments: Any, kind: type) -> list[Any]:
 
 
 def _plain(arguments: Any) -> Any:
-    """Values as their tensors, extents as whole numbers, lists that may be changed."""
+    """Values as their tensors, extents as whole numbers, in containers that may be changed."""
 
     def plain(each: Any) -> Any:
         if isinstance(each, Value):
             return each.tensor
         return each.value if isinstance(each, Extent) else each
 
-    return _thawed(fx.node.map_aggregate(arguments, plain))
-
-
-def _thawed(each: Any) -> Any:
-    """Tracing freezes lists; code may change those that it is given."""
-    if type(each) is tuple:
-        return tuple(_thawed(part) for part in each)
-    if isinstance(each, list):
-        return [_thawed(part) for part in each]
-    if isinstance(each, dict):
-        return {key: _thawed(part) for key, part in each.items()}
-    return each
+    return mapped(arguments, plain)

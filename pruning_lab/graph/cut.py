@@ -11,7 +11,7 @@ from pruning_lab import ledger
 from pruning_lab.errors import UserError
 from pruning_lab.graph.entry import Entry, find_entry
 from pruning_lab.graph.folding import Seen, Sizes, Substitutes, made_faster
-from pruning_lab.graph.parts import descendants, masked_units, part
+from pruning_lab.graph.parts import descendants, graded, masked_units, part
 from pruning_lab.graph.shares import share_of
 
 
@@ -224,9 +224,7 @@ def record(
         if node in found:
             if not isinstance(value, torch.Tensor):
                 raise samples_elsewhere(value)
-            if torch.is_grad_enabled() and not value.requires_grad:
-                value.requires_grad_()
-            found[node] = value
+            found[node] = graded(value) if torch.is_grad_enabled() else value
             # a copy goes on, since an in-place ReLU behind the site would overwrite the record
             value = value.clone()
         interpreter.env[node] = value

@@ -60,11 +60,9 @@ class _Run:
 
     def run(self, graph: fx.Graph, x: torch.Tensor) -> None:
         env: dict[fx.Node, Any] = {}
-        fed = False
         for node in graph.nodes:
             if node.op == "placeholder":
-                env[node] = node.args[0] if fed else Value(x)
-                fed = True
+                env[node] = Value(x)
             elif node.op == "get_attr":
                 env[node] = self.stored(str(node.target))
             else:

@@ -10,8 +10,9 @@ from torch import nn
 from pruning_lab import ledger
 from pruning_lab.errors import UserError
 from pruning_lab.graph.cut import State, samples_elsewhere
-from pruning_lab.graph.parts import masked_units
+from pruning_lab.graph.parts import graded, masked_units
 from pruning_lab.graph.shares import Share
+from pruning_lab.graph.trace import Graph
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,30 @@ class Entering:
     module: nn.Module
 
 
-class HookedGraph:
-    """Sites are modules; every evaluation runs the whole model, every way back counts as whole."""
+Runs = dict[nn.Module | Entering, list[torch.Tensor]]
+"""Of every site the activations, one for each time that it runs."""
 
-    def __init__(self, model: nn.Module, reason: UserError) -> None:
+
+class HookedGraph:
+    """Sites are modules; every evaluation runs the whole model, every way back counts as whole.
+
+    ``traced`` knows what follows a module, where the model can be traced, if not exactly.
+    """
+
+    def __init__(self, model: nn.Module, reason: UserError, traced: Graph | None = None) -> None:
         self._model = model
         self._reason = reason
+        self._traced = traced
 
     def site(self, module: nn.Module, behind: bool = False) -> nn.Module:
-        """The module itself; with ``behind`` a UserError, since nothing tells what follows it."""
+        """The module itself, or ``behind`` it the last of the modules that follow directly.
+
+        UserError where nothing tells what follows, or where that is no module.
+        """
         if behind:
+            last = None if self._traced is None else self._traced.module_behind(module)
+            if last is not None:
+                return last
             raise UserError(
                 f"The site behind {type(module).__name__} cannot be found. {self._reason} For "
                 "scores, run(module_behind) with the module whose output you want read."
@@ -47,11 +62,13 @@ class HookedGraph:
         """What goes into ``module``."""
         return Entering(self.site(module))
 
-    def norm_behind(self, module: nn.Module) -> None:
-        """A UserError, since nothing tells what follows a module."""
-        raise UserError(
-            f"The BatchNorm behind {type(module).__name__} cannot be found. {self._reason}"
-        )
+    def norm_behind(self, module: nn.Module) -> nn.Module | None:
+        """The BatchNorm that directly follows; a UserError where nothing tells what does."""
+        if self._traced is None:
+            raise UserError(
+                f"The BatchNorm behind {type(module).__name__} cannot be found. {self._reason}"
+            )
+        return self._traced.norm_behind(module)
 
     def share(self, site: nn.Module) -> Share:
         """Which share of a pass ``site`` takes, as far as can be told."""
@@ -68,38 +85,45 @@ class HookedGraph:
         self, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The model's output for ``x`` and the activations at ``sites``, connected by autograd."""
-        found: dict[nn.Module | Entering, torch.Tensor] = {}
-
-        def keep(site: nn.Module | Entering, value: torch.Tensor) -> torch.Tensor:
-            if not isinstance(value, torch.Tensor):
-                raise samples_elsewhere(value)
-            if torch.is_grad_enabled() and not value.requires_grad:
-                value.requires_grad_()
-            if site in found:
+        output, runs = recorded(self._model, x, sites)
+        for site in sites:
+            if not runs[site]:
+                raise UserError(f"{site} never runs in a forward pass: it has no activation.")
+            if len(runs[site]) > 1:
                 raise UserError(f"{site} runs more than once: its activation is not one.")
-            found[site] = value
-            return value.clone()  # an in-place operation behind must not overwrite the record
+        return output, [runs[site][0] for site in sites]
 
-        def entered(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-            if not given:
-                raise UserError(f"{module} is not called with a tensor as its first argument.")
-            return (keep(Entering(module), given[0]), *given[1:])
 
-        handles = [
-            each.module.register_forward_pre_hook(entered)
-            for each in sites
-            if isinstance(each, Entering)
-        ]
-        modules = [each for each in sites if isinstance(each, nn.Module)]
-        try:
-            output = _hooked(self._model, x, modules, lambda module, _, value: keep(module, value))
-        finally:
-            for handle in handles:
-                handle.remove()
-        missing = [site for site in sites if site not in found]
-        if missing:
-            raise UserError(f"{missing[0]} never runs in a forward pass: it has no activation.")
-        return output, [found[site] for site in sites]
+def recorded(
+    model: nn.Module, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
+) -> tuple[Any, Runs]:
+    """The model's output for ``x``, and what is at ``sites`` whenever they run."""
+    runs: Runs = {site: [] for site in sites}
+    taped = torch.is_grad_enabled()  # which the model may switch off for a while
+
+    def keep(site: nn.Module | Entering, value: torch.Tensor) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor):
+            raise samples_elsewhere(value)
+        runs[site].append(graded(value) if taped else value)
+        return value.clone()  # an in-place operation behind must not overwrite the record
+
+    def entered(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not given:
+            raise UserError(f"{module} is not called with a tensor as its first argument.")
+        return (keep(Entering(module), given[0]), *given[1:])
+
+    handles = [
+        each.module.register_forward_pre_hook(entered)
+        for each in sites
+        if isinstance(each, Entering)
+    ]
+    modules = [each for each in sites if isinstance(each, nn.Module)]
+    try:
+        output = _hooked(model, x, modules, lambda module, _, value: keep(module, value))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, runs
 
 
 class HookedCut:

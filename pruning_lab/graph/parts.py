@@ -39,6 +39,25 @@ def masked_units(activation: torch.Tensor, keep: torch.Tensor, axis: int) -> tor
     return activation * keep.view(shape)
 
 
+def graded(value: torch.Tensor) -> torch.Tensor:
+    """The same tensor, so that a gradient can be led to it, where there can be one at all."""
+    able = value.is_floating_point() and not value.is_inference()
+    return value.requires_grad_() if able and not value.requires_grad else value
+
+
+def gradients(of: torch.Tensor, wanted: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients of a number; 0 where none leads: behind torch.no_grad(), for example."""
+    able = [each for each in wanted if each.requires_grad] if of.requires_grad else []
+    led: Sequence[torch.Tensor] = ()
+    if able:
+        led = torch.autograd.grad(of, able, allow_unused=True, materialize_grads=True)
+    found = iter(led)
+    return [
+        next(found) if of.requires_grad and each.requires_grad else torch.zeros_like(each)
+        for each in wanted
+    ]
+
+
 def _nodes_in(wanted: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.node.map_arg(wanted, found.append)

@@ -12,9 +12,11 @@ from torch import fx, nn
 from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
+from pruning_lab.graph.refusals import UntraceableError, told, untraceable
 from pruning_lab.graph.slots import components
-from pruning_lab.graph.trace import operations, untraceable
+from pruning_lab.graph.trace import operations
 from pruning_lab.graph.widths import read_unnoticed, watch
+from pruning_lab.modes import state_kept
 
 STAYS = -1
 """The class of what cannot go."""
@@ -185,11 +187,24 @@ def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
 
 
 def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
+    size = "x".join(map(str, x.shape[1:]))
     try:
-        follow(bones, graph, x, findings)
+        with state_kept(bones):
+            follow(bones, graph, x, findings)
     except Exception as error:  # the user's code runs on shapes: anything may be raised
-        size = "x".join(map(str, x.shape[1:]))
-        raise untraceable(bones, f"with inputs of {size}, {error}") from error
+        if x.is_floating_point() and _followed(bones, graph, x.long()):
+            raise untraceable(
+                bones, f"its input of {size} is whole numbers; one tensor of floats can be followed"
+            ) from error
+        raise untraceable(bones, f"with inputs of {size}, {told(error)}") from error
+
+
+def _followed(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> bool:
+    try:
+        _follow(bones, graph, x, Findings())
+    except UntraceableError:
+        return False
+    return True
 
 
 def _described(bones: nn.Module, graph: fx.Graph) -> str:

@@ -1,8 +1,6 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
-import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,18 +12,31 @@ from pruning_lab.graph.folding import Substitutes
 from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, is_non_linearity, units_of
 from pruning_lab.graph.parts import descendants
+from pruning_lab.graph.refusals import (
+    UntraceableError,
+    check_takes_one_tensor,
+    told,
+    untraceable,
+)
 from pruning_lab.graph.shares import Share, share_of, weigh
+from pruning_lab.modes import state_kept, uncompiled
 from pruning_lab.random_streams import streams_kept
 
+__all__ = ["Graph", "UntraceableError", "operations", "trace", "untraceable"]
 
-class UntraceableError(UserError):
-    """The model's forward cannot be traced (its control flow depends on the data)."""
+CONSTANT = "_tensor_constant"
+"""How torch.fx names the tensors that the traced code makes: attributes of the model."""
+
+
+class _Proxy(fx.Proxy):
+    def __len__(self) -> int:
+        raise fx.proxy.TraceError("len() of a tensor is not traced; write .shape[0]")
 
 
 class _Tracer(fx.Tracer):
     """Traces into every module but torch's own, and remembers where each module's output is.
 
-    A module whose forward cannot be traced is kept whole, as torch's own are.
+    A module whose forward cannot be traced is kept whole, as torch's own are; ``kept`` says why.
     """
 
     proxy_buffer_attributes = True
@@ -33,36 +44,64 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
+        self.kept: dict[nn.Module, str] = {}
 
-    def _proxy_placeholder(self, name: str, concrete: Any, signature: Any, function: Any) -> Any:
-        """Only the first argument is given: the others keep their defaults."""
-        parameter = signature.parameters.get(name)
-        first = next(iter(signature.parameters), None) == name
-        if parameter is not None and parameter.default is not parameter.empty and not first:
-            return parameter.default
-        return super()._proxy_placeholder(name, concrete, signature, function)
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """The model is called as its users call it, with one tensor: Python does the rest."""
+        x = self.create_proxy("placeholder", "x", (), {})
+        return (lambda root, x: root.forward(x)), [self.root, x]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        raise fx.proxy.TraceError(
+            "the code decides by the data, or by a size or type of it, which tracing does not know"
+        )
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        raise fx.proxy.TraceError(
+            "the code goes through a shape or a result of unknown length one by one; name its "
+            "parts instead (n, c, h, w = x.shape)"
+        )
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if m not in (self.submodule_paths or {}):  # made in a forward: torch.nn.ReLU()(x)
+            return forward(*args, **kwargs)
         last, stack = next(iter(reversed(self.graph.nodes))), self.module_stack.copy()
         try:
             output = super().call_module(m, forward, args, kwargs)
-        except Exception:  # tracing runs the user's code: anything may be raised
-            for node in reversed(self.graph.nodes):
-                if node is last:
-                    break
-                self.graph.erase_node(node)
+        except Exception as error:  # tracing runs the user's code: anything may be raised
+            self._forget_after(last)
             self.module_stack = stack
+            self.kept[m] = told(error)
             output = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs.setdefault(m, []).append(output.node)
         return output
 
+    def _forget_after(self, last: fx.Node) -> None:
+        forgotten = set()
+        for node in reversed(self.graph.nodes):
+            if node is last:
+                break
+            self.graph.erase_node(node)
+            forgotten.add(node)
+        for module, nodes in self.outputs.items():
+            self.outputs[module] = [node for node in nodes if node not in forgotten]
+
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raises UntraceableError with torch's reason when it cannot."""
-    with streams_kept(), _attributes(model):
-        tracer = _traced(model)
-        return Graph(model, tracer.graph, tracer.outputs)
+    tracer, constants = _traced(model)
+    _make_anew(tracer.graph)
+    use_results(tracer.graph, model)
+    vars(model).update(constants)
+    try:
+        return Graph(model, tracer.graph, tracer.outputs, tracer.kept)
+    finally:
+        for name in constants:
+            del vars(model)[name]
 
 
 def operations(model: nn.Module) -> fx.Graph:
@@ -70,49 +109,41 @@ def operations(model: nn.Module) -> fx.Graph:
 
     Constants of the code stay with the copy.
     """
-    with streams_kept():
-        return _traced(model).graph
+    tracer, constants = _traced(model)
+    use_results(tracer.graph, model)
+    vars(model).update(constants)
+    return tracer.graph
 
 
-def _traced(model: nn.Module) -> _Tracer:
+def _traced(model: nn.Module) -> tuple[_Tracer, dict[str, torch.Tensor]]:
+    """What was traced, and the tensors that the code made; the model is as it was."""
+    check_takes_one_tensor(model)
     tracer = _Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # tracing runs the user's code: anything may be raised
-        raise untraceable(model, error) from error
-    use_results(graph, model)
-    return tracer
+    with streams_kept(), state_kept(model), uncompiled():
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:  # tracing runs the user's code: anything may be raised
+            raise untraceable(model, error) from error
+        made = {str(node.target): getattr(model, str(node.target)) for node in _constants(graph)}
+    known: set[fx.Node] = set()
+    for node in graph.nodes:
+        if not known.issuperset(node.all_input_nodes):
+            raise untraceable(model, "its code keeps what it computes from call to call")
+        known.add(node)
+    return tracer, made
 
 
-@contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
-    """What the code writes to its modules while it is traced is put back."""
-    modules = list(model.modules())
-    attributes = [dict(vars(module)) for module in modules]
-    held = {
-        id(value): (value, copy.copy(value))
-        for own in attributes
-        for value in own.values()
-        if type(value) in (dict, list, set)
-    }
-    try:
-        yield
-    finally:
-        for module, own in zip(modules, attributes, strict=True):
-            vars(module).clear()
-            vars(module).update(own)
-        for value, before in held.values():
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(before)
+def _constants(graph: fx.Graph) -> list[fx.Node]:
+    """Where the tensors are read that the traced code made."""
+    return [n for n in graph.nodes if n.op == "get_attr" and str(n.target).startswith(CONSTANT)]
 
 
-def untraceable(model: nn.Module, reason: object) -> UntraceableError:
-    """The error for a model whose units cannot be followed, with what to do instead."""
-    why = str(reason).rstrip(". ") or type(reason).__name__
-    return UntraceableError(
-        f"{type(model).__name__} cannot be traced: {why}. Name the modules "
-        "that read a layer's units yourself: prune_model(layer, indices, cascading_modules=[...])."
-    )
+def _make_anew(graph: fx.Graph) -> None:
+    """Every pass gets constants of its own, as every call of the code makes them anew."""
+    for node in _constants(graph):
+        with graph.inserting_after(node):
+            own = graph.call_method("clone", (node,))
+        node.replace_all_uses_with(own, lambda user, own=own: user is not own)  # type: ignore[misc]
 
 
 class Graph:
@@ -123,11 +154,16 @@ class Graph:
     """
 
     def __init__(
-        self, model: nn.Module, graph: fx.Graph, outputs: dict[nn.Module, list[fx.Node]]
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        outputs: dict[nn.Module, list[fx.Node]],
+        kept: dict[nn.Module, str],
     ) -> None:
         self.module = fx.GraphModule(model, graph)
         self._names = {module: name for name, module in model.named_modules()}
         self._outputs = outputs
+        self._kept = kept
         self._made: Substitutes = {}
 
     def site(self, module: nn.Module, behind: bool = False) -> fx.Node:
@@ -150,6 +186,22 @@ class Graph:
         if module not in self._names:
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         return [self._last(node) if behind else node for node in self._outputs.get(module, [])]
+
+    def check_runs(self, module: nn.Module, times: int) -> None:
+        """UntraceableError unless there is a node for each of the ``times`` that a module runs."""
+        if len(self.sites(module)) == times:
+            return
+        name = self._names[module]
+        whole = (m for m in reversed(self._kept) if name.startswith(f"{self._names[m]}."))
+        around = next(whole, None)
+        why = "" if around is None else f", '{self._names[around]}': {self._kept[around]}"
+        raise UntraceableError(f"'{name}' runs inside a module that is kept whole{why}.")
+
+    def module_behind(self, module: nn.Module) -> nn.Module | None:
+        """The module whose output is read behind ``module``; None where it is a function's."""
+        runs = self.sites(module, behind=True)
+        one = len(runs) == 1 and runs[0].op == "call_module"
+        return self._called(runs[0]) if one else None
 
     def entering(self, module: nn.Module) -> fx.Node:
         """What goes into ``module``, which runs once; UserError where that cannot be read.

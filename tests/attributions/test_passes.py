@@ -21,6 +21,7 @@ from pruning_lab.attributions.removals import RemovalMetric, sets_of
 from pruning_lab.attributions.weight_gradients import WeightGradientMetric
 from pruning_lab.errors import UserError
 from pruning_lab.graph import find_structure
+from pruning_lab.graph.parts import gradients
 from pruning_lab.graph.small_maps import Products
 from pruning_lab.ledger import Cost, Passes, counted, measured
 from pruning_lab.models.resnet_cifar import ResNet
@@ -95,8 +96,11 @@ def by_numpy(left, right):
 
 
 def counted_by_torch(work, monkeypatch):
-    """FLOPs forward and back; a gradient of weights counts as forward, as the ledger has it."""
-    gradient, back = torch.autograd.grad, []
+    """FLOPs forward and back; a gradient of weights counts as forward, as the ledger has it.
+
+    Checks count forward only.
+    """
+    gradient, back, checks = torch.autograd.grad, [], []
 
     def one_by_one(function):
         def looped(*rows):
@@ -120,9 +124,17 @@ def counted_by_torch(work, monkeypatch):
             back.append(counter.get_total_flops() - before)
             return found
 
+        def checked(of, wanted):
+            made = len(back)
+            found = gradients(of, wanted)
+            checks.extend(back[made:])
+            del back[made:]
+            return found
+
         patch.setattr(torch.autograd, "grad", watched)
+        patch.setattr("pruning_lab.attributions.checks.gradients", checked)
         work()
-    return counter.get_total_flops() - sum(back), sum(back)
+    return counter.get_total_flops() - sum(back) - sum(checks), sum(back)
 
 
 def counted_by_ledger(work):
@@ -189,9 +201,9 @@ def test_what_only_looks_at_the_model_does_not_grow_with_the_data():
     many.batches = type(many.batches)(3 * batches(), many.device)
     players = layers_of(model, ["0", "4"])
     counts = [counted_by_ledger(lambda each=each: each.estimate(players)) for each in (few, many)]
-    # the trace is held against the model with 4 samples; outputs of 2, 3, 2, 2, 2 against each
+    # trace and model run twice each with 4 samples; outputs of 2, 3, 2, 2, 2 are held against each
     # other; activations of 2 and of 3 are looked at
-    assert [each.checks for each in counts] == [4 + 4 + 11 + 2 + 3] * 2
+    assert [each.checks for each in counts] == [4 * 4 + 11 + 2 + 3] * 2
     assert [each.forward for each in counts] == [SAMPLES, 3 * SAMPLES]
 
 
