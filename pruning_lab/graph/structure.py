@@ -12,7 +12,7 @@ from torch import fx, nn
 from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
-from pruning_lab.graph.refusals import UntraceableError, told, untraceable
+from pruning_lab.graph.refusals import UntraceableError, check_initialised, told, untraceable
 from pruning_lab.graph.slots import components
 from pruning_lab.graph.trace import operations
 from pruning_lab.graph.widths import read_unnoticed, watch
@@ -140,6 +140,7 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     the model is read but shapes, nothing is run, and nothing changes. Raises UntraceableError when
     the model cannot be traced or does not take inputs of this size.
     """
+    check_initialised(model)
     findings, bones = Findings(), skeleton(model)
     widths = watch(bones, findings.read.add)
 

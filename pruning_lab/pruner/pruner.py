@@ -9,6 +9,7 @@ from torch import nn
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Structure, find_structure
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
+from pruning_lab.graph.refusals import check_initialised
 from pruning_lab.pruner.optimizer import check_optimizer, slice_state
 from pruning_lab.pruner.removal import check_units, classes_of, classes_of_plan, removal
 from pruning_lab.pruner.slicing import (
@@ -55,6 +56,7 @@ class Pruner:
         self.rescale_dropout = rescale_dropout
         self.kept: dict[str, list[int]] = {}
         self._structure = structure
+        check_initialised(model)
         self._seen = self._fingerprint()
 
     @property

@@ -1,6 +1,7 @@
 """Where activations are read, and what cannot be traced."""
 
 import operator
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph import HookedGraph, UntraceableError, trace
+from pruning_lab.graph import HookedGraph, UntraceableError, find_structure, trace
+from pruning_lab.pruner import Pruner
 
 
 class Functional(nn.Module):
@@ -150,3 +152,126 @@ class Conjunction(nn.Module):
 def test_operators_are_not_taken_for_in_place_operations():
     model, x = Conjunction(), torch.linspace(-2, 2, 9)
     assert torch.equal(trace(model).module(x), model(x))
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 4), nn.Linear(4, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        if x.shape[0] > 1:  # the line
+            x = torch.relu(x)
+        return self.b(x)
+
+
+class Two(Branches):
+    def forward(self, x, y):
+        return self.b(torch.relu(self.a(x) + y))
+
+
+class Tokens(Branches):
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Embedding(9, 2)
+
+    def forward(self, ids):
+        return self.b(torch.relu(self.a(self.e(ids)).mean(1)))
+
+
+class Wraps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Branches()
+
+    def forward(self, x):
+        return self.net(x) if len(x) else x
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            Branches,
+            r"decides by the data.*test_trace.py, line \d+: `if x.shape\[0\] >.*Move",
+        ),
+        (Two, r"Two.forward\(x, y\) cannot be called with one tensor.*missing.*'y'"),
+        (Tokens, "its input of 2 is whole numbers; one tensor of floats can be followed"),
+        (Wraps, r"If it only wraps its \.net, give that instead"),
+        (lambda: nn.LazyLinear(3), "'weight' has no shape yet"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_the_line_and_what_to_do(make, message):
+    with pytest.raises(UserError, match=message):
+        find_structure(make(), (2,))
+
+
+class Caches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.bias, self.cache = nn.Parameter(torch.randn(4, 4)), {}
+
+    def forward(self, x):
+        if self.training or "cpu" not in self.cache:
+            self.cache["cpu"] = self.bias * 2
+        return nn.ReLU()(self.a(x)) @ self.b.weight.t() @ self.cache["cpu"]
+
+
+def test_code_that_caches_what_it_computes_is_followed_each_time_anew():
+    model = Caches().eval()
+    assert len(find_structure(model, (8,)).groups["a"]) == 16
+    assert model.cache == {}
+
+
+class Named(OrderedDict):
+    """Like the outputs of libraries: by name, by number, by attribute."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+    def __getitem__(self, key):
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+class KeptWhole(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return Named(hidden=self.fc(x) if x.shape[1] < 99 else x, longest=torch.max(x, 1))
+
+
+class Reads(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.base, self.a, self.b, self.read = KeptWhole(), nn.Linear(8, 12), nn.Linear(12, 3), read
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(self.read(self.base(x)))))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda out: out.hidden,
+        operator.itemgetter(0),
+        lambda out: out["longest"].values.unsqueeze(1).expand(-1, 8),
+    ],
+)
+def test_results_keep_their_types(read):
+    assert len(find_structure(Reads(read), (8,)).groups["a"]) == 12
+
+
+@pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+def test_wrapped_models_are_pruned_as_what_is_inside(wrap):
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    x, wrapped = torch.randn(4, 5), wrap(model)
+    wrapped(x)
+    model[2].weight.data[:, 1] = 0  # the unit that goes
+    expected = model(x)
+    Pruner(wrapped, (5,), "cpu").prune_model(model[0], [1])
+    assert model[0].out_features == 5
+    torch.testing.assert_close(wrapped(x), expected)
