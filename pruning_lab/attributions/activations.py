@@ -57,7 +57,8 @@ class ActivationMetric(AttributionMetric):
         check_samples_apart(self.model)
         graph = self._graph(players)
         gatherings = [self._gathering(graph, each, behind) for each in players]
-        self._check_apart(graph, Places(gatherings))
+        if len(self.batches.first(2)) > 1:
+            self._check_apart(graph, Places(gatherings))
         for first in gatherings[:1]:
             with ledger.checking():
                 evidence = self._evidence(graph, Places([first]), *self.batches.pair())
@@ -183,10 +184,13 @@ def _one_pass(
     graph = leading._graph(players)
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
     every = Places(place for own in gatherings for place in own)
-    leading._check_apart(graph, every)
+    checked = False  # samples that come one by one cannot be mixed
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read(leading.samples):
+        if not checked and len(batch[0]) > 1:
+            leading._check_apart(graph, every)
+            checked = True
         for part in parts(batch, at_once):
             evidence = leading._evidence(graph, every, part.x, part.target)
             for metric, places, own in zip(metrics, gatherings, reducers, strict=True):

@@ -1,5 +1,6 @@
 """A sample's loss is its own: what mixes the samples of a batch is refused, nothing else is."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,3 +158,31 @@ def test_a_model_that_knows_its_data_by_heart_is_taken():
         model[2].weight.zero_()
         model[2].bias.copy_(torch.tensor([0.0, 30.0, 0.0]))
     check(model, F.cross_entropy, torch.ones(6, dtype=torch.long))
+
+
+class Centred(nn.Module):
+    """Takes the mean of all that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.top = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.top(torch.relu(self.hidden(x) - x.mean()))
+
+
+def test_samples_that_come_one_by_one_are_not_mixed_and_scored():
+    torch.manual_seed(0)
+    model = Centred().double().eval()
+    x, y = torch.randn(3, 5, dtype=torch.float64), torch.arange(3)
+    alone = [(x[[k]], y[[k]]) for k in range(3)]
+    found = TaylorAttributionMetric(model, alone, F.cross_entropy, "cpu", "none", signed=True)
+    rows = []
+    for one, target in alone:
+        h = model.hidden(one).detach().requires_grad_()
+        loss = F.cross_entropy(model.top(torch.relu(h - one.mean())), target)
+        rows.append(-(torch.autograd.grad(loss, h)[0] * h)[0].detach().numpy())
+    np.testing.assert_allclose(found.run(model.hidden), rows, atol=1e-12)
+    mixed = [*alone, (x[:2], y[:2])]
+    with pytest.raises(UserError, match="depends on the other samples of its batch"):
+        TaylorAttributionMetric(model, mixed, F.cross_entropy, "cpu").run(model.hidden)
