@@ -68,7 +68,7 @@ class Endless(Net):
 class Branches(Net):
     def forward(self, x):
         x = self[1](self[0](x))
-        return self[3](x if x.sum() > 0 else -x)
+        return self[3](x if x.abs().sum() >= 0 else -x)
 
 
 class WithoutParameters(nn.Module):
