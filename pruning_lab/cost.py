@@ -1,15 +1,16 @@
 """What a model costs: floating-point operations, parameters, latency."""
 
+import copy
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from pruning_lab.graph.added_code import added_code
+from pruning_lab.graph.counting import counting
+from pruning_lab.graph.follow import skeleton
 from pruning_lab.modes import evaluating
 
 
@@ -18,6 +19,7 @@ def flops(model: nn.Module, input_size: tuple[int, ...]) -> int:
 
     Matrix products, convolutions and attention are counted (with padding, stride and groups);
     normalisation, activations and pooling are not. ``input_size`` is without the batch dimension.
+    Where the model can run on shapes alone nothing is computed; the count is the same.
     """
     return sum(flops_by_module(model, input_size).values())
 
@@ -27,9 +29,33 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
 
     Functional calls are under ''.
     """
+    try:
+        return _counted(_light(model), input_size)
+    except Exception:  # the user's code may need numbers; what else is wrong shows with them, too
+        return _counted(model, input_size)
+
+
+def copy_to_count(model: nn.Module, input_size: tuple[int, ...]) -> nn.Module:
+    """A copy that costs what ``model`` does: without numbers if it can run so, else a full one."""
+    try:
+        light = _light(model)
+        _counted(light, input_size)
+    except Exception:  # as above
+        return copy.deepcopy(model)
+    return copy.deepcopy(model) if light is model else light
+
+
+def _light(model: nn.Module) -> nn.Module:
+    """The model without numbers; itself where a copy would lose code, or has nothing to lose."""
+    on_meta = all(each.is_meta for each in (*model.parameters(), *model.buffers()))
+    return model if on_meta or added_code(model) else skeleton(model)
+
+
+def _counted(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     parameter = next(model.parameters())
     x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
-    with evaluating(model), torch.no_grad(), counting() as counter:
+    where = torch.device("meta") if x.is_meta else nullcontext()  # of tensors that code makes
+    with evaluating(model), torch.no_grad(), where, counting() as counter:
         model(x)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     total = counts["Global"]
@@ -37,20 +63,6 @@ def flops_by_module(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, 
     root = type(model).__name__
     leaves = {name: counts[f"{root}.{name}"] for name in names if f"{root}.{name}" in counts}
     return leaves | {"": total - sum(leaves.values())}
-
-
-@contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    """Counts the operations inside, those of attention as well."""
-    # The counter sees neither nn.MultiheadAttention's fused kernel, which runs in eval mode only,
-    # nor every fused kernel of the attention products.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def parameters(model: nn.Module) -> int:

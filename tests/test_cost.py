@@ -6,6 +6,10 @@ import torchvision
 from torch import nn
 
 from pruning_lab import cost
+from pruning_lab.graph.counting import RECURRENT, counting
+from pruning_lab.graph.follow import skeleton
+from pruning_lab.pruner import Pruner
+from pruning_lab.pruner.trial import Trial
 
 
 @pytest.mark.parametrize(
@@ -82,3 +86,75 @@ def test_flops_come_in_the_order_of_definition():
     model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(12)])
     names = list(cost.flops_by_module(model, (2,)))
     assert names == [*map(str, range(12)), ""]
+
+
+class Reader(nn.Module):
+    """A recurrent layer and what is read off its last step."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+def recurrent(kind, gates, layers=1, both=1, projected=0, steps=7, inputs=5, hidden=6):
+    settings = {"proj_size": projected} if projected else {}
+    layer = kind(
+        inputs, hidden, layers, batch_first=True, bidirectional=both == 2, dropout=0.1, **settings
+    )
+    state = projected or hidden
+    macs = 0
+    for depth in range(layers):
+        read = inputs if depth == 0 else both * state
+        macs += both * steps * (gates * hidden * (read + state) + hidden * projected)
+    return Reader(layer), (steps, inputs), 2 * macs
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", [(1, 1, 0), (2, 2, 0), (2, 2, 3)])
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_count_by_hand_on_every_device_and_in_every_kernel(kind, gates, shape):
+    if shape[2] and kind is not nn.LSTM:
+        return
+    model, size, flops = recurrent(kind, gates, *shape)
+    assert cost.flops(model, size) == cost.flops(skeleton(model), size) == flops
+    for real in (model, model.double()):
+        with torch.no_grad(), counting() as counter:
+            real.eval()(torch.zeros(1, *size, dtype=next(real.parameters()).dtype))
+        assert counter.get_total_flops() == flops
+
+
+def test_the_kernel_of_cuda_counts_its_matrices_once_a_step():
+    count = RECURRENT[torch.ops.aten._cudnn_rnn]
+    _, (steps, inputs), flops = recurrent(nn.LSTM, 4, 2, 2)
+    shapes = [weight.shape for weight in nn.LSTM(5, 6, 2, bidirectional=True).parameters()]
+    assert count((steps, 1, inputs), shapes, 4, None, out_val=None) == flops
+    assert count((steps, inputs), shapes, 4, None) == flops  # packed
+
+
+def test_code_that_needs_numbers_or_makes_tensors_is_counted_the_same():
+    class Bounded(nn.Module):
+        def __init__(self, read):
+            super().__init__()
+            self.layer, self.read = nn.Linear(4, 4), read
+            self.table = [torch.ones(4)]
+
+        def forward(self, x):
+            shift = torch.arange(4) + self.table[0]
+            return self.layer(x + shift) * (x.sum().item() if self.read else 1)
+
+    for read in (False, True):
+        assert cost.flops(Bounded(read), (4,)) == 2 * 16
+        planned = cost.copy_to_count(Bounded(read), (4,))
+        assert cost.flops(planned, (4,)) == 2 * 16
+
+
+def test_what_a_hook_computes_is_counted_in_the_model_and_in_its_plans():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(3, 2))
+    model[3].register_forward_hook(lambda module, args, output: output @ torch.ones(2, 7))
+    assert cost.flops(model, (4,)) == 2 * (24 + 30 + 15 + 6 + 14)
+    planned = Trial(Pruner(model, (4,), "cpu")).after({"0": [0]})
+    assert cost.flops(planned, (4,)) == 2 * (20 + 25 + 15 + 6 + 14)
+    assert model[0].out_features == 6

@@ -2,11 +2,13 @@
 
 import copy
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from pruning_lab.graph.added_code import PLAIN_TENSORS
 from pruning_lab.graph.call import Call, Findings, UnfollowedError, with_axes
 from pruning_lab.graph.rules import ARITHMETIC, HAVE_WIDTHS, TAKES_SIZES, moves, rule_of
 from pruning_lab.graph.trace import untraceable
@@ -18,7 +20,7 @@ HARMLESS = ("device", "dtype", "ndim", "dim", "is_floating_point", "is_cuda", "r
 
 
 def skeleton(model: nn.Module) -> nn.Module:
-    """A copy of a model that has shapes but holds no numbers, and no hooks.
+    """A copy of a model that has shapes but holds no numbers, and no code that was added to it.
 
     Raises UntraceableError for a model that cannot be copied.
     """
@@ -33,28 +35,47 @@ def skeleton(model: nn.Module) -> nn.Module:
             if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
                 memo[id(each)] = type(each)()
     try:
-        return copy.deepcopy(model, memo)
+        bones = copy.deepcopy(model, memo)
     except Exception as error:  # what the user's modules hold may refuse to be copied
         raise untraceable(model, f"it cannot be copied, {error}") from error
+    for module in bones.modules():
+        forward = vars(module).get("forward")
+        if getattr(forward, "__self__", None) is not module:
+            vars(module).pop("forward", None)
+    return bones
 
 
 def _empty(tensor: torch.Tensor) -> torch.Tensor:
     """A parameter or buffer of the same shape, without data."""
-    empty = tensor.detach().to("meta")
+    if type(tensor) in PLAIN_TENSORS:
+        empty = tensor.detach().to("meta")
+    else:
+        with torch._C.DisableTorchFunction():
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(empty, tensor.requires_grad)
     return empty
 
 
-def follow(model: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
-    """Run ``graph`` of ``model`` (a skeleton) on ``x`` and add to ``findings``."""
-    _Run(model, findings).run(graph, x)
+def follow(
+    model: nn.Module,
+    graph: fx.Graph,
+    x: torch.Tensor,
+    findings: Findings,
+    added: Mapping[str, str],
+) -> None:
+    """Run ``graph`` of ``model`` (a skeleton) on ``x`` and add to ``findings``.
+
+    ``added`` says of which modules the code is not all in the graph, and why.
+    """
+    _Run(model, findings, added).run(graph, x)
 
 
 class _Run:
-    def __init__(self, model: nn.Module, findings: Findings) -> None:
+    def __init__(self, model: nn.Module, findings: Findings, added: Mapping[str, str]) -> None:
         self.model = model
         self.findings = findings
+        self.added = added
         named = [*model.named_parameters(), *model.named_buffers()]
         self.names = {id(tensor): name for name, tensor in named}
 
@@ -107,6 +128,8 @@ class _Run:
         if target is operator.getitem and not isinstance(args[0], Value):
             return args[0][args[1]]
         try:
+            if target is owner and path in self.added:
+                raise UnfollowedError(self.added[path])
             if rule is None:
                 raise UnfollowedError(f"its units meet {call}, which cannot be followed")
             if call.extents and rule not in TAKES_SIZES:

@@ -8,6 +8,7 @@ from torch.nn.modules import activation, batchnorm, conv, dropout
 Convolution = conv._ConvNd
 TransposedConvolution = conv._ConvTransposeNd
 BatchNorm = batchnorm._BatchNorm
+Norm = batchnorm._NormBase
 Dropout = dropout._DropoutNd
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, Convolution)
@@ -22,7 +23,7 @@ COMPUTED = (
 WITH_WIDTHS: tuple[type[nn.Module], ...] = (
     *LAYERS,
     Dropout,
-    batchnorm._NormBase,
+    Norm,
     nn.Embedding,
     nn.GroupNorm,
     nn.LayerNorm,

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from pruning_lab.cost import counting
+from pruning_lab.graph.counting import counting
 from pruning_lab.graph.parts import descendants
 from pruning_lab.random_streams import streams_kept
 

@@ -1,6 +1,6 @@
 """Which units of a model go together, which cannot go, and everything that must follow them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from pruning_lab.graph.added_code import added_code
 from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
 from pruning_lab.graph.refusals import UntraceableError, check_initialised, told, untraceable
+from pruning_lab.graph.sizes import add_sizes
 from pruning_lab.graph.slots import components
 from pruning_lab.graph.trace import operations
 from pruning_lab.graph.widths import read_unnoticed, watch
@@ -141,11 +143,16 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     the model cannot be traced or does not take inputs of this size.
     """
     check_initialised(model)
+    added = added_code(model)
+    if "" in added:  # of the model as a whole
+        layers = (name for name, each in model.named_modules() if isinstance(each, LAYERS))
+        return Structure({}, {}, [], {}, dict.fromkeys(layers, added[""]), 0)
     findings, bones = Findings(), skeleton(model)
     widths = watch(bones, findings.read.add)
+    whole = {bones.get_submodule(name) for name in added}
 
     def traced() -> tuple[fx.Graph, str]:
-        graph = operations(bones)
+        graph = operations(bones, whole)
         return graph, _described(bones, graph)
 
     dtype = next((each.dtype for each in model.parameters()), torch.float32)
@@ -157,12 +164,29 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
         if code not in seen:
             findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
             read = set(findings.read)  # what torch's own modules read is theirs
-            _follow(bones, graph, x, findings)
+            _follow(bones, graph, x, findings, added)
             findings.read = read | findings.passed
             seen.add(code)
+    names = {id(tensor): name for name, tensor in _tensors(bones)}
+    _freeze_added(bones, findings, names, added)
+    add_sizes(bones, findings, names)
     _freeze_read_widths(findings)
     _freeze_shared_memory(model, findings)
     return _structure(bones, findings)
+
+
+def _freeze_added(
+    bones: nn.Module, findings: Findings, names: Mapping[int, str], added: Mapping[str, str]
+) -> None:
+    """Code beside a module's forward may read all that the module holds."""
+    for path, reason in added.items():
+        for _, tensor in _tensors(bones.get_submodule(path)):
+            for dim, size in enumerate(tensor.shape):
+                findings.slots.freeze(findings.slots.of(names[id(tensor)], dim, size), reason)
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _freeze_read_widths(findings: Findings) -> None:
@@ -177,7 +201,7 @@ def _freeze_read_widths(findings: Findings) -> None:
 def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
     """Two parameters that are views of the same numbers would part when they are sliced."""
     owners: dict[int, list[str]] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in _tensors(model):
         if not tensor.is_meta and tensor.numel():
             owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
     shared = {name: names for names in owners.values() if len(names) > 1 for name in names}
@@ -187,22 +211,29 @@ def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
             findings.slots.freeze(numbers, reason)
 
 
-def _follow(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
+def _follow(
+    bones: nn.Module,
+    graph: fx.Graph,
+    x: torch.Tensor,
+    findings: Findings,
+    added: Mapping[str, str],
+) -> None:
     size = "x".join(map(str, x.shape[1:]))
     try:
         with state_kept(bones):
-            follow(bones, graph, x, findings)
+            follow(bones, graph, x, findings, added)
     except Exception as error:  # the user's code runs on shapes: anything may be raised
-        if x.is_floating_point() and _followed(bones, graph, x.long()):
+        if x.is_floating_point() and _followed(bones, graph, x.long(), added):
             raise untraceable(
                 bones, f"its input of {size} is whole numbers; one tensor of floats can be followed"
             ) from error
-        raise untraceable(bones, f"with inputs of {size}, {told(error)}") from error
+        without = "".join(f"; {reason}" for reason in list(added.values())[:1])
+        raise untraceable(bones, f"with inputs of {size}, {told(error)}{without}") from error
 
 
-def _followed(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> bool:
+def _followed(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, added: Mapping[str, str]) -> bool:
     try:
-        _follow(bones, graph, x, Findings())
+        _follow(bones, graph, x, Findings(), added)
     except UntraceableError:
         return False
     return True
@@ -263,9 +294,16 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
         for layer, numbers in findings.units.items()
         if (units[layer] == STAYS).any()
     }
+    names = {id(tensor): name for name, tensor in _tensors(model)}
+    seen: dict[str, list[str | None]] = {}  # tensor -> why its entries cannot go
+    for (tensor, dim), numbers in ranges.items():
+        if dim == 0:
+            known = [reasons.get(int(each)) for each in classes[numbers].unique()]
+            seen.setdefault(tensor, []).extend(known)
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
-            weight = ranges.get((f"{name}.weight", 0))
-            known = [] if weight is None else [reasons.get(int(c)) for c in classes[weight]]
-            frozen[name] = next(filter(None, known), "it never runs")
+            own = [names[id(tensor)] for _, tensor in _tensors(module)]
+            known = [reason for tensor in own for reason in seen.get(tensor, [])]
+            other = "its weight is used by other code, it is not called itself"
+            frozen[name] = next(filter(None, known), other if known else "it never runs")
     return Structure(rows, units, follows, dropouts, frozen, len(stays))

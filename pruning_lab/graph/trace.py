@@ -1,6 +1,6 @@
 """The model's operations, traced once: where units are read, and the part behind such a site."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,13 +36,15 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Traces into every module but torch's own, and remembers where each module's output is.
 
-    A module whose forward cannot be traced is kept whole, as torch's own are; ``kept`` says why.
+    A module whose forward cannot be traced is kept whole, as torch's own and ``whole`` are;
+    ``kept`` says why.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Collection[nn.Module] = ()) -> None:
         super().__init__()
+        self._whole = whole
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
         self.kept: dict[nn.Module, str] = {}
 
@@ -50,6 +52,9 @@ class _Tracer(fx.Tracer):
         """The model is called as its users call it, with one tensor: Python does the rest."""
         x = self.create_proxy("placeholder", "x", (), {})
         return (lambda root, x: root.forward(x)), [self.root, x]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m in self._whole or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -104,21 +109,23 @@ def trace(model: nn.Module) -> "Graph":
             del vars(model)[name]
 
 
-def operations(model: nn.Module) -> fx.Graph:
+def operations(model: nn.Module, whole: Collection[nn.Module] = ()) -> fx.Graph:
     """The operations alone, of a copy of a model; raises UntraceableError like ``trace``.
 
-    Constants of the code stay with the copy.
+    The modules ``whole`` are one operation each. Constants of the code stay with the copy.
     """
-    tracer, constants = _traced(model)
+    tracer, constants = _traced(model, whole)
     use_results(tracer.graph, model)
     vars(model).update(constants)
     return tracer.graph
 
 
-def _traced(model: nn.Module) -> tuple[_Tracer, dict[str, torch.Tensor]]:
+def _traced(
+    model: nn.Module, whole: Collection[nn.Module] = ()
+) -> tuple[_Tracer, dict[str, torch.Tensor]]:
     """What was traced, and the tensors that the code made; the model is as it was."""
     check_takes_one_tensor(model)
-    tracer = _Tracer()
+    tracer = _Tracer(whole)
     with streams_kept(), state_kept(model), uncompiled():
         try:
             graph = tracer.trace(model)

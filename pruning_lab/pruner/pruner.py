@@ -8,6 +8,7 @@ from torch import nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Structure, find_structure
+from pruning_lab.graph.added_code import added_code
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
 from pruning_lab.graph.refusals import check_initialised
 from pruning_lab.pruner.optimizer import check_optimizer, slice_state
@@ -171,10 +172,11 @@ class Pruner:
         self._structure, self._seen = structure, self._fingerprint()
 
     def _fingerprint(self) -> Any:
-        """What the structure depends on and others may change: modules and shapes."""
+        """What the structure depends on and others may change: modules, shapes, and hooks."""
         modules = [(name, id(module)) for name, module in self.model.named_modules()]
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
-        return modules, [(name, tensor.shape) for name, tensor in tensors]
+        shapes = [(name, tensor.shape) for name, tensor in tensors]
+        return modules, shapes, added_code(self.model)
 
     def _name(self, module: nn.Module) -> str:
         """The qualified name of one of the model's modules."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pruning_lab.graph.call import Call, UnfollowedError
-from pruning_lab.graph.kinds import LAYERS, Convolution, units_of
+from pruning_lab.graph.kinds import LAYERS, Convolution, Norm, units_of
 from pruning_lab.graph.rules.elementwise import joined
 from pruning_lab.graph.values import Axes, Value
 
@@ -19,9 +19,6 @@ def linear(call: Call) -> Any:
     x, last = call.x, call.x.tensor.ndim - 1
     call.tie(x.axes.get(last), weight.axes.get(1))
     units = _units(call, weight.axes.get(0), bias)
-    if _owned(call, nn.Linear):
-        call.follows("in_features", weight.axes.get(1))
-        call.follows("out_features", units)
     return call.result(_with(x.axes, last, units))
 
 
@@ -64,8 +61,6 @@ def embedding(call: Call) -> Any:
     weight, _ = _weights(call, 1)
     call.freeze(weight, (0,), "which looks them up by number")
     index = call.x
-    if isinstance(call.target, nn.Embedding):
-        call.follows("embedding_dim", weight.axes.get(1))
     return call.result(_with(index.axes, index.tensor.ndim, weight.axes.get(1)))
 
 
@@ -74,6 +69,7 @@ def batch_norm(call: Call) -> Any:
     own: list[Value | None] = [each for each in call.values if each is not call.x]
     if isinstance(call.target, nn.Module):
         own = [call.own(name) for name in ("weight", "bias", "running_mean", "running_var")]
+    if _owned(call, Norm):
         call.follows("num_features", call.x.axes.get(1))
     _go_along(call, 1, own)
     others = [dim for dim in call.x.axes if dim != 1]
@@ -125,8 +121,6 @@ def prelu(call: Call) -> Any:
     weight, _ = _weights(call, 1)
     if weight.shape.numel() > 1:
         _go_along(call, 1, [weight])
-        if _owned(call, nn.PReLU):
-            call.follows("num_parameters", call.x.axes.get(1))
     return call.result(call.x.axes)
 
 
@@ -163,7 +157,7 @@ def over_space(call: Call) -> Any:
     dims = int(name[-2]) if name[-2:] in ("1d", "2d", "3d", "1D", "2D", "3D") else None
     first = 2 if dims is None else call.x.tensor.ndim - dims
     call.freeze(call.x, range(first, call.x.tensor.ndim), "which mixes positions")
-    return call.result(call.x.axes)
+    return call.result({dim: row for dim, row in call.x.axes.items() if dim < first})
 
 
 def normalised(call: Call) -> Any:
@@ -254,10 +248,10 @@ def _tie_groups(
 def _follow_channels(
     call: Call, read: torch.Tensor | None, made: torch.Tensor | None, groups: int
 ) -> None:
-    if _owned(call, Convolution):
+    if groups > 1:  # else its weight tells
         call.follows("in_channels", read)
         call.follows("out_channels", made)
-        if groups > 1 and read is not None:
+        if read is not None:
             call.follows("groups", read, per=len(read) // groups)
 
 
@@ -276,7 +270,7 @@ def _with(axes: Any, dim: int, numbers: torch.Tensor | None) -> Axes:
 def _batch(value: Value) -> Value:
     """A value without its last two dimensions."""
     rest = value.tensor.ndim - 2
-    return Value(value.tensor[..., 0, 0], {d: row for d, row in value.axes.items() if d < rest})
+    return Value(value.tensor.sum((-2, -1)), {d: row for d, row in value.axes.items() if d < rest})
 
 
 def _positive(dims: Any, ndim: int) -> list[int]:

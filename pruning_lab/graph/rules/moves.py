@@ -121,7 +121,7 @@ def cat(call: Call) -> Any:
     parts, dim = _parts(call)
     result, dim = call.evaluate(), dim % len(parts[0].shape)
     rows = [each.axes.get(dim, torch.full((each.shape[dim],), FIXED)) for each in parts]
-    others = [Value(each.tensor.select(dim, 0), _without(each.axes, dim)) for each in parts]
+    others = [Value(each.tensor.sum(dim), _without(each.axes, dim)) for each in parts]
     axes = _inserted(joined(call, others, others[0].shape), dim)
     row = torch.cat(rows)
     return Value(result, axes | {dim: row} if row.any() else axes)

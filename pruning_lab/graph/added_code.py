@@ -1,0 +1,135 @@
+"""Code that runs with a module beside the forward of its class: nobody follows units through it."""
+
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils.parametrize import is_parametrized
+
+PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
+"""Any other type may compute whatever it likes."""
+
+
+def added_code(model: nn.Module) -> dict[str, str]:
+    """For each module that runs code which its class's forward does not show, what that is.
+
+    Hooks, a forward or ``__call__`` put in the place of another, tensors of a type of their own;
+    with each module those that its code can get at. Code that concerns the model as a whole is
+    under ''. What torch itself adds to compute a weight is not counted: it shows in the weight.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = {
+        id(tensor): name
+        for name, module in model.named_modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+    }
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        for code, what in _code_of(name, module):
+            reason = f"its units meet {what}, which cannot be followed"
+            found.setdefault(name, reason)
+            for thing in _within_reach(code):
+                inside = thing.modules() if isinstance(thing, nn.Module) else [thing]
+                for each in map(id, inside):
+                    if each in names or each in owners:
+                        found.setdefault(names.get(each, owners.get(each, "")), reason)
+    return found
+
+
+def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
+    """What runs beside the forward of the module's class, and what to say of it."""
+    for before, hooks in ((True, module._forward_pre_hooks), (False, module._forward_hooks)):
+        for hook in hooks.values():
+            if not _defined_in(type(hook).__call__, "torch.nn.utils."):
+                kind = "pre-hook" if before else "hook"
+                what = f"the forward {kind} {_named(hook)} of '{name}'"
+                yield hook, f"{what} (handle.remove() takes it away)"
+    for hook in _hooks_of_all_modules() if not name else ():
+        yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+    forward = vars(module).get("forward")
+    leaf = _defined_in(type(module), "torch.nn.", "torch.ao.nn.")
+    if forward is not None:
+        own = getattr(forward, "__self__", None) is module and not leaf and name
+        if not own or any(each is not module for each in _within_reach(forward)):
+            yield forward, f"{_named(forward)} in the place of the forward of '{name}'"
+    elif leaf and not is_parametrized(module) and not _defined_in(type(module).forward, "torch."):
+        what = f"{_named(type(module).forward)} in the place of torch's {type(module).__name__}"
+        yield type(module).forward, f"{what}.forward"
+    plain = isinstance(module, fx.GraphModule)  # its own does no more than report errors
+    if not (name or plain or type(module).__call__ is nn.Module.__call__):
+        yield None, f"{type(module).__name__}.__call__ (move what it does into the forward)"
+    for key, tensor in (module._parameters | module._buffers).items():
+        if tensor is not None and type(tensor) not in PLAIN_TENSORS:
+            yield None, f"the {key} of '{name}', a {type(tensor).__name__}"
+
+
+def _hooks_of_all_modules() -> list[Any]:
+    return [
+        *torch_module._global_forward_pre_hooks.values(),
+        *torch_module._global_forward_hooks.values(),
+    ]
+
+
+def _defined_in(code: Any, *packages: str) -> bool:
+    """Whether a class or function was written in one of these packages, whatever it is called."""
+    written = getattr(code, "__module__", None)
+    if isinstance(code, types.FunctionType):  # a wrapper takes the name of what it wraps
+        written = code.__globals__.get("__name__")
+    return str(written).startswith(packages)
+
+
+def _named(code: Any) -> str:
+    plain = code.func if isinstance(code, functools.partial) else code
+    return f"`{getattr(plain, '__name__', type(plain).__name__)}`"
+
+
+def _within_reach(code: Any) -> list[Any]:
+    """The modules and tensors that a function or an object holds, or names."""
+    found, seen, waiting = [], {id(code): code}, [code]
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, nn.Module | torch.Tensor):
+            found.append(thing)
+            continue
+        for part in _held_by(thing):
+            if id(part) not in seen:
+                seen[id(part)] = part  # held, so that no other object gets its id
+                waiting.append(part)
+    return found
+
+
+def _held_by(thing: Any) -> list[Any]:
+    if isinstance(thing, types.ModuleType | type) or _defined_in(thing, "torch."):
+        return []
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    if isinstance(thing, list | tuple | set | frozenset):
+        return list(thing)
+    if isinstance(thing, types.MethodType):
+        return [thing.__self__, thing.__func__]
+    if isinstance(thing, functools.partial):
+        return [thing.func, thing.args, thing.keywords]
+    held = list(getattr(thing, "__dict__", {}).values())
+    if isinstance(thing, types.FunctionType):
+        held += [thing.__defaults__, thing.__kwdefaults__]
+        held += [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        named = _names_in(thing.__code__) & thing.__globals__.keys()
+        held += [thing.__globals__[name] for name in named]
+    return held
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # not assigned yet
+        return False
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
