@@ -132,19 +132,23 @@ def _fault(image: Any, input_size: tuple[int, ...]) -> tuple[str, str] | None:
 
 
 def _class_number(who: str, label: Any, num_classes: int) -> int:
-    allowed = f"the {num_classes} classes are 0 to {num_classes - 1}"
-    try:
-        if getattr(label, "ndim", 0):
-            raise TypeError("it has dimensions")
-        number = operator.index(label)
-    except (TypeError, ValueError, RuntimeError) as error:
+    number, allowed = python_number(label), f"the {num_classes} classes are 0 to {num_classes - 1}"
+    if not isinstance(number, int):
         raise UserError(
             f"{who}: the class is {_described(label)}; {allowed}, each an int or an integer tensor "
             "without dimensions. Number words, take argmax() of one-hot vectors, int(y) of others."
-        ) from error
+        )
     if not 0 <= number < num_classes:
         raise UserError(f"{who} has class {number}; {allowed}. Number them so, or leave it out.")
     return number
+
+
+def python_number(value: Any) -> Any:
+    """A whole number of any library as Python's; anything else as it is."""
+    try:
+        return value if getattr(value, "ndim", 0) else int(operator.index(value))
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def _sample(who: str, split: Any, index: int) -> Any:
@@ -175,12 +179,13 @@ def check_apart(splits: Mapping[str, Contents]) -> None:
     being equal to one elsewhere.
     """
     common: dict[tuple[str, str], int] = {}
-    for (one, part), (other, whole) in permutations(splits.items(), 2):
-        images, places = {*whole.images}, {*whole.places}
+    every = {name: ({*split.images}, {*split.places}) for name, split in splits.items()}
+    for one, other in permutations(splits, 2):
+        part, (images, places) = splits[one], every[other]
         placed = [place in places for place in part.places]
         shared = [i in images or at for i, at in zip(part.images, placed, strict=True)]
         common[one, other] = sum(shared)
-        varied = 2 * len({*part.images}) > len(part.images)
+        varied = 2 * len(every[one][0]) > len(part.images)
         if all(placed) or (varied and all(shared)):
             raise UserError(
                 f"All {len(shared)} images of dataset.{one} are in dataset.{other}, too. What is "

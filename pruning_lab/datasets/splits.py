@@ -1,7 +1,6 @@
 """Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
 
 import hashlib
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,11 @@ from torch.utils.data import (
     Dataset,
     RandomSampler,
     SequentialSampler,
+    default_collate,
 )
 
 from pruning_lab.datasets.pictures import Pictures
-from pruning_lab.datasets.samples import Contents, check_apart, length, read
+from pruning_lab.datasets.samples import Contents, check_apart, length, python_number, read
 from pruning_lab.errors import UserError, check_count, check_seed
 
 Indices = dict[str, np.ndarray]
@@ -83,10 +83,7 @@ class Splits:
 
 def _whole(name: str, value: Any, least: int) -> int:
     """A whole number, numpy's or torch's, too, as Python's."""
-    try:
-        number = value if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = value
+    number = value if isinstance(value, bool) else python_number(value)
     check_count(name, number, least)
     return number
 
@@ -225,7 +222,7 @@ def loader(
 
 
 def _batch(samples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch of samples; classes may be any kind of whole number."""
-    images, labels = zip(*samples, strict=True)
+    """One batch of samples; whole numbers of any kind are int64, as a cross-entropy wants."""
+    images, targets = zip(*samples, strict=True)
     plain = [image.as_subclass(torch.Tensor) for image in images]
-    return torch.stack(plain), torch.tensor([operator.index(label) for label in labels])
+    return torch.stack(plain), default_collate([python_number(target) for target in targets])

@@ -49,6 +49,7 @@ def test_any_whole_number_is_a_class(label):
     assert type(x) is torch.Tensor
     assert torch.equal(x, X[20:30])
     assert torch.equal(y, Y[20:30])
+    assert y.dtype == torch.int64
 
 
 def test_sizes_may_be_a_list_and_numbers_numpys():
