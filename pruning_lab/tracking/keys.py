@@ -67,8 +67,3 @@ def permitted(key: str) -> str:
         return key
     mark = hashlib.sha256(key.encode(errors="backslashreplace")).hexdigest()[:8]
     return f"{clean[: LONGEST_KEY - len(mark) - 1]}-{mark}"
-
-
-def printable(value: object) -> str:
-    """A value as text that every database takes."""
-    return str(value).encode(errors="backslashreplace").decode()

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from pruning_lab.atomic import to_disk
 from pruning_lab.attributions.scores import Estimates, save_estimates
-from pruning_lab.errors import UserError
+from pruning_lab.errors import UserError, printable
 from pruning_lab.track import MAIN
 from pruning_lab.tracking.keys import (
     CHECKPOINT,
@@ -30,7 +30,6 @@ from pruning_lab.tracking.keys import (
     in_section,
     permitted,
     prefix_of,
-    printable,
     scores_file,
 )
 from pruning_lab.tracking.moved import files_beside, local_path
@@ -95,7 +94,7 @@ class Run:
 
         def send() -> None:
             known = self.client.get_run(self.run_id).data.params
-            named = {permitted(key): printable(value) for key, value in params.items()}
+            named = {permitted(key): printable(str(value)) for key, value in params.items()}
             self._log(params=[Param(k, value) for k, value in named.items() if k not in known])
 
         self._send(send)
@@ -197,7 +196,7 @@ def run(
 
     The run that has the same tag ``checkpoint`` is continued, where there is one.
     """
-    text = {key: printable(value) for key, value in tags.items()}
+    text = {key: printable(str(value)) for key, value in tags.items()}
     text |= {COLOR: color} if color else {}
     with reaching(client.tracking_uri):
         number = _experiment(client, experiment)
