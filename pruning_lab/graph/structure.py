@@ -295,15 +295,11 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
         if (units[layer] == STAYS).any()
     }
     names = {id(tensor): name for name, tensor in _tensors(model)}
-    seen: dict[str, list[str | None]] = {}  # tensor -> why its entries cannot go
-    for (tensor, dim), numbers in ranges.items():
-        if dim == 0:
-            known = [reasons.get(int(each)) for each in classes[numbers].unique()]
-            seen.setdefault(tensor, []).extend(known)
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
-            own = [names[id(tensor)] for _, tensor in _tensors(module)]
-            known = [reason for tensor in own for reason in seen.get(tensor, [])]
+            own = [(names[id(tensor)], 0) for _, tensor in _tensors(module)]
+            seen = [each for key in own if key in ranges for each in classes[ranges[key]].tolist()]
             other = "its weight is used by other code, it is not called itself"
-            frozen[name] = next(filter(None, known), other if known else "it never runs")
+            known = filter(None, map(reasons.get, seen))
+            frozen[name] = next(known, other if seen else "it never runs")
     return Structure(rows, units, follows, dropouts, frozen, len(stays))

@@ -40,11 +40,10 @@ class _Tracer(fx.Tracer):
     ``kept`` says why.
     """
 
-    proxy_buffer_attributes = True
-
     def __init__(self, whole: Collection[nn.Module] = ()) -> None:
         super().__init__()
         self._whole = whole
+        self._tensors: dict[int, str] | None = None  # by id, once the model is known
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
         self.kept: dict[nn.Module, str] = {}
 
@@ -69,6 +68,18 @@ class _Tracer(fx.Tracer):
             "the code goes through a shape or a result of unknown length one by one; name its "
             "parts instead (n, c, h, w = x.shape)"
         )
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """As torch's, which goes through all the model's parameters for each that is read."""
+        if self._tensors is None:
+            named = (*self.root.named_parameters(), *self.root.named_buffers())
+            self._tensors = {id(tensor): name for name, tensor in named}
+        name = self._tensors.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if m not in (self.submodule_paths or {}):  # made in a forward: torch.nn.ReLU()(x)

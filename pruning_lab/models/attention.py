@@ -18,6 +18,10 @@ class Attention(nn.Module):
     go; here it is a constant, and the number of heads follows the layers' widths.
     """
 
+    batch_first = True
+    in_proj_bias = None
+    """Tells torch's encoder layers to call the module instead of a kernel of theirs."""
+
     def __init__(self, width: int, heads: int, head_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.head_dim, self.dropout = head_dim, dropout
@@ -31,16 +35,45 @@ class Attention(nn.Module):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
         need_weights: bool = False,
+        attn_mask: torch.Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[torch.Tensor, None]:
-        """(N, tokens, width) each -> (N, tokens, width); weights are never given."""
+        """(N, tokens, width) each -> (N, tokens, width); weights are never given.
+
+        ``attn_mask`` (tokens, keys) and ``key_padding_mask`` (N, keys) are added to the products;
+        where they are booleans, True takes a key away. ``is_causal`` says what ``attn_mask`` is.
+        """
         q, k, v = (
             layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for layer, x in ((self.q, query), (self.k, key), (self.v, value))
         )
-        rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=self.head_dim**-0.5)
+        rate, scale = self.dropout if self.training else 0.0, self.head_dim**-0.5
+        if attn_mask is None and key_padding_mask is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=scale)
+        else:
+            mask = _mask(attn_mask, key_padding_mask, query)
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, rate, scale=scale)
         return self.out(mixed.transpose(1, 2).flatten(2)), None
+
+
+def _mask(
+    between: torch.Tensor | None, padding: torch.Tensor | None, query: torch.Tensor
+) -> torch.Tensor:
+    """What is added to the products: (tokens, keys) and (N, keys) -> (N or 1, 1, tokens, keys)."""
+    if between is not None and between.ndim != 2:
+        raise UserError(
+            f"attn_mask has the shape {tuple(between.shape)}; with heads that can go it must be "
+            "(tokens, keys), the same for every head."
+        )
+    mask = query.new_zeros(1)
+    for given in (between, None if padding is None else padding[:, None, None]):
+        if given is not None and given.dtype == torch.bool:
+            given = query.new_zeros(1).masked_fill(given, float("-inf"))
+        mask = mask if given is None else mask + given
+    return mask if mask.ndim == 4 else mask[None, None]
 
 
 class WindowAttention(nn.Module):
@@ -118,6 +151,8 @@ def with_prunable_heads(model: nn.Module) -> nn.Module:
             model.set_submodule(name, _of(name, module).train(module.training))
         if type(module) is ShiftedWindowAttention:
             model.set_submodule(name, WindowAttention(module).train(module.training))
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # else it looks for the weights of torch's attention
     return model
 
 

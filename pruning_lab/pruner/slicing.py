@@ -67,14 +67,29 @@ def selection(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function that copies what is left of a tensor of this ``shape``, for axis -> kept entries.
 
-    Of a convolution that loses outputs and inputs whole kernels are copied, in one go.
+    Of a convolution that loses outputs and inputs whole kernels are copied, in one go. The memory
+    format stays.
     """
     if set(keep) != {0, 1} or shape[2:].numel() == 1:  # else places would take as much memory
-        return lambda tensor: _one_by_one(tensor, keep)
+        return lambda tensor: _laid_out(_one_by_one(tensor, keep), tensor)
     rows, columns = keep[0], keep[1]
     places = (rows[:, None] * shape[1] + columns).flatten()
     left = (len(rows), len(columns), *shape[2:])
-    return lambda tensor: tensor.flatten(0, 1).index_select(0, places.to(tensor.device)).view(left)
+
+    def selected(tensor: torch.Tensor) -> torch.Tensor:
+        kernels = tensor.flatten(0, 1).index_select(0, places.to(tensor.device))
+        return _laid_out(kernels.view(left), tensor)
+
+    return selected
+
+
+def _laid_out(left: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """What is left of a tensor, with its dimensions in the same order in memory."""
+    stride, shape = whole.stride(), whole.shape
+    if stride == torch.empty(shape, device="meta").stride():
+        return left
+    order = sorted(range(whole.ndim), key=lambda dim: (-stride[dim], -shape[dim]))
+    return torch.empty_permuted(left.shape, order, dtype=left.dtype, device=left.device).copy_(left)
 
 
 def _one_by_one(tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pruning_lab.errors import UserError
 from pruning_lab.graph import find_structure
 from pruning_lab.models.attention import Attention, with_prunable_heads
 from tests.graph.checks import prune_and_compare
@@ -85,3 +86,40 @@ def test_without_some_heads_it_is_the_masked_twin():
 def test_what_attention_cannot_replace_is_refused():
     with pytest.raises(ValueError, match="'0' cannot have prunable heads"):
         with_prunable_heads(nn.Sequential(nn.MultiheadAttention(4, 2)))
+
+
+MASKS = {
+    "none": {},
+    "causal": {"mask": nn.Transformer.generate_square_subsequent_mask(9), "is_causal": True},
+    "between tokens": {"mask": torch.arange(9)[:, None] + 3 < torch.arange(9)},
+    "padding": {"src_key_padding_mask": torch.arange(9) >= torch.tensor([[6], [9]])},
+    "both": {
+        "mask": torch.arange(9)[:, None] + 3 < torch.arange(9),
+        "src_key_padding_mask": torch.arange(9) >= torch.tensor([[6], [9]]),
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("masks", MASKS)
+def test_encoders_of_torch_take_prunable_heads_and_masks(masks, training):
+    layer = nn.TransformerEncoderLayer(16, 4, 12, 0.0, batch_first=True)
+    original = randomise_all(nn.TransformerEncoder(layer, 2).double()).train(training)
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    replaced = with_prunable_heads(copy.deepcopy(original))
+    given = {
+        name: each.double() if getattr(each, "dtype", None) == torch.float32 else each
+        for name, each in MASKS[masks].items()
+    }
+    with torch.no_grad():
+        expected, found = original(x, **given), replaced(x, **given)
+        if masks == "padding" and not training:
+            found = found * (expected != 0)  # torch's kernel puts what is padded to 0
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_mask_for_each_head_is_refused():
+    attention, x = Attention(8, 2, 4), torch.randn(1, 3, 8)
+    with pytest.raises(UserError, match=r"attn_mask has the shape \(2, 3, 3\)"):
+        attention(x, x, x, attn_mask=torch.zeros(2, 3, 3))

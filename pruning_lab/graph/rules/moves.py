@@ -119,6 +119,7 @@ def glu(call: Call) -> Any:
 def cat(call: Call) -> Any:
     """One after the other along ``dim``; along the others the units go together."""
     parts, dim = _parts(call)
+    parts = [each for each in parts if each.shape != (0,)] or parts  # torch passes over these
     result, dim = call.evaluate(), dim % len(parts[0].shape)
     rows = [each.axes.get(dim, torch.full((each.shape[dim],), FIXED)) for each in parts]
     others = [Value(each.tensor.sum(dim), _without(each.axes, dim)) for each in parts]
@@ -170,6 +171,8 @@ def _along(
 
     Only one dimension can shrink. Numbers that differ along others are tied along these.
     """
+    if not labels.numel():
+        return None, numbers
     thin = labels
     for dim, stride in enumerate(labels.stride()):
         if stride == 0:  # expanded: the same all along
