@@ -9,7 +9,7 @@ import torch
 from pruning_lab import ledger, ranks
 from pruning_lab.attributions.apart import check_apart
 from pruning_lab.attributions.base import AttributionMetric, Progress, at_rest
-from pruning_lab.attributions.batches import parts
+from pruning_lab.attributions.batches import Batch, parts
 from pruning_lab.attributions.checks import check_graded, check_samples_apart
 from pruning_lab.attributions.formulas import ask
 from pruning_lab.attributions.gathering import Evidence, Gathering
@@ -58,18 +58,18 @@ class ActivationMetric(AttributionMetric):
         graph = self._graph(players)
         gatherings = [self._gathering(graph, each, behind) for each in players]
         if len(self.batches.first(2)) > 1:
-            self._check_apart(graph, Places(gatherings))
+            self._check_apart(graph, Places(gatherings), self.batches.pair())
         for first in gatherings[:1]:
             with ledger.checking():
                 evidence = self._evidence(graph, Places([first]), *self.batches.pair())
             finite(self._scores(first, evidence))
 
-    def _check_apart(self, graph: Any, places: "Places") -> None:
+    def _check_apart(self, graph: Any, places: "Places", pair: Batch) -> None:
         """UserError where what is read of a sample depends on the others of its batch."""
         if self.needs_gradient:
-            check_apart(self._output, self.batches.pair(), self._raw_losses)
+            check_apart(self._output, pair, self._raw_losses)
         else:
-            check_apart(lambda x: graph.record(x, places.nodes)[1], self.batches.pair())
+            check_apart(lambda x: graph.record(x, places.nodes)[1], pair)
 
     def _estimate(
         self, players: Sequence[Players], behind: bool, progress: Progress
@@ -184,12 +184,14 @@ def _one_pass(
     graph = leading._graph(players)
     gatherings = [[m._gathering(graph, each, behind) for each in players] for m in metrics]
     every = Places(place for own in gatherings for place in own)
-    checked = False  # samples that come one by one cannot be mixed
+    checked = len(leading.batches.first(2)) > 1  # samples that come one by one cannot be mixed
+    if checked:
+        leading._check_apart(graph, every, leading.batches.pair())
     reducers = [[metric._reducer() for _ in players] for metric in metrics]
     at_once = ranks.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read(leading.samples):
         if not checked and len(batch[0]) > 1:
-            leading._check_apart(graph, every)
+            leading._check_apart(graph, every, (batch[0][:2], batch[1][:2]))
             checked = True
         for part in parts(batch, at_once):
             evidence = leading._evidence(graph, every, part.x, part.target)

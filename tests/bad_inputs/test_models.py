@@ -125,7 +125,7 @@ MODELS = {
     "a class too many": (own("Five"), rf"For two images the model gives \(2, 5\); {SHAPE}"),
     "NaN in weights": (own("Broken"), r"For black images the model gives \[nan, nan, nan, nan\]"),
     "infinite": (own("Endless"), r"For black images the model gives \[-?inf, .*weights finite"),
-    "code on data": (own("Branches"), "Branches cannot be traced: .*control flow"),
+    "code on data": (own("Branches"), "Branches cannot be traced: the code decides by the data"),
     "no parameters": (own("WithoutParameters"), "WithoutParameters has no layer whose units"),
     "in float64": (own("InDouble"), r"cannot take the data set's images, .*Float and Double"),
     "no hidden layer": (["model.hidden=[]"], "MLP has no layer whose units can be removed"),
