@@ -2,9 +2,9 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,25 @@ from pruning_lab.training import Epochs
 
 log = logging.getLogger(__name__)
 
+LONGEST_NAME = 50
+"""How much of a criterion's name stands in the name of its file."""
+
 MODEL, SEEN = "model.safetensors", "seen.json"
 
 
 class Baseline:
     """The folder of one baseline. Parallel jobs that want the same one wait for the first.
 
-    What is kept there is used only while all that it was computed from is as it was: ``seen``.
+    What is kept there is used only while all that it was computed from is as it was: ``begun``
+    for the network and its training, ``seen`` for scores. Another state has a folder of its own.
     """
 
-    def __init__(self, folder: Path, determinants: Mapping[str, Any], seen: Seen) -> None:
-        self.name = identity(determinants)
-        self.folder = folder / self.name
-        self.determinants, self.seen = determinants, seen
+    def __init__(
+        self, folder: Path, determinants: Mapping[str, Any], begun: Seen, seen: Seen
+    ) -> None:
+        self.determinants, self.begun, self.seen = determinants, begun, seen
+        self.folder = self._place(folder / identity(determinants))
+        self.name = self.folder.name
 
     def obtain(self, model: nn.Module, train: Callable[[nn.Module, Epochs], None]) -> bool:
         """Give ``model`` the trained weights; True when ``train`` had to make them first.
@@ -44,11 +50,9 @@ class Baseline:
         """
         path, epochs = self.folder / MODEL, KeptEpochs(self.folder / "training.safetensors")
         with self._locked(""):
-            ranks.agreed(self._forget_what_changed)
             if new := not ranks.agreed(path.exists):
                 ranks.agreed(self._begin)
                 train(model, epochs)
-                ranks.agreed(self._begin)  # with what was read meanwhile
                 ranks.agreed(lambda: save_state(model, path))
             else:
                 with undamaged(path, self.folder):
@@ -59,19 +63,21 @@ class Baseline:
 
     def _begin(self) -> None:
         write_json(self.folder / "determinants.json", self.determinants)
-        write_json(self.folder / SEEN, self.seen.by_now())
+        write_json(self.folder / SEEN, self.begun.by_now())
 
-    def _forget_what_changed(self) -> None:
-        """Remove a baseline, and scores on it, of which something has changed since."""
-        kept = self.folder / SEEN
-        if not kept.exists() and not (self.folder / MODEL).exists():
-            return
-        with undamaged(kept, self.folder):
-            reason = self.seen.changed_since(json.loads(kept.read_text()))
-        if reason is not None:
-            log.warning("Baseline %s is made anew: %s.", self.name, reason)
-            for path in [each for each in self.folder.iterdir() if not each.name.startswith(".")]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _place(self, first: Path) -> Path:
+        """The folder of what has not changed: the first of this name, or one with a number."""
+        for number in count():
+            place = first.with_name(f"{first.name}-{number}") if number else first
+            kept = place / SEEN
+            if not kept.exists():
+                return place
+            with undamaged(kept, place):
+                reason = self.begun.changed_since(json.loads(kept.read_text()))
+            if reason is None:
+                return place
+            log.warning("Baseline %s is not this one: %s.", place.name, reason)
+        raise AssertionError
 
     def scores(
         self, criterion: str, settings: Mapping[str, Any], score: Callable[[], Scored]
@@ -80,7 +86,7 @@ class Baseline:
 
         Computed once; ``settings`` is what they depend on besides the baseline.
         """
-        path = self.folder / f"{criterion}-{identity(settings)}.npz"
+        path = self.folder / f"{criterion[:LONGEST_NAME]}-{identity([criterion, settings])}.npz"
         with self._locked(path.stem):
             return kept_scores(path, self.folder, settings, score, self.seen)
 

@@ -25,8 +25,8 @@ def save_state(model: nn.Module, path: str | Path) -> None:
 def load_state(model: nn.Module, path: str | Path) -> None:
     """Give ``model`` the state dict in ``path``: .safetensors, or .pt/.pth that holds only tensors.
 
-    Raises UserError when the file is missing, holds anything but tensors, or does not fit;
-    the model is then unchanged.
+    Buffers may hold NaN, which marks what is empty; parameters may not. Raises UserError when the
+    file is missing, holds anything but tensors, or does not fit; the model is then unchanged.
     """
     path = Path(path)
     state, own = _read(path), model.state_dict()
@@ -40,7 +40,8 @@ def load_state(model: nn.Module, path: str | Path) -> None:
         for key, value in own.items()
         if state[key].is_floating_point() != value.is_floating_point()
     ]
-    broken = [key for key in own if state[key].isnan().any()]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    broken = [key for key in own if key in parameters and state[key].isnan().any()]
     if broken:
         raise UserError(
             f"{path} holds NaN in {_some(broken)}: training diverged before it was saved. Give "

@@ -4,7 +4,6 @@ Where data and results lie, how many jobs run at once and what is kept of a run 
 """
 
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,9 +20,10 @@ from torch import nn
 from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
-from pruning_lab.observed import Seen, look_at, watching
+from pruning_lab.observed import Seen, inputs, look_at, watching
 from pruning_lab.random_streams import seed_all, streams_kept
 from pruning_lab.setup import (
+    build,
     build_data,
     build_model,
     check_numbers,
@@ -44,6 +44,14 @@ METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "contro
 """What is done with a baseline."""
 
 
+TRAINING = "baseline.training"
+
+BUILT = ("schedule", TRAINING, "finetune")
+"""What is built of plain settings: code of the user's own may take them from elsewhere."""
+
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
+"""Where an object lies in memory."""
+
 THREADS = torch.get_num_threads()
 """As many as torch chooses; a job of a sweep must not inherit another job's."""
 
@@ -52,8 +60,8 @@ THREADS = torch.get_num_threads()
 class Job:
     """A configuration whose numbers are checked, with its data, before anything else is built.
 
-    ``start`` is what a network starts from, ``name`` the identity of the whole run, ``seen`` what
-    was read on the way that no name tells.
+    ``start`` is what a network starts from, ``name`` the identity of the whole run. What was read
+    on the way, which no name tells, is in ``seen``; for the network and the data alone, ``begun``.
     """
 
     device: torch.device
@@ -61,6 +69,7 @@ class Job:
     splits: Splits
     start: dict[str, Any]
     name: str
+    begun: Seen
     seen: Seen
 
 
@@ -68,13 +77,26 @@ def identify(config: DictConfig) -> Job:
     """What determines the result of a configuration. The fresh network is built, and let go."""
     check_numbers(config)
     device, threads = find_device(config.device), config.threads or THREADS
+    settings = plain(config)
+    with watching():  # what is read while the user's modules are imported
+        for part in ("model", "dataset"):
+            list(_made(settings[part], part))
     data = OmegaConf.to_yaml(config.dataset, resolve=True)
     splits, samples = ranks.leader_first(lambda: _data(data))
-    settings = plain(config)
     model = OmegaConf.to_yaml(config.model, resolve=True)
-    network, seen = ranks.leader_first(lambda: _network(model, config.seeds.init, data))
+    network, begun = ranks.leader_first(lambda: _network(model, config.seeds.init, data))
     start = start_determinants(settings, samples, network, device, threads)
-    return Job(device, threads, splits, start, identity(run_determinants(start, settings)), seen)
+    with watching():
+        built = {part: _described(build(OmegaConf.select(config, part), part)) for part in BUILT}
+        whole = run_determinants(start | {"fitted": built[TRAINING]}, settings)
+    start["fitted"] = built[TRAINING]
+    name = identity(whole | {"built": built})
+    return Job(device, threads, splits, start, name, begun, Seen(begun.answer))
+
+
+def _described(made: Any) -> str:
+    """What an object of plain settings was built with, whoever has set it."""
+    return ADDRESS.sub("", repr(sorted(vars(made).items())))
 
 
 @lru_cache(maxsize=1)  # jobs of a sweep mostly share their data
@@ -93,8 +115,9 @@ def _network(settings: str, seed: int, data: str) -> tuple[str, Seen]:
     assert isinstance(config, DictConfig)
     with streams_kept(), watching():
         model = fresh_model(config, splits, seed)
-    x = torch.randn(2, *splits.input_size, generator=torch.Generator().manual_seed(0))
-    return digest_of_network(model), look_at(model, x)
+    x = torch.randn(8, *splits.input_size, generator=torch.Generator().manual_seed(0))
+    answer = look_at(model, x).answer
+    return digest_of_network(model), Seen(answer, inputs())
 
 
 def fresh_model(config: DictConfig, splits: Splits, seed: int) -> nn.Module:
@@ -104,9 +127,12 @@ def fresh_model(config: DictConfig, splits: Splits, seed: int) -> nn.Module:
 
 
 def digest_of_network(model: nn.Module) -> str:
-    """A hash of a network: of how it prints, and of all tensors that its modules hold."""
-    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(model)).encode())
+    """A hash of a network: kinds and settings of its modules, and all tensors that they hold."""
+    digest = hashlib.sha256()
     for name, module in model.named_modules():
+        kind = type(module)
+        shown = module.extra_repr() if kind.__module__.startswith("torch.") else ""
+        digest.update(f"{name} {kind.__qualname__} {ADDRESS.sub('', shown)}".encode())
         held = {**module._parameters, **module._buffers, **vars(module)}
         for key, value in sorted(held.items(), key=lambda item: item[0]):
             if isinstance(value, torch.Tensor):
@@ -123,7 +149,7 @@ def _bytes_of(tensor: torch.Tensor) -> bytes:
     return dense.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def identity(determinants: Mapping[str, Any]) -> str:
+def identity(determinants: Any) -> str:
     """Twelve hex digits that name whatever the determinants determine (sha256 of their JSON)."""
     text = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -153,11 +179,14 @@ def start_determinants(
 def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """What the trained baseline depends on.
 
-    Of the code, the files that define the classes of the model's modules count, and all that the
-    training imports.
+    Of the code, the classes of the model's modules count, with all that they import, and all that
+    the training imports.
     """
-    classes = {type(module) for module in model.modules()}
-    code = {"model": digest_of_code(*classes), "training": digest_of_program(training.fit)}
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    code = {
+        "model": sorted(map(digest_of_program, kinds)),
+        "training": digest_of_program(training.fit),
+    }
     return {**start, "code": code}
 
 
@@ -187,13 +216,6 @@ def _made(part: Any, group: str) -> Iterator[tuple[str, str, Any]]:
     elif isinstance(part, list):
         for number, value in enumerate(part):
             yield from _made(value, f"{group}.{number}")
-
-
-def digest_of_code(*objects: Any) -> str:
-    """A hash of the source files in which classes, functions or modules are defined."""
-    files = {inspect.getsourcefile(each) for each in objects}
-    sources = [Path(file).read_bytes() for file in sorted(filter(None, files))]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:12]
 
 
 def _digest(path: Path) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from pruning_lab.modes import evaluating
+from pruning_lab.modes import evaluating, state_kept
 from pruning_lab.random_streams import seed_all, streams_kept
-from pruning_lab.sources import INSTALLED, OWN, file_of, is_installed
+from pruning_lab.sources import INSTALLED, OWN, bytes_of, file_of, is_installed
 
 SYSTEM = ("/proc", "/sys", "/dev", "/etc")
 """What lies here is of the machine, and no two are alike."""
@@ -30,11 +31,12 @@ ANSWERS = 64
 TOLERANCE = 1e-3
 """Two machines give the same output up to this share of its largest number."""
 
+MODULE, BESIDE = "module ", "beside "
+
 _depth = 0
-_opened: set[str] = set()
+_opened: set[tuple[str, bool]] = set()
 _files: dict[str, str] = {}
 _modules: dict[str, str] = {}
-MODULE = "module "
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,16 @@ class Seen:
     """What a result is computed from, beyond what names it.
 
     ``answer`` is what the fresh network gives for a fixed input: it tells of the environment and of
-    whatever else decides what the code does. All that was read is known to the process.
+    whatever else decides what the code does. ``read`` are hashes of what was read for it; None
+    stands for all that the process has read by the time it is asked.
     """
 
-    answer: list[float]
+    answer: list[list[float]]
+    read: Mapping[str, str] | None = None
 
     def by_now(self) -> dict[str, Any]:
-        """What is kept beside a result: hashes of all that was read so far, and the answer."""
-        return {"inputs": inputs(), "answer": self.answer}
+        """What is kept beside a result."""
+        return {"inputs": inputs() if self.read is None else dict(self.read), "answer": self.answer}
 
     def changed_since(self, kept: Mapping[str, Any] | None) -> str | None:
         """Why a result with ``kept`` is not what would come out now; None where it is."""
@@ -59,11 +63,19 @@ class Seen:
             # of a module what was imported counts, whoever has edited it meanwhile
             if (now := _modules.get(label) or _digest(label)) != digest:
                 return f"{label} {'has changed since' if now else 'is not there any more'}"
-        then, now_given = torch.tensor(kept["answer"]), torch.tensor(self.answer)
-        bound = TOLERANCE * then.abs().max().item() if len(then) else 0.0
-        if then.shape != now_given.shape or not torch.allclose(then, now_given, 0, bound, True):
+        if len(kept["answer"]) != len(self.answer) or not all(
+            map(_alike, kept["answer"], self.answer)
+        ):
             return "the network, before any training, gives other outputs than then"
         return None
+
+
+def _alike(then: list[float], now: list[float]) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    one, other = torch.tensor(then), torch.tensor(now)
+    finite = one[one.isfinite()].abs()
+    bound = TOLERANCE * finite.max().item() if len(finite) else 0.0
+    return one.shape == other.shape and torch.allclose(one, other, 0, bound, True)
 
 
 @contextmanager
@@ -76,20 +88,40 @@ def watching() -> Iterator[None]:
     finally:
         _depth -= 1
         if not _depth:
-            for path in sorted(_opened):
-                label = _label(path)
-                if (digest := _digest(label)) is not None:
+            imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+            for path, relative in sorted(_opened):
+                label = _label(path, relative)
+                if path not in imported and (digest := _digest(label)) is not None:
                     _files[label] = digest
             _opened.clear()
 
 
+@torch.no_grad()
 def look_at(model: nn.Module, x: torch.Tensor) -> Seen:
-    """Take down what ``model``, not trained yet, makes of ``x`` in eval mode."""
-    with evaluating(model), torch.no_grad(), streams_kept():
-        seed_all(0)  # some draw even then
-        output = model(x)
-    inputs()  # as they were imported
-    return Seen(output.double().flatten()[:ANSWERS].tolist())
+    """Take down what ``model``, not trained yet, makes of ``x``.
+
+    In eval mode as it is; then, since layers may begin at 0, with other weights, in both modes.
+    """
+    weights = [(p, p.detach().clone()) for p in model.parameters() if not p.is_meta]
+    with streams_kept(), state_kept(model), evaluating(model):
+        try:
+            answer = [_answer(model, x)]
+            seed_all(0)
+            for parameter, value in weights:
+                if parameter.is_floating_point():
+                    parameter.add_(0.1 * (value.std(correction=0) + 0.1) * torch.randn_like(value))
+            answer += [_answer(model.train(training), x) for training in (False, True)]
+        finally:
+            for parameter, value in weights:
+                parameter.copy_(value)
+    return Seen(answer)
+
+
+def _answer(model: nn.Module, x: torch.Tensor) -> list[float]:
+    """The first numbers of each tensor that the model gives."""
+    seed_all(0)  # some draw even in eval mode
+    leaves = [each for each in tree_leaves(model(x.clone())) if isinstance(each, torch.Tensor)]
+    return [n for each in leaves for n in each.double().flatten()[:ANSWERS].tolist()]
 
 
 def inputs() -> dict[str, str]:
@@ -104,8 +136,18 @@ def inputs() -> dict[str, str]:
     return dict(sorted((_modules | _files).items()))
 
 
-def _label(path: str) -> str:
-    """A file's name that stays when the folder of work, or the home, is another."""
+def _label(path: str, relative: bool) -> str:
+    """A name of a file that stays when the project is elsewhere.
+
+    One that was opened by a relative path is found from the folder of work; another one beside the
+    module of the user's in whose folder it lies, or in the home.
+    """
+    if not relative:
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            folder = Path(file).parent if file and not is_installed(name) else None
+            if folder and name.partition(".")[0] != OWN and Path(path).is_relative_to(folder):
+                return f"{BESIDE}{name}: {Path(path).relative_to(folder)}"
     for place, short in ((Path.cwd(), ""), (Path.home(), "~/")):
         if Path(path).is_relative_to(place):
             return short + str(Path(path).relative_to(place))
@@ -115,12 +157,15 @@ def _label(path: str) -> str:
 def _digest(label: str) -> str | None:
     """The hash of a module's file, or of a file; None where it is not there."""
     if label.startswith(MODULE):
-        path = file_of(label.removeprefix(MODULE))
-    else:
-        path = str(Path(label).expanduser())
-    if path is None or not Path(path).is_file():
+        content = bytes_of(file_of(label.removeprefix(MODULE)))
+        return None if content is None else hashlib.sha256(content).hexdigest()[:16]
+    path = Path(label).expanduser()
+    if label.startswith(BESIDE):
+        name, _, rest = label.removeprefix(BESIDE).partition(": ")
+        path = Path(file_of(name) or "").parent / rest
+    if not path.is_file():
         return None
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -128,11 +173,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
     """Python tells here of every file that it opens."""
     if not _depth or event != "open" or not isinstance(arguments[0], str | bytes):
         return
-    path, flags = os.path.realpath(os.fsdecode(arguments[0])), arguments[2]
+    given, flags = os.fsdecode(arguments[0]), arguments[2]
+    path = os.path.abspath(given)  # noqa: PTH100  (a link may lead elsewhere later)
     reads = not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR))
     places = (*INSTALLED, *SYSTEM, str(Path(__file__).parent))
-    if reads and not path.endswith((".py", ".pyc")) and not path.startswith(places):
-        _opened.add(path)
+    if reads and not path.endswith(".pyc") and not path.startswith(places):
+        _opened.add((path, not os.path.isabs(given)))  # noqa: PTH117
 
 
 sys.addaudithook(_hear)

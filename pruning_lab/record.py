@@ -209,10 +209,10 @@ def find_finished(config: DictConfig, job: Job) -> tracking.Finished | None:
     Another one: something that it was seen to read has changed since.
     """
     store = config.tracking
-    done = tracking.find_finished(store.uri, store.experiment, job.name)
-    if done is None or (reason := job.seen.changed_since(done.seen)) is None:
-        return done
-    log.warning("The finished run %s (%s) is not this one: %s.", done.run_id, done.name, reason)
+    for done in tracking.find_finished(store.uri, store.experiment, job.name):
+        if (reason := job.seen.changed_since(done.seen)) is None:
+            return done
+        log.warning("The finished run %s (%s) is not this one: %s.", done.run_id, done.name, reason)
     return None
 
 

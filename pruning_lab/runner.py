@@ -39,7 +39,7 @@ from pruning_lab.observed import watching
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
 from pruning_lab.record import Names, Rows, find_finished, recording, tags
-from pruning_lab.rehearsal import check_storable
+from pruning_lab.rehearsal import check_storable, check_trained_state
 from pruning_lab.resume import Checkpoint
 from pruning_lab.schedules import Schedule, ToTarget
 from pruning_lab.setup import build, plain
@@ -97,11 +97,15 @@ class Experiment:
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
         determinants = baseline_determinants(self.job.start, self.model)
-        self.baseline = Baseline(Path(config.baseline.folder), determinants, self.job.seen)
+        self.baseline = Baseline(
+            Path(config.baseline.folder), determinants, self.job.begun, self.job.seen
+        )
         self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name, self.job.seen)
         check_folder("baseline.folder", self.baseline.folder.parent)
         check_folder("checkpoints", self.checkpoint.folder.parent)
         check_storable(self.model, self.network.pruned)
+        if self.training.epochs or self.finetune.epochs:
+            check_trained_state(self.model, self.splits.input_size)
         after_cut = config.after_cut
         self.task = Task(
             self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate

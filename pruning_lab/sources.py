@@ -111,12 +111,19 @@ def _lent_places() -> set[str]:
 def _source(name: str) -> str | None:
     """The source of a module that has one; of a compiled one a hash."""
     file = file_of(name)
-    if file is None or not Path(file).is_file():
+    if (content := bytes_of(file)) is None:
         return None
-    content = Path(file).read_bytes()
-    if Path(file).suffix == ".py":
-        return content.decode(errors="surrogateescape")
+    if Path(file or "").is_file() and str(file).endswith(".py"):
+        return content.decode(errors="backslashreplace")
     return hashlib.sha256(content).hexdigest()
+
+
+def bytes_of(file: str | None) -> bytes | None:
+    """What a module's file holds; of one inside an archive what the archive does."""
+    for place in (Path(file), *Path(file).parents) if file else ():
+        if place.is_file():
+            return place.read_bytes()
+    return None
 
 
 @cache

@@ -12,7 +12,7 @@ from pruning_lab.baseline import Baseline
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identity
 from pruning_lab.ledger import Cost
-from pruning_lab.observed import Seen
+from pruning_lab.observed import Seen, _digest
 from tests.experiment import in_processes
 
 SEEN = Seen([])
@@ -30,17 +30,19 @@ def trained(model, epochs):
 
 def test_it_is_trained_once_and_found_again(tmp_path):
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert Baseline(tmp_path, {"seed": 0}, SEEN).obtain(first, trained)
-    assert not Baseline(tmp_path, {"seed": 0}, SEEN).obtain(second, lambda *_: pytest.fail("again"))
+    assert Baseline(tmp_path, {"seed": 0}, SEEN, SEEN).obtain(first, trained)
+    assert not Baseline(tmp_path, {"seed": 0}, SEEN, SEEN).obtain(
+        second, lambda *_: pytest.fail("again")
+    )
     assert second.weight.tolist() == [[3, 3], [3, 3]]
-    assert Baseline(tmp_path, {"seed": 1}, SEEN).obtain(nn.Linear(2, 2), trained)
+    assert Baseline(tmp_path, {"seed": 1}, SEEN, SEEN).obtain(nn.Linear(2, 2), trained)
 
 
 def test_a_failed_training_leaves_nothing_behind(tmp_path):
     def fail(model, epochs):
         raise RuntimeError("power cut")
 
-    baseline = Baseline(tmp_path, {}, SEEN)
+    baseline = Baseline(tmp_path, {}, SEEN, SEEN)
     with pytest.raises(RuntimeError, match="power cut"):
         baseline.obtain(nn.Linear(2, 2), fail)
     assert baseline.obtain(nn.Linear(2, 2), trained)
@@ -53,7 +55,7 @@ def train_and_count(folder):
         time.sleep(0.5)
         trained(model, epochs)
 
-    Baseline(folder, {"seed": 0}, SEEN).obtain(nn.Linear(2, 2), train)
+    Baseline(folder, {"seed": 0}, SEEN, SEEN).obtain(nn.Linear(2, 2), train)
 
 
 def test_jobs_that_start_together_train_once(tmp_path):
@@ -62,7 +64,7 @@ def test_jobs_that_start_together_train_once(tmp_path):
 
 
 def test_scores_are_computed_once_for_each_setting(tmp_path):
-    baseline, calls = Baseline(tmp_path, {}, SEEN), []
+    baseline, calls = Baseline(tmp_path, {}, SEEN, SEEN), []
 
     def score():
         calls.append(1)
@@ -77,7 +79,7 @@ def test_scores_are_computed_once_for_each_setting(tmp_path):
 
 @pytest.mark.parametrize("what", ["model.safetensors", "taylor-*.npz", "taylor-*.json"])
 def test_a_damaged_file_says_what_to_delete(what, tmp_path):
-    baseline = Baseline(tmp_path, {}, SEEN)
+    baseline = Baseline(tmp_path, {}, SEEN, SEEN)
     baseline.obtain(nn.Linear(2, 2), trained)
 
     def use():
@@ -94,4 +96,37 @@ def test_a_damaged_file_says_what_to_delete(what, tmp_path):
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"baseline.folder=.*file cannot be written"):
-        Baseline(tmp_path / "file", {}, SEEN).obtain(nn.Linear(2, 2), trained)
+        Baseline(tmp_path / "file", {}, SEEN, SEEN).obtain(nn.Linear(2, 2), trained)
+
+
+def test_another_state_has_a_folder_of_its_own_and_both_are_found_again(tmp_path):
+    one, other = Seen([[1.0]], {}), Seen([[2.0]], {})
+    folders = []
+    for seen in (one, other, one, other):
+        baseline = Baseline(tmp_path, {}, seen, seen)
+        folders.append((baseline.name, baseline.obtain(nn.Linear(2, 2), trained)))
+    first = identity({})
+    assert folders == [(first, True), (f"{first}-1", True), (first, False), (f"{first}-1", False)]
+
+
+def test_scores_are_made_again_when_what_they_read_has_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "table.txt"
+    calls = []
+
+    def score():
+        calls.append(1)
+        return {"fc": Estimate(np.ones(2))}, Cost(0.0, 0.0)
+
+    for text in ("1", "1", "2"):
+        table.write_text(text)
+        seen = Seen([], {"table.txt": _digest("table.txt")})
+        Baseline(tmp_path / "baselines", {}, SEEN, seen).scores("own", {}, score)
+    assert len(calls) == 2
+
+
+def test_a_long_name_of_a_criterion_names_a_file(tmp_path):
+    baseline = Baseline(tmp_path, {}, SEEN, SEEN)
+    for name in ("k" * 245, "k" * 246):
+        baseline.scores(name, {}, lambda: ({"fc": Estimate(np.ones(2))}, Cost(0.0, 0.0)))
+    assert len(list(baseline.folder.glob("*.npz"))) == 2

@@ -1,6 +1,6 @@
 """What determines a result names it; what does not leaves the name alone."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pruning_lab.datasets.image_folder import image_folder
 from pruning_lab.datasets.splits import Images, Splits
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identify
+from pruning_lab.observed import Seen
 from pruning_lab.sources import digest_of_program
 from tests.experiment import TINY
 
@@ -56,7 +57,8 @@ def test_the_code_of_the_model_names_the_baseline(tmp_path, monkeypatch):
         path.write_text(f"from torch import nn\nclass Net(nn.{activation}): pass\n")
         net = __import__(path.stem).Net()
         found += [
-            determinants(model=model)["code"]["model"] for model in (net, torch.nn.Sequential(net))
+            "".join(determinants(model=model)["code"]["model"])
+            for model in (net, torch.nn.Sequential(net))
         ]
     assert len(set(found)) == 4
 
@@ -116,6 +118,31 @@ def test_a_users_criterion_is_named_by_its_own_file_and_those_it_derives_from(mo
         assert digest_of_program.__wrapped__(Derived) != before
 
 
+def test_where_one_split_ends_and_the_next_begins_names_the_data():
+    def cut(at):
+        whole = images(1).images.repeat(3, 1, 1, 1), torch.arange(4).repeat(3)
+        ends = (0, at, 8, 10, 12)
+        parts = [
+            Images(*(each[one:two] for each in whole), (0.0,), (1.0,))
+            for one, two in pairwise(ends)
+        ]
+        return Splits(*parts, num_classes=4, input_size=(1, 2, 2)).fingerprint(first=100)
+
+    assert cut(4) != cut(6)
+
+
+def test_a_network_is_named_by_its_tensors_and_settings_not_by_where_they_lie():
+    def net(rate=0.5, seed=0, hook=False):
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Linear(2, 3), nn.Dropout(rate))
+        if hook:
+            made.register_buffer("odd", torch.eye(3).to_sparse(), persistent=False)
+        return identity.digest_of_network(made)
+
+    assert net() == net()
+    assert len({net(), net(rate=0.1), net(seed=1), net(hook=True)}) == 4
+
+
 def name(*overrides):
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         return identify(compose("config", [*TINY, *overrides])).name
@@ -154,7 +181,7 @@ def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
 def test_what_does_not_determine_the_result_does_not_change_the_identity(other, monkeypatch):
     if "dataset" in other:  # the synthetic data lie nowhere
         monkeypatch.setattr(identity, "_data", lambda _: (None, "abc"))
-        monkeypatch.setattr(identity, "_network", lambda *_: ("net", None))
+        monkeypatch.setattr(identity, "_network", lambda *_: ("net", Seen([])))
     assert name(other) == name()
 
 

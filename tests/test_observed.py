@@ -1,6 +1,8 @@
 """A kept result is used only while all that it was seen to be computed from is as it was."""
 
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +80,66 @@ class Scaled(nn.Linear):
 
     def forward(self, x):
         return self.scale * super().forward(x)
+
+
+def test_a_link_that_leads_elsewhere_is_a_change(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"v{number}.json").write_text(str(number))
+    link = tmp_path / "s.json"
+    link.symlink_to("v1.json")
+    with watching():
+        link.read_text()
+    kept = Seen([]).by_now()
+    link.unlink()
+    link.symlink_to("v2.json")
+    assert Seen([]).changed_since(kept) == "s.json has changed since"
+
+
+def test_a_file_beside_a_module_is_found_there_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "project")
+    (tmp_path / "project" / "beside_me.py").write_text("place = __file__\n")
+    (tmp_path / "project" / "w.json").write_text("1")
+    module = __import__("beside_me")
+    with watching():
+        (Path(module.place).parent / "w.json").read_text()
+    kept = Seen([]).by_now()
+    assert "beside beside_me: w.json" in kept["inputs"]
+    (tmp_path / "w.json").write_text("1")  # what lies in the folder of work is another file
+    (tmp_path / "project" / "w.json").write_text("2")
+    assert Seen([]).changed_since(kept) == "beside beside_me: w.json has changed since"
+
+
+def test_a_script_that_is_read_is_a_file(tmp_path):
+    (tmp_path / "settings.py").write_text("width = 3")
+    with watching():
+        runpy.run_path("settings.py")
+    assert "settings.py" in Seen([]).by_now()["inputs"]
+
+
+class Silent(nn.Module):
+    """Gives 0 before training, whatever its code does."""
+
+    rate = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.top = nn.Linear(4, 8), nn.Linear(8, 3)
+        nn.init.zeros_(self.top.weight), nn.init.zeros_(self.top.bias)
+
+    def forward(self, x):
+        return self.top(nn.functional.dropout(self.hidden(x).relu(), self.rate, self.training))
+
+
+def test_the_answer_tells_of_code_behind_zeros_and_of_training(monkeypatch):
+    torch.manual_seed(0)
+    model, x = Silent(), torch.randn(8, 4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    kept = look_at(model, x).by_now()
+    assert look_at(model, x).changed_since(kept) is None
+    monkeypatch.setattr(Silent, "rate", 0.5)
+    assert "gives other outputs" in look_at(model, x).changed_since(kept)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_the_fresh_networks_answer_tells_of_what_no_file_holds(monkeypatch):

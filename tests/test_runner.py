@@ -59,7 +59,7 @@ def test_the_result_is_the_last_validation_accuracy_and_can_be_measured_again(fi
     assert result == last["val_accuracy_after"] != last["test_accuracy_after"]
     assert result == evaluate(done.model, done.splits.val).accuracy
     assert last["test_accuracy_after"] == evaluate(done.model, done.splits.test).accuracy
-    found = tracking.find_finished(uri, "pruning_lab", done.job.name)
+    (found,) = tracking.find_finished(uri, "pruning_lab", done.job.name)
     assert found.val_accuracy == result
     assert found.test_accuracy == last["test_accuracy_after"]
     assert two_steps(done.output.parent).run() == result  # finished already

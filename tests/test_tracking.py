@@ -372,10 +372,10 @@ def test_a_finished_run_without_its_files_is_none(tmp_path):
     with tracking.run(tracking.connect(uri), "mine", "a", {tracking.IDENTITY: "abc"}, {}) as run:
         run.metrics(0, {"test_accuracy_after": 0.5, "val_accuracy_after": 0.4})
         run.text("step\n0\n", tracking.STEPS)
-    assert tracking.find_finished(uri, "mine", "abc").run_id == run.run_id
+    assert [each.run_id for each in tracking.find_finished(uri, "mine", "abc")] == [run.run_id]
     (steps,) = tmp_path.rglob(tracking.STEPS)
     steps.unlink()
-    assert tracking.find_finished(uri, "mine", "abc") is None
+    assert tracking.find_finished(uri, "mine", "abc") == []
 
 
 @pytest.mark.parametrize(
@@ -444,3 +444,27 @@ def test_a_relative_address_follows_the_process(tmp_path, monkeypatch):
         tracking.connect("sqlite:///m.db").create_experiment(name)
     assert tracking.connect("sqlite:///m.db").get_experiment_by_name("one") is None
     assert tracking.connect(f"sqlite:///{tmp_path}/one/m.db").get_experiment_by_name("one")
+
+
+def test_mlflows_own_experiment_has_its_files_beside_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tracking.run(tracking.connect("sqlite:///st/m.db"), "Default", "a", {}, {}) as run:
+        run.text("here", "note.txt")
+    assert [p.read_text() for p in (tmp_path / "st").rglob("note.txt")] == ["here"]
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_an_experiment_of_a_long_name_has_files(tmp_path):
+    client = tracking.connect(f"sqlite:///{tmp_path}/m.db")
+    for name in ("x" * 299 + "y", "x" * 300):
+        with tracking.run(client, name, "a", {}, {}) as run:
+            run.text(name, "note.txt")
+    assert len(list(tmp_path.rglob("note.txt"))) == 2
+
+
+def test_names_in_figures_are_no_formulas(tmp_path):
+    figure = Figure()
+    figure.subplots().set_title("w$_$")
+    with tracking.run(tracking.connect(f"sqlite:///{tmp_path}/m.db"), "mine", "a", {}, {}) as run:
+        run.figure(figure, "odd")
+    assert len(list(tmp_path.rglob("odd.png"))) == 1

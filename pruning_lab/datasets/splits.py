@@ -74,6 +74,7 @@ class Splits:
                 found[name] = split.contents(name, count)
             else:
                 found[name] = read(name, split, count, self.num_classes, self.input_size)
+            digest.update(f"{name} {count}".encode())
             for part in found[name].whole:
                 digest.update(part)
         if first is None:

@@ -22,11 +22,22 @@ def files_beside(database: Path, experiment: str) -> str:
 
 
 def local_path(address: str) -> Path | None:
-    """The folder of a ``file:`` address on this machine; None for other addresses."""
+    """The folder of an address on this machine; None for other addresses."""
+    if address.startswith("/"):  # as MLflow writes it of its own experiment, Default
+        return Path(address)
     parsed = urlparse(address)
     if parsed.scheme != "file" or parsed.netloc:
         return None
     return Path(url2pathname(parsed.path))
+
+
+def place_default(database: Path) -> None:
+    """Give MLflow's own experiment, Default, its files beside ``database``, as all others have."""
+    with closing(sqlite3.connect(database, timeout=60)) as store, store:
+        store.execute(
+            "update experiments set artifact_location = ? where experiment_id = 0",
+            (files_beside(database, "0"),),
+        )
 
 
 def follow_move(database: Path) -> None:
@@ -55,11 +66,17 @@ def _moved(there: Path, here: Path) -> bool:
 
 
 def _correct(store: sqlite3.Connection, experiment: int, recorded: str, here: str) -> None:
+    """Correct the address of an experiment, and of its runs, but for those that are still there."""
     store.execute(
         "update experiments set artifact_location = ? where experiment_id = ?", (here, experiment)
     )
-    store.execute(
-        "update runs set artifact_uri = ? || substr(artifact_uri, ?) "
-        "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
-        (here, len(recorded) + 1, experiment, len(recorded) + 1, f"{recorded}/"),
-    )
+    runs = store.execute(
+        "select run_uuid, artifact_uri from runs where experiment_id = ?", (experiment,)
+    ).fetchall()
+    for run, address in runs:
+        if not address.startswith(f"{recorded}/"):
+            continue
+        corrected = here + address.removeprefix(recorded)
+        new, old = local_path(corrected), local_path(address)
+        if (new and new.exists()) or not (old and old.exists()):
+            store.execute("update runs set artifact_uri = ? where run_uuid = ?", (corrected, run))

@@ -100,27 +100,29 @@ def find_runs(
     return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
 
 
-def find_finished(uri: str, experiment: str, identity: str) -> Finished | None:
-    """The newest finished run with this identity; None where there is none, and no store yet.
+def find_finished(uri: str, experiment: str, identity: str) -> list[Finished]:
+    """The finished runs with this identity, the newest first; none where there is no store yet.
 
-    A run whose step table cannot be read counts as none: it is of no use any more.
+    A run whose step table cannot be read is left out: it is of no use any more.
     """
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
-        return None
+        return []
     client = connect(uri)
     wanted = f"tags.{IDENTITY} = '{identity}' and attributes.status = 'FINISHED'"
     with reaching(uri):
         found = client.get_experiment_by_name(experiment) if experiment else None
-        runs = client.search_runs([found.experiment_id], wanted, max_results=1) if found else []
+        runs = client.search_runs([found.experiment_id], wanted) if found else []
+    usable = []
     for run in runs:
         last = {k: run.data.metrics[in_section(f"{k}_accuracy_after")] for k in ("val", "test")}
         with suppress(UserError, OSError), _file(client, run, STEPS):
-            return Finished(
+            one = Finished(
                 run.info.run_id, run.info.run_name, last["val"], last["test"],
                 run.info.experiment_id, _seen(client, run),
             )  # fmt: skip
-    return None
+            usable.append(one)
+    return usable
 
 
 def _seen(client: MlflowClient, run: Any) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pruning_lab.atomic import replacing
 from pruning_lab.errors import UserError
-from pruning_lab.tracking.moved import follow_move
+from pruning_lab.tracking.moved import follow_move, place_default
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets another level
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -178,6 +178,7 @@ def _make_database(file: Path) -> None:
         store.search_experiments(max_results=1)
         with closing(sqlite3.connect(temporary, timeout=60)) as database:
             database.execute("pragma journal_mode = wal")
+        place_default(temporary)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is written to MLflow, while an experiment runs."""
 
+import hashlib
 import io
 import json
 import logging
@@ -11,8 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -42,6 +45,9 @@ from pruning_lab.tracking.store import (
 )
 
 log = logging.getLogger(__name__)
+
+LONGEST_FOLDER = 200
+"""How many bytes a file system lets the name of a folder take, with room to spare."""
 
 PAUSE = 60.0
 """Seconds before a store that did not answer is asked again."""
@@ -102,7 +108,10 @@ class Run:
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure as PNG."""
         content = io.BytesIO()
-        figure.savefig(content, format="png")
+        with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold a $
+            for text in figure.findobj(Text):
+                text.set_parse_math(False)
+            figure.savefig(content, format="png")
         self.file(content.getvalue(), f"figures/{name}.png")
 
     def table(self, frame: pd.DataFrame, name: str = STEPS) -> None:
@@ -294,6 +303,8 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if found is None:
         database = sqlite_file(client.tracking_uri)
         folder = re.sub(r"[^\w.-]|^[.]+", "_", name)
+        if len(folder.encode()) > LONGEST_FOLDER:
+            folder = f"{folder[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
         place = files_beside(database, folder) if database else None
         try:
             return client.create_experiment(name, artifact_location=place)

