@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -16,6 +17,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from pruning_lab.errors import UserError
+
+NAME = re.compile(r"[0-9a-f]{12}(-[0-9]+)?")
+"""How a kept folder is called; with a number where another state of that name was there before."""
 
 MARKS = {"baselines": "determinants.json", "checkpoints": "run.json"}
 """The kinds, and the file that a folder of each has: only such, named by a hash, are deleted."""
@@ -78,8 +82,9 @@ class Kept:
 def kept(folders: dict[str, Path]) -> Iterator[Kept]:
     """All that is there, the baselines first."""
     for kind, folder in folders.items():
-        for mark in sorted(folder.glob(f"{'[0-9a-f]' * 12}/{MARKS[kind]}")):
-            yield Kept(kind, mark.parent)
+        for mark in sorted(folder.glob(f"*/{MARKS[kind]}")):
+            if NAME.fullmatch(mark.parent.name):
+                yield Kept(kind, mark.parent)
 
 
 def chosen(found: Sequence[Kept], names: Sequence[str], days: float) -> list[Kept]:

@@ -87,6 +87,8 @@ def identify(config: DictConfig) -> Job:
     network, begun = ranks.leader_first(lambda: _network(model, config.seeds.init, data))
     start = start_determinants(settings, samples, network, device, threads)
     with watching():
+        for part in METHOD:
+            list(_made(settings[part], part))
         built = {part: _described(build(OmegaConf.select(config, part), part)) for part in BUILT}
         whole = run_determinants(start | {"fitted": built[TRAINING]}, settings)
     start["fitted"] = built[TRAINING]

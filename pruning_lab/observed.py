@@ -110,11 +110,19 @@ def look_at(model: nn.Module, x: torch.Tensor) -> Seen:
             for parameter, value in weights:
                 if parameter.is_floating_point():
                     parameter.add_(0.1 * (value.std(correction=0) + 0.1) * torch.randn_like(value))
-            answer += [_answer(model.train(training), x) for training in (False, True)]
+            answer += [_answer(model.eval(), x), _answer_in_training(model, x)]
         finally:
             for parameter, value in weights:
                 parameter.copy_(value)
     return Seen(answer)
+
+
+def _answer_in_training(model: nn.Module, x: torch.Tensor) -> list[float]:
+    """The same in training mode; nothing of a model that cannot run there, which need not."""
+    try:
+        return _answer(model.train(), x)
+    except Exception:  # the user's code: anything may be raised
+        return []
 
 
 def _answer(model: nn.Module, x: torch.Tensor) -> list[float]:
@@ -130,8 +138,11 @@ def inputs() -> dict[str, str]:
     In a process of several jobs also those of earlier ones: a change is then seen once too often.
     """
     for name in list(sys.modules):
-        new = name.partition(".")[0] not in (OWN, "__main__") and MODULE + name not in _modules
-        if new and not is_installed(name) and (digest := _digest(MODULE + name)) is not None:
+        # a program is called __main__, and __mp_main__ in a process that it starts
+        program = name.startswith("__") or name.partition(".")[0] == OWN
+        if program or MODULE + name in _modules or is_installed(name):
+            continue
+        if (digest := _digest(MODULE + name)) is not None:
             _modules[MODULE + name] = digest
     return dict(sorted((_modules | _files).items()))
 

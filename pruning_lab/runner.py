@@ -184,7 +184,8 @@ class Experiment:
                 fit(model, optimizer, self.splits.train, self.training, order, label, kept)
 
         new = self.baseline.obtain(self.model, train)
-        untrained = not self.training.epochs and self.config.baseline.checkpoint is None
+        given = self.config.baseline
+        untrained = not given.training.epochs and given.checkpoint is None
         state = "as it is built" if untrained else "ready" if new else "found on disk"
         log.info("Baseline %s: %s", self.baseline.name, state)
 

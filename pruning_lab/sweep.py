@@ -110,6 +110,7 @@ def report() -> None:
     problems = [(job, job["problem"]) for job in jobs if job["problem"]]
     unseen = (sweep.total or len(jobs)) - len(jobs)
     if not (problems or unseen):
+        print(f"All {len(jobs)} jobs finished.\n")
         return
     print(f"\n{len(jobs) - len(problems)} of {unseen + len(jobs)} jobs finished. The others:")
     for job, problem in problems:

@@ -153,3 +153,9 @@ def test_the_fresh_networks_answer_tells_of_what_no_file_holds(monkeypatch):
 
 def test_results_that_do_not_say_are_not_used():
     assert Seen([]).changed_since(None) == "it does not say what it was computed from"
+
+
+def test_how_the_program_was_started_is_no_input(monkeypatch):
+    for name in ("__mp_main__", "__main__"):
+        monkeypatch.setitem(sys.modules, name, sys.modules[__name__])
+    assert not [each for each in observed.inputs() if "__" in each]

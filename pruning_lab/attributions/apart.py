@@ -18,8 +18,8 @@ Read = Callable[[torch.Tensor], Any]
 Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 """(output, target) -> losses (N, ...)."""
 
-ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1])
-"""Which of two samples go in together: both, three, and each beside itself."""
+ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0])
+"""Which of two samples go in together: both, three, each beside itself, and the other way round."""
 
 
 @torch.no_grad()
@@ -47,11 +47,13 @@ def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
                 "there are no scores by sample. Look for statistics of the batch, and for layers "
                 "whose samples lie in another dimension (batch_first=False)."
             )
-    if losses is not None:
+    if losses is None:
+        return
+    for targets in (target, target[[0, 0]]):  # some losses mix samples of one class alone
         found = [
-            drawn_alike(losses, o, target[rows]) for o, rows in zip(read_of, ROWS, strict=True)
+            drawn_alike(losses, o, targets[rows]) for o, rows in zip(read_of, ROWS, strict=True)
         ]
-        _check_losses(found, read_of[0], target, random)
+        _check_losses(found, read_of[0], targets, random)
 
 
 def _check_losses(
@@ -75,17 +77,19 @@ def _check_losses(
 
 
 def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> bool:
-    """Whether rows are other beside others, and, but in models that draw, among more of them.
+    """Whether rows change with what is beside them.
 
+    And, but in models that draw, with how many there are, or with their place.
     ``found`` is in the order of ROWS. Losses near 0 are as rough as the outputs they come of:
     ``floor`` is what counts as large.
     """
-    both, three, first, second = found
+    both, three, first, second, turned = found
     finite = both[both.isfinite()].abs()
     scale = max([floor, *finite.max().reshape(-1).tolist()]) if len(finite) else floor
     apart = [(both[0], first[0]), (both[1], second[1])]
     if not random:
-        apart += [(both[0], three[0]), (both[1], three[1])]
+        apart += [(both[0], three[0]), (both[1], three[1]), (first[0], first[1])]
+        apart += [(both[0], turned[1]), (both[1], turned[0])]
     return not all(same(one, other, scale) for one, other in apart)
 
 

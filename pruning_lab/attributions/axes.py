@@ -12,6 +12,7 @@ from pruning_lab import ledger
 from pruning_lab.attributions.apart import drawn_alike
 from pruning_lab.errors import UserError
 from pruning_lab.graph import unit_axis
+from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm
 
 LAST = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
@@ -27,7 +28,7 @@ def axis_of(model: nn.Module, module: nn.Module, example: Callable[[], torch.Ten
     change, or one unit of the layer that ran last before the output, then the output changes at one
     place of the units' dimension only. UserError where that tells of no dimension, or of several.
     """
-    known = _known(module)
+    known = _known(module) if as_torch_wrote_it(module) else None
     if known is not None:
         return known
     x = example()
@@ -39,7 +40,7 @@ def axis_of(model: nn.Module, module: nn.Module, example: Callable[[], torch.Ten
         axes = {axis for after, units in changes for axis in _changed(before, after, units)}
         if len(axes) == 1:
             return axes.pop()
-    if isinstance(module, LAYERS):
+    if isinstance(module, LAYERS) and as_torch_wrote_it(module):
         return unit_axis(module)
     raise UserError(
         f"Which dimension of {type(module).__name__}'s output {tuple(before.shape)} holds the "

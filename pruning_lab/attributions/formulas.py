@@ -34,5 +34,5 @@ def fitting(
             f"{name} must return a tensor of real numbers {words}, here {tuple(shape)}; it "
             f"returned {kind}."
         )
-    found = found.detach()
+    found = found.detach().clone()  # a formula may write to what it gave before
     return found if found.is_floating_point() else found.double()

@@ -101,6 +101,18 @@ class Game:
             return self.ends[0]
         return self._resumed(torch.arange(self.samples, device=self.device), self._units.whole)
 
+    def half(self) -> list[torch.Tensor]:
+        """The losses without half of the players, drawn, (samples,): by masks, and by the entry."""
+        every = torch.arange(self.samples, device=self.device)
+        order = torch.randperm(self.players, generator=torch.Generator().manual_seed(0))
+        order, gone = order.to(self.device).expand(self.samples, -1), max(1, self.players // 2)
+        keep = torch.ones(self.samples, self.players, device=self.device)
+        found = [self._masked(every, keep.scatter(1, order[:, :gone], 0.0))]
+        if self._units is not None:
+            rows = self._sums(every, order, 1)(torch.arange(1, gone + 1))
+            found.append(self._resumed(every, rows[0, :, -1]))
+        return found
+
     @cached_property
     def alive(self) -> torch.Tensor:
         """Which players (samples, players) may matter: not those whose activation is 0 anyway."""

@@ -186,6 +186,14 @@ class MaskMetric(AttributionMetric):
                     f"instead of {expected[0]:.6g}: a tensor is changed in place under two names, "
                     "perhaps, or the code draws at random."
                 )
+        halves = played.half()
+        if np.isfinite(scale) and not all(same(halves[0], each, scale) for each in halves):
+            raise UserError(
+                f"Without half of the units {type(self.model).__name__} gives the loss "
+                f"{halves[0][0]:.6g}, and {halves[1][0]:.6g} where the next layer takes them one "
+                "by one: a hook, or code in the place of torch's own, changes what passes between "
+                "the two. Take it out, or put it into a module of its own."
+            )
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.precision == "bf16":

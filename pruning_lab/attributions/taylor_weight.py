@@ -9,6 +9,7 @@ from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.gathering import Evidence, Gathering
 from pruning_lab.attributions.players import Players
 from pruning_lab.errors import UserError, check_switch
+from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm
 
 TORCHS_OWN = "torch.nn."
@@ -38,6 +39,11 @@ class TaylorWeightAttributionMetric(ActivationMetric):
     def _own(self, graph: Any, site: Site) -> Site:
         """Where the weights give what is linear in them."""
         module = site.module
+        if not as_torch_wrote_it(module):
+            raise UserError(
+                f"A hook, or code in the place of torch's own, changes what {module} gives: it is "
+                "no product with its weights. Take it out, or choose another criterion."
+            )
         if self.gate and not isinstance(module, BatchNorm):
             norm = graph.norm_behind(module)
             if norm is None:

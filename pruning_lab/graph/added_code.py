@@ -14,6 +14,18 @@ PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 """Any other type may compute whatever it likes."""
 
 
+RUNS = ("forward", "_conv_forward", "_call_impl")
+"""What runs when a module of torch's own is called."""
+
+
+def as_torch_wrote_it(module: nn.Module) -> bool:
+    """Whether nothing runs with a module of torch's own beside what torch wrote.
+
+    Of other modules: no hook, and nothing in the place of a method.
+    """
+    return next(_code_of(".", module), None) is None
+
+
 def added_code(model: nn.Module) -> dict[str, str]:
     """For each module that runs code which its class's forward does not show, what that is.
 
@@ -51,17 +63,24 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
                 yield hook, f"{what} (handle.remove() takes it away)"
     for hook in _hooks_of_all_modules() if not name else ():
         yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+    for key, code in vars(module).items():
+        if key != "forward" and callable(code) and callable(getattr(type(module), key, None)):
+            yield code, f"{_named(code)} in the place of {key} of '{name}'"
     forward = vars(module).get("forward")
     leaf = _defined_in(type(module), "torch.nn.", "torch.ao.nn.")
     if forward is not None:
         own = getattr(forward, "__self__", None) is module and not leaf and name
         if not own or any(each is not module for each in _within_reach(forward)):
             yield forward, f"{_named(forward)} in the place of the forward of '{name}'"
-    elif leaf and not is_parametrized(module) and not _defined_in(type(module).forward, "torch."):
-        what = f"{_named(type(module).forward)} in the place of torch's {type(module).__name__}"
-        yield type(module).forward, f"{what}.forward"
+    elif leaf and not is_parametrized(module):
+        for key in RUNS:
+            code = getattr(type(module), key, None)
+            if code is not None and not _defined_in(code, "torch."):
+                kind = type(module).__name__
+                yield code, f"{_named(code)} in the place of torch's {kind}.{key}"
     plain = isinstance(module, fx.GraphModule)  # its own does no more than report errors
-    if not (name or plain or type(module).__call__ is nn.Module.__call__):
+    own_call = type(module).__call__, type(module)._call_impl
+    if not (name or plain or own_call == (nn.Module.__call__, nn.Module._call_impl)):
         yield None, f"{type(module).__name__}.__call__ (move what it does into the forward)"
     for key, tensor in (module._parameters | module._buffers).items():
         if tensor is not None and type(tensor) not in PLAIN_TENSORS:

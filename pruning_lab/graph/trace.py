@@ -37,12 +37,12 @@ class _Tracer(fx.Tracer):
     """Traces into every module but torch's own, and remembers where each module's output is.
 
     A module whose forward cannot be traced is kept whole, as torch's own and ``whole`` are;
-    ``kept`` says why.
+    ``kept`` says why. A ``bare`` model had its hooks removed: any that appear are the code's own.
     """
 
-    def __init__(self, whole: Collection[nn.Module] = ()) -> None:
+    def __init__(self, whole: Collection[nn.Module] = (), bare: bool = False) -> None:
         super().__init__()
-        self._whole = whole
+        self._whole, self._bare = whole, bare
         self._tensors: dict[int, str] | None = None  # by id, once the model is known
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
         self.kept: dict[nn.Module, str] = {}
@@ -84,6 +84,8 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if m not in (self.submodule_paths or {}):  # made in a forward: torch.nn.ReLU()(x)
             return forward(*args, **kwargs)
+        if self._bare and m not in self._whole and (m._forward_hooks or m._forward_pre_hooks):
+            raise fx.proxy.TraceError("a hook is put on a module while the model runs")
         last, stack = next(iter(reversed(self.graph.nodes))), self.module_stack.copy()
         try:
             output = super().call_module(m, forward, args, kwargs)
@@ -125,18 +127,18 @@ def operations(model: nn.Module, whole: Collection[nn.Module] = ()) -> fx.Graph:
 
     The modules ``whole`` are one operation each. Constants of the code stay with the copy.
     """
-    tracer, constants = _traced(model, whole)
+    tracer, constants = _traced(model, whole, bare=True)
     use_results(tracer.graph, model)
     vars(model).update(constants)
     return tracer.graph
 
 
 def _traced(
-    model: nn.Module, whole: Collection[nn.Module] = ()
+    model: nn.Module, whole: Collection[nn.Module] = (), bare: bool = False
 ) -> tuple[_Tracer, dict[str, torch.Tensor]]:
     """What was traced, and the tensors that the code made; the model is as it was."""
     check_takes_one_tensor(model)
-    tracer = _Tracer(whole)
+    tracer = _Tracer(whole, bare)
     with streams_kept(), state_kept(model), uncompiled():
         try:
             graph = tracer.trace(model)

@@ -186,3 +186,34 @@ def test_samples_that_come_one_by_one_are_not_mixed_and_scored():
     mixed = [*alone, (x[:2], y[:2])]
     with pytest.raises(UserError, match="depends on the other samples of its batch"):
         TaylorAttributionMetric(model, mixed, F.cross_entropy, "cpu").run(model.hidden)
+
+
+class ByPlace(nn.Module):
+    """Adds what belongs to a place in the batch, as a sample-last encoding does."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.top = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.top(torch.relu(h + torch.arange(len(h))[:, None]))
+
+
+def nearest_of_its_class(output, target, reduction):
+    alike = (target[:, None] == target[None]).to(output)
+    mean = alike @ output / alike.sum(1, keepdim=True)
+    return F.cross_entropy(output, target, reduction=reduction) + ((output - mean) ** 2).sum(1)
+
+
+def test_what_goes_with_the_place_in_the_batch_is_refused():
+    torch.manual_seed(0)
+    model = ByPlace().eval()
+    with pytest.raises(UserError, match="depends on the other samples of its batch"):
+        TaylorAttributionMetric(model, [(X, CLASSES)], F.cross_entropy, "cpu").run(model.hidden)
+
+
+def test_a_loss_that_mixes_the_samples_of_a_class_is_refused():
+    model = network(3)
+    with pytest.raises(UserError, match="loss depends on the other samples of its batch"):
+        TaylorAttributionMetric(model, [(X, CLASSES)], nearest_of_its_class, "cpu").run(model[0])

@@ -13,6 +13,7 @@ from pruning_lab.attributions import (
     TaylorAttributionMetric,
     WeightNormAttributionMetric,
 )
+from pruning_lab.attributions.leave_one_out import LeaveOneOutAttributionMetric
 from pruning_lab.attributions.players import players_of_group
 from pruning_lab.errors import UserError
 from pruning_lab.graph import find_structure
@@ -418,3 +419,27 @@ def test_what_the_code_writes_to_its_modules_is_no_trace():
     model = built(KeepsItsFeatures)
     trace(model)
     assert (model.features, model.seen, model.calls) == (None, {}, 0)
+
+
+@pytest.mark.parametrize("kind", ["hook", "method"])
+def test_what_changes_activations_on_their_way_to_the_next_layer_is_refused_by_masks(kind):
+    """Contributions of units one by one would pass it by."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double().eval()
+    if kind == "hook":
+        model[1].register_forward_hook(lambda m, i, o: o / (1 + o.mean(1, keepdim=True)))
+    else:
+        model[2]._call_impl = lambda x: F.linear(x, model[2].weight * (x.mean() + 1), model[2].bias)
+    data = [(torch.randn(4, 5).double(), torch.arange(4) % 3)]
+    metric = LeaveOneOutAttributionMetric(model, data, F.cross_entropy, "cpu", "none")
+    with pytest.raises(UserError, match=r"Without half of the units|depends on the other samples"):
+        metric.run(model[0])
+
+
+def test_the_units_of_a_layer_whose_hook_turns_its_output_are_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Flatten(), nn.Linear(32, 3)).double().eval()
+    model[0].register_forward_hook(lambda m, i, o: o.transpose(1, 2))
+    data = [(torch.randn(6, 4, 5).double(), torch.arange(6) % 3)]
+    metric = TaylorAttributionMetric(model, data, F.cross_entropy, "cpu", "none")
+    assert metric.run(model[0]).shape == (6, 8)

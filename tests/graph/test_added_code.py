@@ -286,3 +286,16 @@ def test_two_names_of_one_weight_have_one_reason():
 def test_modules_of_torch_and_graphs_have_nothing_added():
     layers = [nn.LSTM(3, 4), nn.TransformerEncoderLayer(8, 2), nn.BatchNorm2d(3), nn.Sequential()]
     assert added_code(nn.ModuleList(layers)) == {}
+
+
+@pytest.mark.parametrize("method", ["_conv_forward", "_call_impl"])
+def test_units_that_meet_a_replaced_method_stay(method):
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.Flatten())
+    own = {
+        "_conv_forward": lambda x, w, b: F.conv2d(x, w - w.mean((1, 2, 3), keepdim=True), b),
+        "_call_impl": lambda x: F.conv2d(x, model[2].weight * 0.3, model[2].bias),
+    }
+    setattr(model[2], method, own[method])
+    structure = find_structure(model, (1, 4, 4))
+    assert structure.groups == {}
+    assert method in structure.frozen["0"]
