@@ -68,7 +68,7 @@ def _job(config: DictConfig, names: Names, output: Path, overrides: Sequence[str
         return math.nan
     log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
     if not config.force and (done := finished(config, identify(config))) is not None:
-        return done  # nothing is built for what is finished
+        return done  # the experiment is not set up again
     return Experiment(config, names, output, overrides).run()
 
 

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from itertools import chain
 from multiprocessing import connection
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,8 @@ from tests.experiment import TINY, TWO_STEPS, two_steps
 CONVNET = ["model=convnet", "~model.hidden", "model.channels=[6,8]", "+model.hidden=12",
            "metric=shapley", "attributions=none", "finetune.epochs=2", "keep=all",
            "device=cpu"]  # fmt: skip
+
+ROOT = Path(__file__).parents[1]
 
 
 def child(rank, world, port, path, work):
@@ -354,6 +357,7 @@ def test_the_command_under_torchrun_prunes_what_one_process_prunes_and_goes_on_w
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          "-m", "pruning_lab", *TINY, *TWO_STEPS, *CONVNET],
         cwd=again, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},  # what began had imported this module
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Going on where an earlier try was cut off") == 1

@@ -18,6 +18,11 @@ RUNS = ("forward", "_conv_forward", "_call_impl")
 """What runs when a module of torch's own is called."""
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is what torch.compile wraps around another: it runs that one."""
+    return _defined_in(type(module), "torch._dynamo.")
+
+
 def as_torch_wrote_it(module: nn.Module) -> bool:
     """Whether nothing runs with a module of torch's own beside what torch wrote.
 
@@ -63,6 +68,8 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
                 yield hook, f"{what} (handle.remove() takes it away)"
     for hook in _hooks_of_all_modules() if not name else ():
         yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+    if is_compiled(module):
+        return
     for key, code in vars(module).items():
         if key != "forward" and callable(code) and callable(getattr(type(module), key, None)):
             yield code, f"{_named(code)} in the place of {key} of '{name}'"

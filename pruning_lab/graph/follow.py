@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pruning_lab.graph.added_code import PLAIN_TENSORS
+from pruning_lab.graph.added_code import PLAIN_TENSORS, is_compiled
 from pruning_lab.graph.call import Call, Findings, UnfollowedError, with_axes
 from pruning_lab.graph.rules import ARITHMETIC, HAVE_WIDTHS, TAKES_SIZES, moves, rule_of
 from pruning_lab.graph.trace import untraceable
@@ -39,6 +39,9 @@ def skeleton(model: nn.Module) -> nn.Module:
     except Exception as error:  # what the user's modules hold may refuse to be copied
         raise untraceable(model, f"it cannot be copied, {error}") from error
     for module in bones.modules():
+        if is_compiled(module):
+            vars(module)["forward"] = module._orig_mod
+            continue
         forward = vars(module).get("forward")
         if getattr(forward, "__self__", None) is not module:
             vars(module).pop("forward", None)
