@@ -10,7 +10,6 @@ import sys
 from functools import partial
 from itertools import chain
 from multiprocessing import connection
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pruning_lab import identity, ranks, resume, setup, tracking
+from pruning_lab import identity, observed, ranks, resume, setup, tracking
 from pruning_lab.attributions.players import units_of_module
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import measured
@@ -31,8 +30,6 @@ from tests.experiment import TINY, TWO_STEPS, two_steps
 CONVNET = ["model=convnet", "~model.hidden", "model.channels=[6,8]", "+model.hidden=12",
            "metric=shapley", "attributions=none", "finetune.epochs=2", "keep=all",
            "device=cpu"]  # fmt: skip
-
-ROOT = Path(__file__).parents[1]
 
 
 def child(rank, world, port, path, work):
@@ -313,6 +310,7 @@ def test_with_a_limit_of_time_one_rank_decides_for_all(tmp_path):
 
 def killed(folder):
     """Ends the leading process when an epoch of the first step is on the disk."""
+    observed.inputs = dict  # the command that goes on has not imported the tests
     write, resume.MOST = resume._write, float("inf")
 
     def kill(path, *content):
@@ -357,7 +355,6 @@ def test_the_command_under_torchrun_prunes_what_one_process_prunes_and_goes_on_w
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          "-m", "pruning_lab", *TINY, *TWO_STEPS, *CONVNET],
         cwd=again, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},  # what began had imported this module
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Going on where an earlier try was cut off") == 1
