@@ -104,7 +104,7 @@ def _run() -> None:
         return
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
         overrides = [at for at, each in enumerate(sys.argv) if re.match(r"[^-]\S*=", each) and at]
-        after = max(overrides, default=len(sys.argv) - 1) + 1  # flags may stand behind them
+        after = max(overrides, default=len(sys.argv) - 1) + 1  # flags may follow them
         sys.argv[after:after] = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
         main()
 

@@ -35,7 +35,7 @@ class ActivationMetric(AttributionMetric):
     """Its evidence is not that of one pass over the data as they are, which serves all others."""
 
     more: ClassVar[tuple[int, ...]] = ()
-    """Dimensions of the formula's result behind (N, units), for an own reducer."""
+    """Further dimensions of the formula's result after (N, units), for a reducer of its own."""
 
     samples: int | None = None
     """How many samples are read: all, but for criteria with passes of their own."""

@@ -1,4 +1,4 @@
-"""Whether what a sample gives, and its loss, depends on that sample alone."""
+"""Check that a sample's output and loss depend on that sample alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 """(output, target) -> losses (N, ...)."""
 
 ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0])
-"""Which of two samples go in together: both, three, each beside itself, and the other way round."""
+"""Batches made of two samples: both, three, each one twice, and both in reverse."""
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def _check_losses(
 
 
 def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> bool:
-    """Whether rows change with what is beside them.
+    """Tell whether a row changes with the other rows of its batch.
 
     And, but in models that draw, with how many there are, or with their place.
     ``found`` is in the order of ROWS. Losses near 0 are as rough as the outputs they come of:
@@ -94,7 +94,7 @@ def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> b
 
 
 def drawn_alike(run: Callable[..., Any], *given: Any, seed: int = 0) -> Any:
-    """What ``run`` gives for copies of tensors."""
+    """Call ``run`` on copies of the tensors, with all random streams seeded."""
     copies = tree_map_only(torch.Tensor, torch.clone, given)
     with streams_kept([each.device for each in tree_leaves(copies) if hasattr(each, "device")]):
         seed_all(seed)

@@ -243,7 +243,7 @@ class AttributionMetric(ABC):
         return graph
 
     def _output(self, x: torch.Tensor) -> Any:
-        """What the model gives for ``x``."""
+        """The model's output for ``x``."""
         ledger.forward(len(x))
         return self.model(x)
 

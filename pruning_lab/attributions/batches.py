@@ -22,7 +22,7 @@ SAME_AGAIN = (
     "Give a list of batches, or a DataLoader of a data set that is not used up by being read and "
     "draws at random only from the streams of torch, numpy and Python in its own process."
 )
-"""What to do about data that change."""
+"""Advice for data that differ from reading to reading."""
 
 
 class Batches:
