@@ -58,7 +58,7 @@ def _counted(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     with evaluating(model), torch.no_grad(), where, counting() as counter:
         model(x)
     counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    total = counts["Global"]
+    total = counts.get("Global", 0)  # of a model of BatchNorm alone there is none
     names = [name for name, module in model.named_modules() if not list(module.children())]
     root = type(model).__name__
     leaves = {name: counts[f"{root}.{name}"] for name in names if f"{root}.{name}" in counts}

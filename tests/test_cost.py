@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning_lab import cost
-from pruning_lab.graph.counting import RECURRENT, counting
+from pruning_lab.graph.counting import FORMULAS, counting
 from pruning_lab.graph.follow import skeleton
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.trial import Trial
@@ -126,8 +128,37 @@ def test_recurrent_layers_count_by_hand_on_every_device_and_in_every_kernel(kind
         assert counter.get_total_flops() == flops
 
 
+class Products(nn.Module):
+    """What torch's counter leaves out."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix, self.vector = nn.Parameter(torch.ones(5, 12)), nn.Parameter(torch.ones(12))
+        self.pair = nn.Bilinear(3, 4, 7)
+
+    def forward(self, x):
+        row = x.flatten()
+        many = torch.addmv(self.matrix[:, 0], self.matrix, row).sum() + row @ self.vector
+        q = x.view(1, 1, 12, 1)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            attended = F.scaled_dot_product_attention(q, q, q).sum()
+        return self.pair(row[None, :3], row[None, 3:7]) + many + attended
+
+
+def test_products_with_vectors_and_bilinear_layers_count():
+    macs = 12 * 5 + 12 + 3 * 4 * 7 + 2 * 12 * 12
+    assert cost.flops(Products(), (12,)) == 2 * macs
+    with counting() as counter, torch.no_grad():  # with numbers, in the kernel of the CPU
+        Products()(torch.zeros(1, 12))
+    assert counter.get_total_flops() == 2 * macs
+
+
+def test_a_model_without_products_costs_none():
+    assert cost.flops_by_module(nn.Sequential(nn.BatchNorm1d(3)), (3,)) == {"": 0}
+
+
 def test_the_kernel_of_cuda_counts_its_matrices_once_a_step():
-    count = RECURRENT[torch.ops.aten._cudnn_rnn]
+    count = FORMULAS[torch.ops.aten._cudnn_rnn]
     _, (steps, inputs), flops = recurrent(nn.LSTM, 4, 2, 2)
     shapes = [weight.shape for weight in nn.LSTM(5, 6, 2, bidirectional=True).parameters()]
     assert count((steps, 1, inputs), shapes, 4, None, out_val=None) == flops

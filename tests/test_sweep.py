@@ -113,7 +113,7 @@ def test_jobs_are_counted_as_hydra_splits_them(overrides, count, begun, tmp_path
     assert f"{count - 1} of {count} jobs finished. The others:" in capsys.readouterr().out
     copied.on_job_end(jobs[0], SimpleNamespace(_return_value=0.5))
     sweep.report()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.endswith(f"All {count} jobs finished.\n\n")
 
 
 def test_jobs_that_left_no_note_are_said(begun, capsys):

@@ -18,8 +18,8 @@ Read = Callable[[torch.Tensor], Any]
 Losses = Callable[[Any, torch.Tensor], torch.Tensor]
 """(output, target) -> losses (N, ...)."""
 
-ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0])
-"""Batches made of two samples: both, three, each one twice, and both in reverse."""
+ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0], [0, 1] * 4)
+"""Batches made of two samples: both, three, each one twice, both in reverse, and eight."""
 
 
 @torch.no_grad()
@@ -27,8 +27,8 @@ ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0])
 def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
     """UserError where a sample's values or losses change with the other samples of its batch.
 
-    Two samples are read together, each beside itself, and as three; ``losses`` is None for
-    criteria without. Models that draw at random draw alike, as far as the shapes are the same.
+    Two samples are read together, each beside itself, as three and as eight; ``losses`` is None
+    for criteria without. Models that draw at random draw alike, as far as the shapes are the same.
     """
     x, target = pair
     read_of = [drawn_alike(read, x[rows]) for rows in ROWS]
@@ -83,13 +83,14 @@ def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> b
     ``found`` is in the order of ROWS. Losses near 0 are as rough as the outputs they come of:
     ``floor`` is what counts as large.
     """
-    both, three, first, second, turned = found
+    both, three, first, second, turned, many = found
     finite = both[both.isfinite()].abs()
     scale = max([floor, *finite.max().reshape(-1).tolist()]) if len(finite) else floor
     apart = [(both[0], first[0]), (both[1], second[1])]
     if not random:
         apart += [(both[0], three[0]), (both[1], three[1]), (first[0], first[1])]
         apart += [(both[0], turned[1]), (both[1], turned[0])]
+        apart += [(both[0], many[0]), (both[1], many[-1])]
     return not all(same(one, other, scale) for one, other in apart)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import is_parametrized
@@ -66,8 +67,13 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
                 kind = "pre-hook" if before else "hook"
                 what = f"the forward {kind} {_named(hook)} of '{name}'"
                 yield hook, f"{what} (handle.remove() takes it away)"
-    for hook in _hooks_of_all_modules() if not name else ():
-        yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+    if not name:
+        for hook in _hooks_of_all_modules():
+            yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+        for key, code in vars(F).items():
+            own = key.startswith("_") or not isinstance(code, types.FunctionType)
+            if not own and not _defined_in(code, "torch."):
+                yield code, f"{_named(code)} in the place of torch.nn.functional.{key}"
     if is_compiled(module):
         return
     for key, code in vars(module).items():

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from pruning_lab.graph.added_code import added_code
+from pruning_lab.graph.as_run import check_as_run
 from pruning_lab.graph.call import Findings
 from pruning_lab.graph.follow import follow, skeleton
 from pruning_lab.graph.kinds import LAYERS
@@ -165,6 +166,7 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
             findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
             read = set(findings.read)  # what torch's own modules read is theirs
             _follow(bones, graph, x, findings, added)
+            check_as_run(bones, graph, x)
             findings.read = read | findings.passed
             seen.add(code)
     names = {id(tensor): name for name, tensor in _tensors(bones)}

@@ -105,13 +105,18 @@ class Divided(nn.Module):
         return x / len(x)
 
 
+class Crowded(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0) if len(x) > 3 else x
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return x + torch.randn_like(x)
 
 
 @pytest.mark.parametrize("kind", [TaylorAttributionMetric, APoZAttributionMetric])
-@pytest.mark.parametrize("make", [lambda: Recurrent(False), Centred, Divided])
+@pytest.mark.parametrize("make", [lambda: Recurrent(False), Centred, Divided, Crowded])
 def test_models_that_mix_samples_are_refused(make, kind):
     with pytest.raises(UserError, match="for a sample depends on the other samples of its batch"):
         check(network(3, make()), F.cross_entropy, CLASSES, kind, 1)

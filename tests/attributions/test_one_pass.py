@@ -13,6 +13,7 @@ from pruning_lab.attributions import (
     TaylorAttributionMetric,
 )
 from pruning_lab.attributions.activations import run_together
+from pruning_lab.attributions.apart import ROWS
 from pruning_lab.attributions.players import units_of_module
 from pruning_lab.errors import UserError
 from tests.oracles import textbook
@@ -86,10 +87,11 @@ def test_the_data_are_read_once_in_parts_that_fit(network):
         return F.cross_entropy(output, target, reduction=reduction)
 
     whole = together(built(model, data, "mean", criterion=counted), layers)
-    assert seen[4:] == [9, 4]  # before them a few samples are held against each other
+    first = 2 * len(ROWS)  # two samples are held against each other, with two kinds of targets
+    assert seen[first:] == [9, 4]
     seen.clear()
     parts = together(built(model, data, "mean", criterion=counted, memory=1), layers)
-    assert seen[4:] == [1] * 13
+    assert seen[first:] == [1] * 13
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(np.hstack(one), np.hstack(other), rtol=1e-12)
 

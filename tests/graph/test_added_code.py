@@ -201,6 +201,16 @@ def test_a_hook_of_all_modules_keeps_all_units(register):
     assert find_structure(Net(), SIZE).groups.keys() == ALL
 
 
+def test_a_function_in_the_place_of_one_of_torchs_keeps_all_units(monkeypatch):
+    def linear(x, weight, bias=None):
+        return x.flip(1) @ weight.T + bias
+
+    monkeypatch.setattr(F, "linear", linear)
+    structure = find_structure(Net(), SIZE)
+    assert structure.groups == {}
+    assert "`linear` in the place of torch.nn.functional.linear" in structure.frozen["a"]
+
+
 def test_hooks_that_come_and_go_later_are_seen():
     net = Net()
     pruner = Pruner(net, SIZE, "cpu")
