@@ -38,7 +38,7 @@ NO_SWEEP = (
 
 AGAIN = "Run the same command again when that is mended: what was finished is kept."
 
-INTERRUPTED = "\nInterrupted. The same command goes on behind what is finished."
+INTERRUPTED = "\nInterrupted. The same command goes on after what is finished."
 
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")
@@ -65,6 +65,8 @@ def _job(config: DictConfig, names: Names, output: Path, overrides: Sequence[str
         text = Experiment(config, names, output).dry_run()
         if ranks.leads():
             print(text)
+        if not config.force:
+            finished(config, identify(config))  # which says so, where it is
         return math.nan
     log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
     if not config.force and (done := finished(config, identify(config))) is not None:

@@ -10,6 +10,7 @@ from pruning_lab.attributions.base import at_rest
 from pruning_lab.errors import UserError
 from pruning_lab.graph import HookedGraph, Structure, trace
 from pruning_lab.graph.cut import has_rows, two_and_three
+from pruning_lab.graph.structure import STAYS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ def choose_layers(
         for layer in group.players
     }
     for layer, reason in structure.frozen.items():
-        log.info("'%s' keeps its units, or some of them: %s.", layer, reason)
+        row = structure.units.get(layer, torch.tensor([STAYS]))
+        kept = int((row == STAYS).sum())
+        which = "all units" if kept == len(row) else f"{kept} of {len(row)} units"
+        log.info("'%s' keeps %s, since %s.", layer, which, reason)
     for layer in (layer for group in groups for layer in group.players):
         if layer not in home:
             why = f"'{layer}' goes with units that cannot be scored."

@@ -47,7 +47,7 @@ def test_layers_of_a_group_keep_the_same_units(tmp_path, caplog):
     # "twice" has no single place to be read at, but its units are those of "stem" and "outer"
     assert list(done.network.layers) == ["stem", "inner", "outer", "fc"]
     assert "Pruned with 'stem', not scored: 'twice' runs 2 times" in caplog.text
-    assert "'head' keeps its units, or some of them: the caller of the model sees" in caplog.text
+    assert "'head' keeps all units, since the caller of the model sees" in caplog.text
     assert "Left alone: " not in caplog.text
     done.run()
     kept = done.network.pruner.kept

@@ -71,8 +71,8 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
         for hook in _hooks_of_all_modules():
             yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
         for key, code in vars(F).items():
-            own = key.startswith("_") or not isinstance(code, types.FunctionType)
-            if not own and not _defined_in(code, "torch."):
+            public = isinstance(code, types.FunctionType) and not key.startswith("_")
+            if public and not _defined_in(code, "torch."):
                 yield code, f"{_named(code)} in the place of torch.nn.functional.{key}"
     if is_compiled(module):
         return

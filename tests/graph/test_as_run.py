@@ -98,7 +98,7 @@ class Network(nn.Module):
 def test_code_that_is_traced_as_something_else_is_refused(step, line):
     model = Network(step).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UntraceableError, match="Network cannot be traced: .* its trace runs") as e:
+    with pytest.raises(UntraceableError, match=r"Network cannot be traced: .* its trace runs") as e:
         Pruner(model, (4,), "cpu").prune_model(model.a, [0])
     assert line in str(e.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -138,5 +138,5 @@ def test_old_values_that_are_read_later_are_told_from_new_ones():
         h += h.flip(1)
         return old
 
-    with pytest.raises(UntraceableError, match="its trace runs aten.addmm.default with other"):
+    with pytest.raises(UntraceableError, match=r"its trace runs aten\.addmm\.default with other"):
         find_structure(Network(step), (4,))
