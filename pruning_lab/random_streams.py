@@ -15,7 +15,10 @@ States = dict[str, torch.Tensor]
 
 def seed_all(seed: int) -> None:
     """Seed every stream; numpy's takes the last 32 bits of ``seed``."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # the same, without half a millisecond for devices that are not there
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (the stream that user code draws from)
     random.seed(seed)
 
@@ -59,10 +62,13 @@ def set_states(found: States, device: torch.device) -> None:
 def streams_kept(devices: Collection[torch.device] = ()) -> Iterator[None]:
     """Every stream is afterwards as it was before; the GPUs' among ``devices``, too."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    gpus = [device for device in devices if device.type == "cuda"]
+    torch_state = torch.get_rng_state()
+    gpus = {d: torch.cuda.get_rng_state(d) for d in devices if d.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=gpus):
-            yield
+        yield
     finally:
+        torch.set_rng_state(torch_state)
+        for device, state in gpus.items():
+            torch.cuda.set_rng_state(state, device)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)

@@ -65,12 +65,12 @@ def test_comes_near_the_mean_over_all_coalitions():
     assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
     wide = BanzhafAttributionMetric(model, [(x, y)], F.cross_entropy, "cpu", masks=40)
     held = []
-    for seed in range(200):
+    for seed in range(80):
         wide.seed = seed
         estimate = wide.estimate([units_of_module(model[0])], True)[0]
         apart = np.abs(estimate.scores - expected.mean(0))
         held.append(apart <= estimate.half_widths("sampling_error"))
-    assert 0.92 <= np.mean(held) <= 0.98  # 95 %, over 200 draws for four units
+    assert 0.91 <= np.mean(held) <= 0.99  # 95 %, over 80 draws for four units
 
 
 def test_masks_come_in_pairs():

@@ -49,11 +49,11 @@ def test_the_units_of_a_player_count_as_one():
 
 def test_the_error_is_what_other_data_would_change():
     model, stream = network(), torch.Generator().manual_seed(0)
-    draws = [torch.randn(50, 1, 2, 2, generator=stream, dtype=torch.float64) for _ in range(400)]
+    draws = [torch.randn(50, 1, 2, 2, generator=stream, dtype=torch.float64) for _ in range(150)]
     found = [metric(model, x, 50).estimate([units_of_module(model[0])])[0] for x in draws]
     apart = np.std([each.scores for each in found], axis=0, ddof=1)
     told = np.mean([each.error for each in found], axis=0)
-    np.testing.assert_allclose(told, apart, rtol=0.1)
+    np.testing.assert_allclose(told, apart, rtol=0.15)  # of 150 draws
     assert all((each.sampling_error == 0).all() for each in found)
     assert (found[0].degrees == 49).all()
 

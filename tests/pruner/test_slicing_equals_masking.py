@@ -15,7 +15,7 @@ from tests.oracles.masked_twin import masked_twin, randomise, width
 from tests.pruner.networks import cuts, networks
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(network=networks(), data=st.data())
 def test_outputs_are_equal_in_any_sequential_network_over_two_rounds(network, data):
     model, size, prunable = network
