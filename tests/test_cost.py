@@ -139,6 +139,8 @@ class Products(nn.Module):
     def forward(self, x):
         row = x.flatten()
         many = torch.addmv(self.matrix[:, 0], self.matrix, row).sum() + row @ self.vector
+        many = many + torch.vdot(row, self.vector)
+        many = many + torch.addbmm(row[:2, None], row.view(3, 2, 2), row.view(3, 2, 2)).sum()
         q = x.view(1, 1, 12, 1)
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             attended = F.scaled_dot_product_attention(q, q, q).sum()
@@ -146,7 +148,7 @@ class Products(nn.Module):
 
 
 def test_products_with_vectors_and_bilinear_layers_count():
-    macs = 12 * 5 + 12 + 3 * 4 * 7 + 2 * 12 * 12
+    macs = 12 * 5 + 12 + 12 + 3 * 2 * 2 * 2 + 3 * 4 * 7 + 2 * 12 * 12
     assert cost.flops(Products(), (12,)) == 2 * macs
     with counting() as counter, torch.no_grad():  # with numbers, in the kernel of the CPU
         Products()(torch.zeros(1, 12))

@@ -2,6 +2,7 @@
 
 import functools
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,13 @@ def added_code(model: nn.Module) -> dict[str, str]:
                 for each in map(id, inside):
                     if each in names or each in owners:
                         found.setdefault(names.get(each, owners.get(each, "")), reason)
+        for key, held in vars(module).items():
+            if not isinstance(held, types.FunctionType | weakref.ref):
+                continue
+            inside = [names.get(id(each), owners.get(id(each))) for each in _within_reach(held)]
+            for path in (path for path in inside if path is not None):
+                what = f"'{path}', which {key} of '{name}' refers to past the model"
+                found.setdefault(path, f"its units meet {what}, which cannot be followed")
     return found
 
 
@@ -120,6 +128,15 @@ def _named(code: Any) -> str:
     return f"`{getattr(plain, '__name__', type(plain).__name__)}`"
 
 
+def tensors_at(module: nn.Module) -> Iterator[torch.Tensor]:
+    """What a module holds, also of others that it has in a list, or refers to in another way."""
+    for thing in _within_reach(vars(module)):
+        if isinstance(thing, torch.Tensor):
+            yield thing
+        else:
+            yield from (*thing.parameters(), *thing.buffers())
+
+
 def _within_reach(code: Any) -> list[Any]:
     """The modules and tensors that a function or an object holds, or names."""
     found, seen, waiting = [], {id(code): code}, [code]
@@ -142,6 +159,8 @@ def _held_by(thing: Any) -> list[Any]:
         return list(thing.values())
     if isinstance(thing, list | tuple | set | frozenset):
         return list(thing)
+    if isinstance(thing, weakref.ref):
+        return [thing()]
     if isinstance(thing, types.MethodType):
         return [thing.__self__, thing.__func__]
     if isinstance(thing, functools.partial):

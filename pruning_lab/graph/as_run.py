@@ -1,13 +1,13 @@
 """Whether a trace computes what the code does: the operations of both are held side by side."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning_lab.graph.refusals import untraceable
 from pruning_lab.modes import state_kept
@@ -18,7 +18,7 @@ Operation = tuple[str, list[Any]]
 
 
 class _OtherwiseError(Exception):
-    """The code does not run what the trace does; raised in the line of the code."""
+    """The code does not run what was expected; raised in the line of the code."""
 
 
 def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
@@ -27,66 +27,94 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
     What is traced is no tensor: code that asks what it was given may take another way. Both run on
     shapes alone, the code with gradients and without.
     """
-    traced = fx.GraphModule(bones, graph)
-    for name, tensor in traced._buffers.items():  # among them constants that the code made
-        traced._buffers[name] = None if tensor is None else tensor.to("meta")
+    traced = fx.Interpreter(bones, graph=graph)
     try:
         with torch.no_grad():
-            expected = _operations(traced, bones, x)
-            _operations(bones, bones, x, expected)
+            expected = _noted(traced.run, bones, x)
+            _noted(bones, bones, x, expected)
         with torch.enable_grad():
             try:
-                _operations(bones, bones, x, expected)
+                _noted(bones, bones, x, expected)
             except _OtherwiseError:  # torch itself may choose other kernels
-                _operations(bones, bones, x, _operations(traced, bones, x))
+                _noted(bones, bones, x, _noted(traced.run, bones, x))
     except Exception as error:  # the user's code runs on shapes: anything may be raised
         raise untraceable(bones, error) from error
 
 
-def _operations(
-    run: nn.Module, bones: nn.Module, x: torch.Tensor, expected: list[Operation] | None = None
+def check_after_cut(bones: nn.Module, cut: nn.Module, x: torch.Tensor) -> None:
+    """UntraceableError unless ``cut`` runs the operations of ``bones`` on smaller tensors.
+
+    ``bones`` lost units in ``cut``. A number that is not whole is no size: where another one comes
+    out, the code calculates with the number of units.
+    """
+    with torch.no_grad():
+        expected = [_without_sizes(each) for each in _noted(bones, bones, x)]
+        try:
+            _noted(cut, cut, x, expected, smaller=True)
+        except Exception as error:  # as above
+            raise untraceable(bones, error) from error
+
+
+def _noted(
+    run: Any,
+    bones: nn.Module,
+    x: torch.Tensor,
+    expected: list[Operation] | None = None,
+    smaller: bool = False,
 ) -> list[Operation]:
     """What runs; _OtherwiseError where that is not ``expected``."""
-    given = (x, *bones.parameters(), *bones.buffers())
-    with streams_kept(), state_kept(bones), torch.device("meta"), _Noting(given) as noting:
-        noting.expected = expected
+    named = dict([*bones.named_parameters(), *bones.named_buffers()])
+    with streams_kept(), state_kept(bones), _Noting(x, named) as noting:
+        noting.expected, noting.smaller = expected, smaller
         run(x)
     if noting.otherwise is not None:  # the code caught it
         raise noting.otherwise
     if expected is not None and len(noting.noted) < len(expected):
-        raise _OtherwiseError(f"it ends where its trace runs {expected[len(noting.noted)][0]}")
+        raise noting.error("ends", expected[len(noting.noted)][0])
     return noting.noted
 
 
 class _Noting(TorchDispatchMode):
-    """Notes the operations on what depends on the ``given`` tensors, and their order.
+    """Notes the operations on what depends on the input ``x``, and their order.
 
-    Tensors are known by where their numbers lie, so that views are, too. What is computed of
-    constants alone is not noted: a trace has its result.
+    Tensors are known by where their numbers lie, so that views are, too: those that depend on ``x``
+    by a number, parameters by their name, what is computed of these alone by how. Anything else is
+    a constant of the code, whose value a trace has; beside what has no numbers it has none, either.
     """
 
-    def __init__(self, given: Iterable[torch.Tensor]) -> None:
+    def __init__(self, x: torch.Tensor, named: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.noted: list[Operation] = []
         self.expected: list[Operation] | None = None
+        self.smaller = False
         self.otherwise: _OtherwiseError | None = None
-        self._alive = list(given)  # else another tensor could lie in the place of one
+        self._alive = [x, *named.values()]  # else another tensor could lie in the place of one
         self._next = itertools.count()
-        self._numbers = {_place(each): next(self._next) for each in self._alive}
+        self._names: dict[int, Any] = {_place(each): name for name, each in named.items()}
+        self._names[_place(x)] = next(self._next)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        values = tree_leaves((args, kwargs))
-        known = any(_place(v) in self._numbers for v in values if isinstance(v, torch.Tensor))
-        if known and func is not torch.ops.aten.detach.default:  # torch's own, with gradients
-            for name, arguments in _as_traced(func, values):
-                operation = name, list(map(self._described, arguments))
-                self._compare(operation)
-                self.noted.append(operation)
-        result = _run(func, args, kwargs or {})
-        if known:
-            self._number(result, func._schema.is_mutable)
+        kwargs = kwargs or {}
+        values = tree_leaves((_numbers(func, args), kwargs))
+        known = [self._names.get(_place(v)) for v in values if isinstance(v, torch.Tensor)]
+        operations = [
+            (name, list(map(self._described, arguments)))
+            for name, arguments in _as_traced(func, values)
+        ]
+        flows = any(isinstance(each, int) for each in known)
+        if flows and func is not torch.ops.aten.detach.default:  # torch's own, with gradients
+            for each in operations:
+                self._compare(each)
+                self.noted.append(each)
+        if any(v.is_meta for v in values if isinstance(v, torch.Tensor)):
+            args, kwargs = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
+        result = _run(func, args, kwargs)
+        if flows:
+            self._name(result, func, lambda: next(self._next))
+        elif any(each is not None for each in known):
+            self._name(result, func, lambda: str(hash(str(operations))))
         return result
 
     def _compare(self, operation: Operation) -> None:
@@ -94,21 +122,28 @@ class _Noting(TorchDispatchMode):
             return
         place = len(self.noted)
         wanted = self.expected[place] if place < len(self.expected) else ("nothing", [])
-        if operation != wanted:
-            same = operation[0] == wanted[0]
-            self.otherwise = _OtherwiseError(
-                f"it runs {operation[0]} where its trace runs {wanted[0]}"
-                + (" with other arguments" if same else "")
-            )
+        found = _without_sizes(operation) if self.smaller else operation
+        if found != wanted:
+            self.otherwise = self.error(f"runs {found[0]}", wanted[0], found[0] == wanted[0])
             raise self.otherwise
+
+    def error(self, does: str, wanted: str, same: bool = False) -> _OtherwiseError:
+        """That the code does something else than the ``wanted`` operation, or with other values."""
+        it, other = ("with fewer units it", "it") if self.smaller else ("it", "its trace")
+        where = f"with other arguments than {'with all' if self.smaller else other}"
+        return _OtherwiseError(
+            f"{it} {does} " + (where if same else f"where {other} runs {wanted}")
+        )
 
     def _described(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
-            return str(value)
-        return self._numbers.get(_place(value)), tuple(value.shape), value.dtype
+            return value if isinstance(value, int | float) else str(value)
+        name = self._names.get(_place(value))
+        lies = None if name is None else (value.stride(), value.storage_offset())
+        return name, tuple(value.shape), lies, value.dtype
 
-    def _number(self, result: Any, in_place: bool) -> None:
-        """A result has a number of its own, a view that of what it shows.
+    def _name(self, result: Any, func: Any, new: Any) -> None:
+        """A result has a name of its own, a view that of what it shows.
 
         What is written to gets a new one: who reads the old values later, where they were not
         written to, has the old one.
@@ -116,25 +151,45 @@ class _Noting(TorchDispatchMode):
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor):
                 self._alive.append(each)
-                if in_place or _place(each) not in self._numbers:
-                    self._numbers[_place(each)] = next(self._next)
+                if func._schema.is_mutable or _place(each) not in self._names:
+                    self._names[_place(each)] = new()
 
 
-def _as_traced(func: Any, values: list[Any]) -> list[Operation]:
+def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
     """What a trace makes of an operation.
 
-    Of `q, k = x` two parts, and of `x += y`, in place, x = x + y: _number tells them apart.
+    Of `q, k = x` two parts, and of `x += y`, in place, x = x + y: names tell them apart.
     """
     if func is torch.ops.aten.unbind.int:
         x, dim = (*values, 0)[:2]
-        return [("aten.select.int", [x, dim, part]) for part in range(x.shape[dim])]
-    return [(str(func).replace("_.", "."), values)]
+        yield from (("aten.select.int", [x, dim, part]) for part in range(x.shape[dim]))
+    else:
+        yield str(func).replace("_.", "."), values
+
+
+def _numbers(func: Any, args: Any) -> list[Any]:
+    """The arguments, in which a whole number that is calculated with, and no size, is a decimal."""
+    calculates = [str(each.type) in ("Tensor", "number") for each in func._schema.arguments]
+    return [
+        float(value) if type(value) is int and number else value
+        for value, number in zip(args, calculates, strict=False)
+    ]
+
+
+def _without_sizes(operation: Operation) -> Operation:
+    name, arguments = operation
+    return name, [each for each in arguments if isinstance(each, float | bool | str)]
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is torch.ops.aten.native_batch_norm.default:  # torch takes 4 ms for its shapes
         return torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2))
     return func(*args, **kwargs)
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """Without numbers, as others of its operation are; a parameter stays the object that it is."""
+    return tensor if tensor.is_meta else tensor.to("meta")
 
 
 def _place(tensor: torch.Tensor) -> int:

@@ -45,6 +45,10 @@ def _with_sum(_: Shape, matrix: Shape, *__: Any, **___: Any) -> int:
     return 2 * prod(matrix)
 
 
+def _sum_of_products(_: Shape, x: Shape, y: Shape, *__: Any, **___: Any) -> int:
+    return 2 * prod(x) * y[-1]
+
+
 def _bilinear(x: Shape, weight: Shape, y: Shape, *_: Any, **__: Any) -> int:
     """nn.Bilinear: every sample of both inputs meets the whole weight."""
     return 2 * x[0] * prod(weight)
@@ -61,7 +65,9 @@ FORMULAS: dict[Any, Any] = {
     aten.mkldnn_rnn_layer: _recurrent_layer,
     aten.mv: _products,
     aten.dot: _products,
+    aten.vdot: _products,
     aten.addmv: _with_sum,
+    aten.addbmm: _sum_of_products,
     aten._trilinear: _bilinear,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pruning_lab.graph.added_code import PLAIN_TENSORS, is_compiled
+from pruning_lab.graph.added_code import PLAIN_TENSORS, is_compiled, tensors_at
 from pruning_lab.graph.call import Call, Findings, UnfollowedError, with_axes
 from pruning_lab.graph.rules import ARITHMETIC, HAVE_WIDTHS, TAKES_SIZES, moves, rule_of
 from pruning_lab.graph.trace import untraceable
@@ -154,8 +154,10 @@ class _Run:
 
     def unknown(self, call: Call, reason: str) -> Any:
         """Nothing that touches this call can go."""
-        own = call.owner if isinstance(call.target, nn.Module) else nn.Module()
-        inside = map(self.labelled, (*own.parameters(), *own.buffers()))
+        own = call.owner.modules() if isinstance(call.target, nn.Module) else ()
+        inside = map(
+            self.labelled, {id(each): each for m in own for each in tensors_at(m)}.values()
+        )
         for value in (*call.values, *inside):
             for numbers in value.axes.values():
                 self.findings.slots.freeze(numbers, reason)

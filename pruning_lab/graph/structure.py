@@ -149,7 +149,7 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
         layers = (name for name, each in model.named_modules() if isinstance(each, LAYERS))
         return Structure({}, {}, [], {}, dict.fromkeys(layers, added[""]), 0)
     findings, bones = Findings(), skeleton(model)
-    widths = watch(bones, findings.read.add)
+    widths = watch(bones, lambda key: findings.read.add(key))
     whole = {bones.get_submodule(name) for name in added}
 
     def traced() -> tuple[fx.Graph, str]:
@@ -162,13 +162,15 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     for training in (False, True):  # heads that exist only in training count, too
         bones.train(training)
         graph, code = traced()
-        if code not in seen:
+        if new := code not in seen:
             findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
-            read = set(findings.read)  # what torch's own modules read is theirs
+        read = set(findings.read)
+        if new:
             _follow(bones, graph, x, findings, added)
-            check_as_run(bones, graph, x)
-            findings.read = read | findings.passed
+            read |= findings.passed
             seen.add(code)
+        check_as_run(bones, graph, x)
+        findings.read = read  # what torch's own modules have read since is theirs
     names = {id(tensor): name for name, tensor in _tensors(bones)}
     _freeze_added(bones, findings, names, added)
     add_sizes(bones, findings, names)

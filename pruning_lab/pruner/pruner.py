@@ -1,5 +1,6 @@
 """A plan carried out in place: tensors are sliced, followers and the optimizer follow."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Structure, find_structure
+from pruning_lab.graph import Group, Structure, find_structure
 from pruning_lab.graph.added_code import added_code
+from pruning_lab.graph.as_run import check_after_cut
+from pruning_lab.graph.follow import skeleton
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
 from pruning_lab.graph.refusals import check_initialised
 from pruning_lab.pruner.optimizer import check_optimizer, slice_state
@@ -27,6 +30,9 @@ from pruning_lab.pruner.slicing import (
     slices_of,
     together,
 )
+
+PLAIN = (bool, int, float, str, type(None), tuple)
+"""Attributes of these types are switches and numbers, which code may ask."""
 
 
 class Pruner:
@@ -68,7 +74,9 @@ class Pruner:
         UntraceableError (a UserError) for a model that cannot be traced.
         """
         if self._structure is None or self._seen != self._fingerprint():
-            self._keep(find_structure(self.model, self.input_size))
+            structure = find_structure(self.model, self.input_size)
+            check_cut(self.model, structure, self.input_size)
+            self._keep(structure)
         assert self._structure is not None
         return self._structure
 
@@ -172,10 +180,16 @@ class Pruner:
         self._structure, self._seen = structure, self._fingerprint()
 
     def _fingerprint(self) -> Any:
-        """What the structure depends on and others may change: modules, shapes, and hooks."""
-        modules = [(name, id(module)) for name, module in self.model.named_modules()]
+        """What the structure depends on and others may change.
+
+        Modules with their switches and numbers, shapes, and hooks.
+        """
+        modules = [
+            (name, id(module), [(k, v) for k, v in vars(module).items() if type(v) in PLAIN])
+            for name, module in self.model.named_modules()
+        ]
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
-        shapes = [(name, tensor.shape) for name, tensor in tensors]
+        shapes = [(name, tensor.shape, tensor.requires_grad) for name, tensor in tensors]
         return modules, shapes, added_code(self.model)
 
     def _name(self, module: nn.Module) -> str:
@@ -276,3 +290,26 @@ class Pruner:
         if gradient is not None:
             tensor.grad = selected(gradient)
         slice_state(self.optimizer, tensor, shape, selected)
+
+
+def check_cut(model: nn.Module, structure: Structure, input_size: tuple[int, ...]) -> None:
+    """UntraceableError where ``model`` calculates with the number of its units.
+
+    One player of every group goes, of a copy without numbers: its code must run the operations of
+    the whole model, with the same numbers.
+    """
+    plan = {name: [player] for name, group in structure.groups.items() for player in _spared(group)}
+    bones = skeleton(model)
+    cut = copy.deepcopy(bones)
+    pruner = Pruner(cut, input_size, "meta", structure=structure, rescale_dropout=False)
+    pruner.prune_groups(plan)
+    dtype = next((each.dtype for each in model.parameters()), torch.float32)
+    x = torch.empty(2, *input_size, dtype=dtype, device="meta")
+    for training in (False, True):
+        check_after_cut(bones.train(training), cut.train(training), x)
+
+
+def _spared(group: Group) -> list[int]:
+    """The first player, if any, without which every layer keeps a unit."""
+    rows = group.players.values()
+    return [each for each in range(len(group)) if all((row != each).any() for row in rows)][:1]

@@ -3,6 +3,7 @@
 import copy
 import functools
 import types
+import weakref
 
 import pytest
 import torch
@@ -309,3 +310,33 @@ def test_units_that_meet_a_replaced_method_stay(method):
     structure = find_structure(model, (1, 4, 4))
     assert structure.groups == {}
     assert method in structure.frozen["0"]
+
+
+class Reads(nn.Module):
+    """Is kept whole, and reads a layer that it does not hold."""
+
+    def __init__(self, others):
+        super().__init__()
+        self.others = others
+
+    def forward(self, x):
+        _, units = list(x.shape)
+        assert units
+        return x * self.others[0].a.weight.mean()
+
+
+def test_what_a_kept_module_reads_in_another_way_stays():
+    net = Net()
+    net.block.append(Reads([net]))
+    structure = find_structure(net, SIZE)
+    assert "a" not in structure.groups
+    assert structure.frozen["a"] == "its units meet `Reads`, which cannot be followed"
+
+
+@pytest.mark.parametrize("refer", [lambda m: lambda: m, weakref.ref])
+def test_a_layer_that_a_function_or_a_reference_leads_to_stays(refer):
+    net = Net()
+    net.elsewhere = refer(net.a)
+    structure = find_structure(net, SIZE)
+    assert "a" not in structure.groups
+    assert "'a', which elsewhere of '' refers to past the model" in structure.frozen["a"]

@@ -213,12 +213,16 @@ def forgotten(optimizer, parameter, shape, selected):
 
 
 def restarted(optimizer, parameter, shape, selected):
+    if optimizer is None:  # a cut on trial
+        return
     for key, value in optimizer.state.get(parameter, {}).items():
         if value is not None and value.shape == shape:
             optimizer.state[parameter][key] = torch.zeros_like(parameter)
 
 
 def other_units(optimizer, parameter, shape, selected):
+    if optimizer is None:
+        return
     for key, value in optimizer.state.get(parameter, {}).items():
         if value is not None and value.shape == shape:
             first = tuple(slice(length) for length in selected(value).shape)

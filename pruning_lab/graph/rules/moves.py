@@ -196,15 +196,20 @@ def _along(
 
 
 def _commutes(call: Call, labels: torch.Tensor, moved: torch.Tensor, dim: int) -> bool:
-    """Whether the first or the last unit may go before the move as well as behind it."""
+    """Whether units may go before the move as well as after it.
+
+    The last one, and as many of the first as leave widths with few common divisors.
+    """
     numbers = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
-    for gone in (numbers[0], numbers[-1]):
-        left = labels.index_select(dim, (numbers != gone).nonzero().flatten())
+    width = len(numbers)
+    some = {min(count, width) for count in (1, 2, 3, width // 2, width - 1) if count > 0}
+    for gone in (numbers[-1:], *(numbers[:count] for count in sorted(some))):
+        left = labels.index_select(dim, (~torch.isin(numbers, gone)).nonzero().flatten())
         try:
             found = call.evaluate(left) if left.numel() else left
         except (IndexError, RuntimeError):
             return False
-        if not torch.equal(found.flatten(), moved[moved != gone]):
+        if not torch.equal(found.flatten(), moved[~torch.isin(moved, gone)]):
             return False
     return True
 
