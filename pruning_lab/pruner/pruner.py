@@ -185,9 +185,11 @@ class Pruner:
         Modules with their switches and numbers, shapes, and hooks.
         """
         modules = [
-            (name, id(module), [(k, v) for k, v in vars(module).items() if type(v) in PLAIN])
+            (name, id(module), {k: v for k, v in vars(module).items() if type(v) in PLAIN})
             for name, module in self.model.named_modules()
         ]
+        for *_, attributes in modules:
+            del attributes["training"]  # both modes are traced
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
         shapes = [(name, tensor.shape, tensor.requires_grad) for name, tensor in tensors]
         return modules, shapes, added_code(self.model)
