@@ -1,13 +1,14 @@
 """Whether a trace computes what the code does: the operations of both are held side by side."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from pruning_lab.graph.refusals import untraceable
 from pruning_lab.modes import state_kept
@@ -25,13 +26,15 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
     """UntraceableError unless ``graph`` runs the operations that the code of ``bones`` runs.
 
     What is traced is no tensor: code that asks what it was given may take another way. Both run on
-    shapes alone, the code with gradients and without.
+    shapes alone, in eval mode with gradients and without, else with them.
     """
     traced = fx.Interpreter(bones, graph=graph)
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(bones.training):
             expected = _noted(traced.run, bones, x)
             _noted(bones, bones, x, expected)
+        if bones.training:
+            return
         with torch.enable_grad():
             try:
                 _noted(bones, bones, x, expected)
@@ -97,8 +100,9 @@ class _Noting(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        values = tree_leaves((_numbers(func, args), kwargs))
-        known = [self._names.get(_place(v)) for v in values if isinstance(v, torch.Tensor)]
+        values = _flat([*_numbers(func, args), *kwargs.values()])
+        tensors = [each for each in values if isinstance(each, torch.Tensor)]
+        known = [self._names.get(_place(each)) for each in tensors]
         operations = [
             (name, list(map(self._described, arguments)))
             for name, arguments in _as_traced(func, values)
@@ -108,7 +112,7 @@ class _Noting(TorchDispatchMode):
             for each in operations:
                 self._compare(each)
                 self.noted.append(each)
-        if any(v.is_meta for v in values if isinstance(v, torch.Tensor)):
+        if len({each.is_meta for each in tensors}) > 1:
             args, kwargs = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
         result = _run(func, args, kwargs)
         if flows:
@@ -137,7 +141,7 @@ class _Noting(TorchDispatchMode):
 
     def _described(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
-            return value if isinstance(value, int | float) else str(value)
+            return value if isinstance(value, int | float | str | None) else str(value)
         name = self._names.get(_place(value))
         lies = None if name is None else (value.stride(), value.storage_offset())
         return name, tuple(value.shape), lies, value.dtype
@@ -148,7 +152,7 @@ class _Noting(TorchDispatchMode):
         What is written to gets a new one: who reads the old values later, where they were not
         written to, has the old one.
         """
-        for each in tree_leaves(result):
+        for each in _flat([result]):
             if isinstance(each, torch.Tensor):
                 self._alive.append(each)
                 if func._schema.is_mutable or _place(each) not in self._names:
@@ -164,16 +168,35 @@ def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
         x, dim = (*values, 0)[:2]
         yield from (("aten.select.int", [x, dim, part]) for part in range(x.shape[dim]))
     else:
-        yield str(func).replace("_.", "."), values
+        yield _named(func), values
+
+
+def _flat(values: Iterable[Any]) -> list[Any]:
+    """Values one by one, of lists their entries."""
+    found: list[Any] = []
+    for each in values:
+        found += each if isinstance(each, list | tuple) else [each]
+    return found
+
+
+@cache
+def _calculates(func: Any) -> list[bool]:
+    """Of each argument whether it is calculated with, and no size."""
+    return [str(each.type) in ("Tensor", "number") for each in func._schema.arguments]
 
 
 def _numbers(func: Any, args: Any) -> list[Any]:
-    """The arguments, in which a whole number that is calculated with, and no size, is a decimal."""
-    calculates = [str(each.type) in ("Tensor", "number") for each in func._schema.arguments]
+    """The arguments, in which a whole number that is calculated with is a decimal."""
     return [
         float(value) if type(value) is int and number else value
-        for value, number in zip(args, calculates, strict=False)
+        for value, number in zip(args, _calculates(func), strict=False)
     ]
+
+
+@cache
+def _named(func: Any) -> str:
+    """Of an operation in place the name of the same one that makes a new tensor."""
+    return str(func).replace("_.", ".")
 
 
 def _without_sizes(operation: Operation) -> Operation:
