@@ -17,6 +17,15 @@ from pruning_lab.random_streams import streams_kept
 Operation = tuple[str, list[Any]]
 """What torch runs, and with which tensors and numbers."""
 
+BY_LAYOUT = {
+    f"aten.{name}"
+    for name in (
+        "view.default", "_unsafe_view.default", "clone.default", "expand.default", "t.default",
+        "mm.default", "bmm.default", "addmm.default", "baddbmm.default", "add.Tensor",
+    )
+}  # fmt: skip
+"""How torch multiplies, adds a bias and copies before a view: that depends on strides and sizes."""
+
 
 class _OtherwiseError(Exception):
     """The code does not run what was expected; raised in the line of the code."""
@@ -47,13 +56,13 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
 def check_after_cut(bones: nn.Module, cut: nn.Module, x: torch.Tensor) -> None:
     """UntraceableError unless ``cut`` runs the operations of ``bones`` on smaller tensors.
 
-    ``bones`` lost units in ``cut``. A number that is not whole is no size: where another one comes
-    out, the code calculates with the number of units.
+    ``bones`` lost units in ``cut``. A number that is calculated with is no size: where another one
+    comes out, the code calculates with the number of units.
     """
     with torch.no_grad():
-        expected = [_without_sizes(each) for each in _noted(bones, bones, x)]
+        expected = _noted(bones, bones, x, sizes=False)
         try:
-            _noted(cut, cut, x, expected, smaller=True)
+            _noted(cut, cut, x, expected, sizes=False)
         except Exception as error:  # as above
             raise untraceable(bones, error) from error
 
@@ -63,12 +72,12 @@ def _noted(
     bones: nn.Module,
     x: torch.Tensor,
     expected: list[Operation] | None = None,
-    smaller: bool = False,
+    sizes: bool = True,
 ) -> list[Operation]:
     """What runs; _OtherwiseError where that is not ``expected``."""
     named = dict([*bones.named_parameters(), *bones.named_buffers()])
     with streams_kept(), state_kept(bones), _Noting(x, named) as noting:
-        noting.expected, noting.smaller = expected, smaller
+        noting.expected, noting.sizes = expected, sizes
         run(x)
     if noting.otherwise is not None:  # the code caught it
         raise noting.otherwise
@@ -89,7 +98,7 @@ class _Noting(TorchDispatchMode):
         super().__init__()
         self.noted: list[Operation] = []
         self.expected: list[Operation] | None = None
-        self.smaller = False
+        self.sizes = True
         self.otherwise: _OtherwiseError | None = None
         self._alive = [x, *named.values()]  # else another tensor could lie in the place of one
         self._next = itertools.count()
@@ -110,8 +119,7 @@ class _Noting(TorchDispatchMode):
         flows = any(isinstance(each, int) for each in known)
         if flows and func is not torch.ops.aten.detach.default:  # torch's own, with gradients
             for each in operations:
-                self._compare(each)
-                self.noted.append(each)
+                self._note(each)
         if len({each.is_meta for each in tensors}) > 1:
             args, kwargs = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
         result = _run(func, args, kwargs)
@@ -121,20 +129,31 @@ class _Noting(TorchDispatchMode):
             self._name(result, func, lambda: str(hash(str(operations))))
         return result
 
+    def _note(self, operation: Operation) -> None:
+        """Without ``sizes`` the operation and the numbers that it calculates with."""
+        if not self.sizes:
+            name, arguments = operation
+            numbers = [each for each in arguments if isinstance(each, float | bool)]
+            if name in BY_LAYOUT and not numbers:
+                return
+            operation = name, numbers
+        self._compare(operation)
+        self.noted.append(operation)
+
     def _compare(self, operation: Operation) -> None:
         if self.expected is None:
             return
         place = len(self.noted)
         wanted = self.expected[place] if place < len(self.expected) else ("nothing", [])
-        found = _without_sizes(operation) if self.smaller else operation
-        if found != wanted:
-            self.otherwise = self.error(f"runs {found[0]}", wanted[0], found[0] == wanted[0])
+        if operation != wanted:
+            same = operation[0] == wanted[0]
+            self.otherwise = self.error(f"runs {operation[0]}", wanted[0], same)
             raise self.otherwise
 
     def error(self, does: str, wanted: str, same: bool = False) -> _OtherwiseError:
         """That the code does something else than the ``wanted`` operation, or with other values."""
-        it, other = ("with fewer units it", "it") if self.smaller else ("it", "its trace")
-        where = f"with other arguments than {'with all' if self.smaller else other}"
+        it, other = ("it", "its trace") if self.sizes else ("with fewer units it", "it")
+        where = f"with other arguments than {other if self.sizes else 'with all'}"
         return _OtherwiseError(
             f"{it} {does} " + (where if same else f"where {other} runs {wanted}")
         )
@@ -197,11 +216,6 @@ def _numbers(func: Any, args: Any) -> list[Any]:
 def _named(func: Any) -> str:
     """Of an operation in place the name of the same one that makes a new tensor."""
     return str(func).replace("_.", ".")
-
-
-def _without_sizes(operation: Operation) -> Operation:
-    name, arguments = operation
-    return name, [each for each in arguments if isinstance(each, float | bool | str)]
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

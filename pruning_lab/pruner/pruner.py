@@ -189,7 +189,7 @@ class Pruner:
             for name, module in self.model.named_modules()
         ]
         for *_, attributes in modules:
-            del attributes["training"]  # both modes are traced
+            attributes.pop("training", None)  # both modes are traced
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
         shapes = [(name, tensor.shape, tensor.requires_grad) for name, tensor in tensors]
         return modules, shapes, added_code(self.model)
