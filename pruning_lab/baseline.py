@@ -14,6 +14,7 @@ from torch import nn
 from pruning_lab import ranks
 from pruning_lab.atomic import write_json
 from pruning_lab.checkpoint import load_state, save_state
+from pruning_lab.environment import working
 from pruning_lab.errors import UserError
 from pruning_lab.identity import identity
 from pruning_lab.observed import Seen
@@ -52,8 +53,9 @@ class Baseline:
         with self._locked(""):
             if new := not ranks.agreed(path.exists):
                 ranks.agreed(self._begin)
-                train(model, epochs)
-                ranks.agreed(lambda: save_state(model, path))
+                with working() as read:
+                    train(model, epochs)
+                ranks.agreed(lambda: self._keep(model, path, read))
             else:
                 with undamaged(path, self.folder):
                     load_state(model, path)
@@ -64,6 +66,11 @@ class Baseline:
     def _begin(self) -> None:
         write_json(self.folder / "determinants.json", self.determinants)
         write_json(self.folder / SEEN, self.begun.by_now())
+
+    def _keep(self, model: nn.Module, path: Path, read: Mapping[str, str]) -> None:
+        """Write the model down, and before it what the training read."""
+        write_json(self.folder / SEEN, self.begun.also(read).by_now())
+        save_state(model, path)
 
     def _place(self, first: Path) -> Path:
         """The folder of what has not changed: the first of this name, or one with a number."""

@@ -18,18 +18,21 @@ ATTRIBUTES = (*WIDTHS, "p")
 
 
 def save_state(model: nn.Module, path: str | Path) -> None:
-    """The state dict as safetensors."""
-    save_tensors(model.state_dict(), Path(path))
+    """The state dict, and the buffers that it leaves out, as safetensors."""
+    save_tensors(all_tensors(model), Path(path))
 
 
 def load_state(model: nn.Module, path: str | Path) -> None:
     """Give ``model`` the state dict in ``path``: .safetensors, or .pt/.pth that holds only tensors.
 
-    Buffers may hold NaN, which marks what is empty; parameters may not. Raises UserError when the
-    file is missing, holds anything but tensors, or does not fit; the model is then unchanged.
+    Buffers that are not persistent may be there, or be missing. Buffers may hold NaN, which marks
+    what is empty; parameters may not. Raises UserError when the file is missing, holds anything but
+    tensors, or does not fit; the model is then unchanged.
     """
     path = Path(path)
-    state, own = _read(path), model.state_dict()
+    state = _read(path)
+    own = model.state_dict()
+    own |= {key: value for key, value in all_tensors(model).items() if key in state}
     _check_keys(path, state, own)
     wrong = [
         f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
@@ -48,7 +51,18 @@ def load_state(model: nn.Module, path: str | Path) -> None:
             "another."
         )
     _refuse_misfits(path, wrong)
-    model.load_state_dict(state)
+    set_tensors(model, state)
+
+
+@torch.no_grad()
+def set_tensors(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give ``model`` a state dict, and buffers that are not persistent, from ``all_tensors``."""
+    own = model.state_dict()
+    model.load_state_dict({key: state[key] for key in own})
+    for key, buffer in all_tensors(model).items():
+        # one that has not changed is left alone: it may be expanded, and then cannot be written
+        if key in state and key not in own and not torch.equal(buffer.cpu(), state[key].cpu()):
+            buffer.copy_(state[key])
 
 
 def save_pruned(model: nn.Module, folder: str | Path, kept: Mapping[str, list[int]]) -> None:

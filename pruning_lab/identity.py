@@ -19,6 +19,7 @@ from torch import nn
 
 from pruning_lab import ranks, training
 from pruning_lab.datasets import Splits
+from pruning_lab.environment import working
 from pruning_lab.errors import UserError
 from pruning_lab.observed import Seen, inputs, look_at, watching
 from pruning_lab.random_streams import seed_all, streams_kept
@@ -73,6 +74,7 @@ class Job:
     seen: Seen
 
 
+@working()
 def identify(config: DictConfig) -> Job:
     """What determines the result of a configuration. The fresh network is built, and let go."""
     check_numbers(config)
@@ -82,9 +84,14 @@ def identify(config: DictConfig) -> Job:
         for part in ("model", "dataset"):
             list(_made(settings[part], part))
     data = OmegaConf.to_yaml(config.dataset, resolve=True)
-    splits, samples = ranks.leader_first(lambda: _data(data))
     model = OmegaConf.to_yaml(config.model, resolve=True)
+    splits, samples = ranks.leader_first(lambda: _data(data))
     network, begun = ranks.leader_first(lambda: _network(model, config.seeds.init, data))
+    if begun.is_outdated():  # made for an earlier job of this process
+        _data.cache_clear()
+        _network.cache_clear()
+        splits, samples = _data(data)
+        network, begun = _network(model, config.seeds.init, data)
     start = start_determinants(settings, samples, network, device, threads)
     with watching():
         for part in METHOD:
@@ -129,16 +136,21 @@ def fresh_model(config: DictConfig, splits: Splits, seed: int) -> nn.Module:
 
 
 def digest_of_network(model: nn.Module) -> str:
-    """A hash of a network: kinds and settings of its modules, and all tensors that they hold."""
+    """A hash of a network: kinds, modes and settings of its modules, and the tensors they hold.
+
+    Of a tensor also counts whether it is trained (``requires_grad``).
+    """
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         kind = type(module)
         shown = module.extra_repr() if kind.__module__.startswith("torch.") else ""
-        digest.update(f"{name} {kind.__qualname__} {ADDRESS.sub('', shown)}".encode())
+        settings = f"{module.training} {ADDRESS.sub('', shown)}"
+        digest.update(f"{name} {kind.__qualname__} {settings}".encode())
         held = {**module._parameters, **module._buffers, **vars(module)}
         for key, value in sorted(held.items(), key=lambda item: item[0]):
             if isinstance(value, torch.Tensor):
-                digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
+                about = f"{value.dtype} {tuple(value.shape)} {value.requires_grad}"
+                digest.update(f"{name}.{key} {about}".encode())
                 digest.update(_bytes_of(value))
     return digest.hexdigest()[:12]
 

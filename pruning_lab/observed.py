@@ -1,8 +1,9 @@
 """What this process was seen to read, so that a kept result is used only while that is as it was.
 
 A result is named by all that can be told beforehand. Code may still read what nobody can tell: a
-module under a computed name, a file in a constructor, the environment. What was seen is kept beside
-the result, and held against what is there when the result is asked for again.
+module under a computed name, a file in a constructor, an environment variable. What was seen is
+kept beside the result, and held against what is there when the result is asked for again. Variables
+are noted while a job is worked on (``pruning_lab.environment``), files only inside ``watching``.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from pruning_lab.environment import VARIABLE, digest_of_variable, variables, working
 from pruning_lab.modes import evaluating, state_kept
 from pruning_lab.random_streams import seed_all, streams_kept
 from pruning_lab.sources import INSTALLED, OWN, bytes_of, file_of, is_installed
@@ -43,13 +45,17 @@ _modules: dict[str, str] = {}
 class Seen:
     """What a result is computed from, beyond what names it.
 
-    ``answer`` is what the fresh network gives for a fixed input: it tells of the environment and of
-    whatever else decides what the code does. ``read`` are hashes of what was read for it; None
+    ``answer`` is what the fresh network gives for a fixed input: it tells of whatever decides what
+    the code does and was not seen otherwise. ``read`` are hashes of what was read for it; None
     stands for all that the process has read by the time it is asked.
     """
 
     answer: list[list[float]]
     read: Mapping[str, str] | None = None
+
+    def also(self, read: Mapping[str, str]) -> "Seen":
+        """The same where this was read, too."""
+        return Seen(self.answer, {**self.by_now()["inputs"], **read})
 
     def by_now(self) -> dict[str, Any]:
         """What is kept beside a result."""
@@ -60,14 +66,18 @@ class Seen:
         if kept is None:
             return "it does not say what it was computed from"
         for label, digest in kept["inputs"].items():
-            # of a module what was imported counts, whoever has edited it meanwhile
-            if (now := _modules.get(label) or _digest(label)) != digest:
+            if (now := _digest_now(label)) != digest:
                 return f"{label} {'has changed since' if now else 'is not there any more'}"
         if len(kept["answer"]) != len(self.answer) or not all(
             map(_alike, kept["answer"], self.answer)
         ):
             return "the network, before any training, gives other outputs than then"
         return None
+
+    def is_outdated(self) -> bool:
+        """Whether a variable that was read has another value by now, which nobody has read yet."""
+        read = (self.read or {}).items()
+        return any(_digest_now(k) != digest for k, digest in read if k.startswith(VARIABLE))
 
 
 def _alike(then: list[float], now: list[float]) -> bool:
@@ -80,11 +90,12 @@ def _alike(then: list[float], now: list[float]) -> bool:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Note the files that are opened inside; their hashes are taken at the end."""
+    """Note the files that are opened inside, with their hashes at the end, and the variables."""
     global _depth
     _depth += 1
     try:
-        yield
+        with working():
+            yield
     finally:
         _depth -= 1
         if not _depth:
@@ -133,7 +144,7 @@ def _answer(model: nn.Module, x: torch.Tensor) -> list[float]:
 
 
 def inputs() -> dict[str, str]:
-    """Hashes of the user's modules that are imported, and of the files that were noted.
+    """Hashes of the user's modules that are imported, and of the files and variables noted.
 
     In a process of several jobs also those of earlier ones: a change is then seen once too often.
     """
@@ -144,7 +155,7 @@ def inputs() -> dict[str, str]:
             continue
         if (digest := _digest(MODULE + name)) is not None:
             _modules[MODULE + name] = digest
-    return dict(sorted((_modules | _files).items()))
+    return dict(sorted((_modules | _files | variables()).items()))
 
 
 def _label(path: str, relative: bool) -> str:
@@ -165,8 +176,15 @@ def _label(path: str, relative: bool) -> str:
     return path
 
 
+def _digest_now(label: str) -> str | None:
+    """The same of a module as it was imported, whoever has edited it meanwhile."""
+    return _modules.get(label) or _digest(label)
+
+
 def _digest(label: str) -> str | None:
-    """The hash of a module's file, or of a file; None where it is not there."""
+    """The hash of a module's file, a file or a variable; None where there is no such file."""
+    if label.startswith(VARIABLE):
+        return digest_of_variable(label)
     if label.startswith(MODULE):
         content = bytes_of(file_of(label.removeprefix(MODULE)))
         return None if content is None else hashlib.sha256(content).hexdigest()[:16]

@@ -4,17 +4,23 @@ import copy
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from pruning_lab.attributions.checks import same, same_output, tensors_in
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.attributions.scores import load_estimates, save_estimates
-from pruning_lab.checkpoint import all_tensors, plain_copies
+from pruning_lab.checkpoint import all_tensors, plain_copies, set_tensors
 from pruning_lab.errors import UserError
-from pruning_lab.random_streams import streams_kept
+from pruning_lab.modes import state_kept, uncompiled
+from pruning_lab.random_streams import seed_all, streams_kept
+
+SHARPER = 0.01
+"""The share of the usual tolerance for a network that gives the same bits when run twice."""
 
 
 def check_storable(model: nn.Module, layers: Iterable[str]) -> None:
@@ -51,15 +57,43 @@ def check_storable(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def check_trained_state(model: nn.Module, input_size: Sequence[int]) -> None:
-    """UserError for a model whose state has other names or shapes once it was trained on."""
+    """UserError unless a trained model comes back from what is kept of it: its tensors.
+
+    A copy of ``model`` is trained for two steps, on samples of ``input_size`` drawn at random. Its
+    tensors must have the names and shapes that they had, and, put into another copy, give a network
+    with the same outputs in eval mode.
+    """
     parameter = next(model.parameters())
-    x = torch.zeros(4, *input_size, device=parameter.device, dtype=parameter.dtype)
-    trained = copy.deepcopy(model).train()
-    with torch.no_grad(), streams_kept([x.device]):
-        try:
-            trained(x)
-        except Exception as error:  # the user's code: anything may be raised
-            raise UserError(f"The model cannot be trained: in training mode, {error}.") from error
+    x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    # hooks of a copy may lead to the model
+    with uncompiled(), streams_kept([x.device]), state_kept(model):
+        seed_all(0)
+        trained = copy.deepcopy(model).train()
+        for _ in range(2):
+            _train(trained, x)
+            _check_names_and_shapes(model, trained)
+        _check_reloaded(trained.eval(), copy.deepcopy(model).eval(), x)
+
+
+@torch.enable_grad()
+def _train(model: nn.Module, x: torch.Tensor) -> None:
+    """A step of gradient descent on some loss; none where no gradient is to be had."""
+    try:
+        output = model(x.clone())
+    except Exception as error:  # the user's code: anything may be raised
+        raise UserError(f"The model cannot be trained: in training mode, {error}.") from error
+    losses = [(each - 1).square().mean() for each in tensors_in(output) if each.requires_grad]
+    try:
+        sum(losses, torch.zeros((), device=x.device, requires_grad=True)).backward()
+    except Exception:  # the training itself will say it, where there is one
+        return
+    for parameter in model.parameters():
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is not None and not gradient.is_sparse and gradient.sum().isfinite():
+            parameter.data.sub_(gradient, alpha=1e-2)
+
+
+def _check_names_and_shapes(model: nn.Module, trained: nn.Module) -> None:
     before, after = ({k: v.shape for k, v in all_tensors(m).items()} for m in (model, trained))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
@@ -68,6 +102,48 @@ def check_trained_state(model: nn.Module, input_size: Sequence[int]) -> None:
                 f"{_told(after.get(key))} after a training step, so what is kept could not be "
                 "loaded. Give the buffer its shape in the constructor."
             )
+
+
+@torch.no_grad()
+def _check_reloaded(trained: nn.Module, fresh: nn.Module, x: torch.Tensor) -> None:
+    """UserError unless ``fresh``, given the tensors of ``trained``, computes the same."""
+
+    def output(model: nn.Module) -> Any:
+        seed_all(0)  # some draw even in eval mode
+        return model(x.clone())
+
+    try:
+        first, second = output(trained), output(trained)
+    except Exception as error:  # the user's code: anything may be raised
+        raise UserError(f"The model cannot be run after it was trained: {error}.") from error
+    if not same_output(first, second):
+        return  # it draws from a stream of its own: nothing can be told
+    try:
+        set_tensors(fresh, all_tensors(trained))  # from disk they come back alike: check_storable
+        alike = _alike(first, second, output(fresh))
+    except Exception as error:  # a state dict or buffers that cannot be written, or user's code
+        raise UserError(
+            f"The model's trained state cannot be kept and loaded again: {error}. Keep it in plain "
+            "parameters and buffers of the shape that they have in the constructor."
+        ) from error
+    if not alike:
+        raise UserError(
+            "The model keeps something of its training outside its parameters and buffers: with "
+            "these alone, as they are kept on the disk, a new copy gives other outputs. What is "
+            "kept would be another network. Make all that training changes a buffer "
+            "(register_buffer) and write to it in place."
+        )
+
+
+def _alike(first: Any, second: Any, reloaded: Any) -> bool:
+    """Whether a network gives what another gave twice: closely where that was the same bits."""
+    if not same_output(first, reloaded):
+        return False
+    outputs = [list(tensors_in(each)) for each in (first, second, reloaded)]
+    if not all(map(torch.equal, *outputs[:2])):
+        return True
+    largest = [each.abs().max().item() if each.is_floating_point() else 0.0 for each in outputs[0]]
+    return all(map(same, outputs[0], outputs[2], [SHARPER * each for each in largest]))
 
 
 def _told(shape: torch.Size | None) -> str:

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from pruning_lab import ranks
 from pruning_lab.atomic import to_json, write_json
 from pruning_lab.attributions.scores import load_estimates, save_estimates
-from pruning_lab.checkpoint import all_tensors, save_tensors
+from pruning_lab.checkpoint import all_tensors, save_tensors, set_tensors
 from pruning_lab.errors import UserError
 from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
@@ -260,8 +260,7 @@ def _state(model: nn.Module, optimizer: Optimizer) -> Tensors:
 @torch.no_grad()
 def _restore(tensors: Tensors, model: nn.Module, optimizer: Optimizer) -> None:
     """The same back, into memory laid out as it was."""
-    for key, value in all_tensors(model).items():
-        value.data.copy_(tensors[f"model|{key}"])
+    set_tensors(model, {key: tensors[f"model|{key}"] for key in all_tensors(model)})
     parameters = dict(model.named_parameters())
     for whole, value in tensors.items():
         kind, key, *name = whole.split("|", 2)

@@ -25,6 +25,7 @@ from pruning_lab.baseline import Baseline
 from pruning_lab.checkpoint import RECIPE, load_state, save_pruned
 from pruning_lab.datasets import loader
 from pruning_lab.dry_run import DryRun
+from pruning_lab.environment import working
 from pruning_lab.errors import UserError
 from pruning_lab.identity import (
     Job,
@@ -81,6 +82,7 @@ def finished(config: DictConfig, job: Job) -> float | None:
 class Experiment:
     """Everything one experiment needs, built and checked before any work starts."""
 
+    @working()
     def __init__(
         self, config: DictConfig, names: Names, output: Path, overrides: Sequence[str] = ()
     ) -> None:
@@ -96,16 +98,17 @@ class Experiment:
         self.model = self.network.model
         if config.baseline.checkpoint is not None:  # refused now if it does not fit
             load_state(copy.deepcopy(self.model), config.baseline.checkpoint)
+        check_storable(self.model, self.network.pruned)
         determinants = baseline_determinants(self.job.start, self.model)
+        with working() as read:
+            if self.training.epochs or self.finetune.epochs:
+                check_trained_state(self.model, self.splits.input_size)
         self.baseline = Baseline(
-            Path(config.baseline.folder), determinants, self.job.begun, self.job.seen
+            Path(config.baseline.folder), determinants, self.job.begun.also(read), self.job.seen
         )
         self.checkpoint = Checkpoint(Path(config.checkpoints), self.job.name, self.job.seen)
         check_folder("baseline.folder", self.baseline.folder.parent)
         check_folder("checkpoints", self.checkpoint.folder.parent)
-        check_storable(self.model, self.network.pruned)
-        if self.training.epochs or self.finetune.epochs:
-            check_trained_state(self.model, self.splits.input_size)
         after_cut = config.after_cut
         self.task = Task(
             self.splits, self.schedule, self.finetune, config.seeds.order, after_cut.recalibrate
@@ -132,6 +135,7 @@ class Experiment:
         """The tracking store, which is not touched before the experiment runs."""
         return tracking.connect(self.config.tracking.uri)
 
+    @working()
     def run(self) -> float:
         """Do what is not done yet; returns the validation accuracy after the last step.
 

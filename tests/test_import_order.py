@@ -13,6 +13,7 @@ ROOMS = [
     "atomic",
     "modes",
     "sources",
+    "environment",
     "observed",
     "models",
     "datasets",

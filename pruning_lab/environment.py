@@ -1,0 +1,160 @@
+"""Note the environment variables that the user's code reads while this process works on a job.
+
+A variable is noted when the code that reads it is neither installed nor of this package. Of its
+value only a hash is kept: it may be a password. Variables that code goes through all together
+(``dict(os.environ)``, ``os.environ.items()``) are not noted: they are mostly passed on.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from pruning_lab.sources import INSTALLED, is_installed
+
+VARIABLE = "environment "
+"""How the label of a variable begins; its name follows."""
+
+UNSET = "not set"
+"""Stands in place of a hash for a variable that is not set."""
+
+OF_LAUNCHERS = (
+    "SLURM", "SRUN_", "SBATCH_", "PBS_", "LSB_", "SGE_", "PMI", "OMPI_", "MPI_", "TORCHELASTIC_",
+    "RAY_", "SUBMITIT_", "JOBLIB_", "SSH_", "XDG_", "PYTEST_",
+)  # fmt: skip
+"""How the names of variables begin that are other ones in each job."""
+
+OF_THE_JOB = frozenset((
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "JOB_ID",
+    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS", "HOSTNAME", "HOME", "USER", "LOGNAME", "PWD", "OLDPWD", "SHLVL", "_", "PPID",
+    "TMPDIR", "TMP", "TEMP", "TERM", "COLUMNS", "LINES", "DISPLAY", "PATH", "PYTHONPATH",
+    "VIRTUAL_ENV",
+))  # fmt: skip
+"""Variables of the job, the machine and the terminal: no result depends on them. The kind of
+device, the number of processes and of threads are part of a result's name already."""
+
+PASSED = ("os", "collections.abc", "_collections_abc", __name__)
+"""Modules that lie between a reader and the read: ``get`` and ``in`` are Mapping's."""
+
+_noted: dict[str, str] = {}
+_set_by_driver: set[str] = set()  # outside of a job, after they were noted
+_set_by_job: set[str] = set()
+_listeners: list[dict[str, str]] = []
+_listings: set[tuple[CodeType, int]] = set()
+_read = type(os.environ).__getitem__  # which nobody hears
+
+
+@contextmanager
+def working() -> Iterator[dict[str, str]]:
+    """Note the variables that are read inside; yields their hashes by label.
+
+    The first read counts, unless the variable is set between two jobs, in a notebook for example.
+    A variable that the job's own code sets before it reads it is not noted.
+    """
+    read: dict[str, str] = {}
+    _listeners.append(read)
+    try:
+        yield read
+    finally:
+        _listeners.pop()
+
+
+def variables() -> dict[str, str]:
+    """Hashes of all variables noted in this process, by label."""
+    return dict(_noted)
+
+
+def digest_of_variable(label: str) -> str:
+    """The hash of a variable's value as this process knows it; UNSET where there is none."""
+    return _noted[label] if label in _noted.keys() - _set_by_driver else _digest(label)
+
+
+def _digest(label: str) -> str:
+    name = label.removeprefix(VARIABLE)
+    try:
+        value = _read(os.environ, name)
+    except KeyError:
+        return UNSET
+    # with the name: equal values of two variables cannot be told from their hashes
+    return hashlib.sha256(os.fsencode(f"{name}={value}")).hexdigest()[:16]
+
+
+def _hear(name: Any, written: bool) -> None:
+    """A variable is about to be read or set."""
+    if not (_listeners or written) or not isinstance(name, str | bytes):
+        return
+    label = VARIABLE + os.fsdecode(name)
+    if not _listeners:
+        if written:
+            _set_by_driver.add(label)
+            _set_by_job.discard(label)
+        return
+    frame = _frame_of_user()
+    if frame is None or (frame.f_code, frame.f_lasti) in _listings or _left_out(label):
+        return
+    if written:
+        if label not in _noted:
+            _set_by_job.add(label)
+    elif label not in _set_by_job:
+        if label not in _noted or label in _set_by_driver:
+            _noted[label] = _digest(label)
+            _set_by_driver.discard(label)
+        for read in _listeners:
+            read.setdefault(label, _noted[label])
+
+
+def _left_out(label: str) -> bool:
+    name = label.removeprefix(VARIABLE)
+    return name.startswith(OF_LAUNCHERS) or name in OF_THE_JOB
+
+
+def _frame_of_user() -> FrameType | None:
+    """The frame that called ``os.environ``, where it is of the user's code; None elsewhere."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__") in PASSED:
+        frame = frame.f_back
+    if frame is None:
+        return None
+    name = str(frame.f_globals.get("__name__", ""))
+    return frame if _is_of_user(name, frame.f_code.co_filename) else None
+
+
+@cache
+def _is_of_user(module: str, file: str) -> bool:
+    """Whether the code of this module and file is neither installed nor of this package."""
+    if file.startswith(("<frozen", *INSTALLED, f"{Path(__file__).parent}{os.sep}")):
+        return False
+    # a program or a notebook is known by its file alone
+    return module.startswith("__") or module not in sys.modules or not is_installed(module)
+
+
+def _listen() -> None:
+    """Hear of all that is done with ``os.environ``; also ``in``, get, getenv and pop read so."""
+    kind: Any = type(os.environ)
+
+    def heard(plain: Callable[..., Any], written: bool) -> Callable[..., Any]:
+        def method(self: Any, name: Any, *value: Any) -> Any:
+            _hear(name, written)
+            return plain(self, name, *value)
+
+        return method
+
+    def listed(self: Any, plain: Callable[[Any], Iterator[Any]] = kind.__iter__) -> Iterator[Any]:
+        if _listeners and (frame := _frame_of_user()) is not None:
+            _listings.add((frame.f_code, frame.f_lasti))
+        return plain(self)
+
+    kind.__getitem__ = heard(kind.__getitem__, False)
+    kind.__setitem__ = heard(kind.__setitem__, True)
+    kind.__delitem__ = heard(kind.__delitem__, True)
+    kind.__iter__ = listed
+
+
+_listen()
