@@ -201,9 +201,9 @@ def test_what_only_looks_at_the_model_does_not_grow_with_the_data():
     many.batches = type(many.batches)(3 * batches(), many.device)
     players = layers_of(model, ["0", "4"])
     counts = [counted_by_ledger(lambda each=each: each.estimate(players)) for each in (few, many)]
-    # trace and model run twice each with 4 samples; outputs of 2, 3, 2, 2, 2, 2 are held against
-    # each other; activations of 2 and of 3 are looked at
-    assert [each.checks for each in counts] == [4 * 4 + 13 + 2 + 3] * 2
+    # trace and model run twice each with 4 samples; outputs of 2, 3, 2, 2, 2, 8, 2 are held
+    # against each other; activations of 2 and of 3 are looked at
+    assert [each.checks for each in counts] == [4 * 4 + 21 + 2 + 3] * 2
     assert [each.forward for each in counts] == [SAMPLES, 3 * SAMPLES]
 
 
