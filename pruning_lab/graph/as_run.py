@@ -27,6 +27,22 @@ BY_LAYOUT = {
 """How torch multiplies, adds a bias and copies before a view: that depends on strides and sizes."""
 
 
+class _Running(fx.Interpreter):
+    """Runs a graph as its code would: what it gives to a function may be written to."""
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(map(_mutable, args)), {key: _mutable(each) for key, each in kwargs.items()}
+
+
+def _mutable(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_mutable, value))
+    if isinstance(value, dict):
+        return {key: _mutable(each) for key, each in value.items()}
+    return value
+
+
 class _OtherwiseError(Exception):
     """The code does not run what was expected; raised in the line of the code."""
 
@@ -37,7 +53,7 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
     What is traced is no tensor: code that asks what it was given may take another way. Both run on
     shapes alone, in eval mode with gradients and without, else with them.
     """
-    traced = fx.Interpreter(bones, graph=graph)
+    traced = _Running(bones, graph=graph)
     try:
         with torch.set_grad_enabled(bones.training):
             expected = _noted(traced.run, bones, x)

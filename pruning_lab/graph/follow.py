@@ -154,10 +154,10 @@ class _Run:
 
     def unknown(self, call: Call, reason: str) -> Any:
         """Nothing that touches this call can go."""
-        own = call.owner.modules() if isinstance(call.target, nn.Module) else ()
-        inside = map(
-            self.labelled, {id(each): each for m in own for each in tensors_at(m)}.values()
-        )
+        own = call.owner if isinstance(call.target, nn.Module) else nn.Module()
+        held = (each for module in own.modules() for each in tensors_at(module))
+        tensors = {id(each): each for each in (*own.parameters(), *own.buffers(), *held)}
+        inside = map(self.labelled, tensors.values())
         for value in (*call.values, *inside):
             for numbers in value.axes.values():
                 self.findings.slots.freeze(numbers, reason)

@@ -170,6 +170,16 @@ def from_numpy(h):
     return h * torch.from_numpy(np.ones(6, dtype=np.float32))
 
 
+@torch.fx.wrap
+def shifted(h, shifts):
+    shifts[0] = 0  # torchvision's window attention does so
+    return h + shifts[0]
+
+
+def a_list_that_is_written_to(h):
+    return shifted(h, [1, 2])
+
+
 def sums_over_parameters(h, model):
     model.total = sum(each.pow(2).sum() for each in model.parameters())
     model.norm.copy_(torch.stack([each.norm() for each in model.parameters()]).mean())
@@ -183,7 +193,8 @@ def standardised(h, model):
 
 UNITS_GO = (asks_in_vain, adds_in_place, numbers_of_numpy, values_of_constants, distributions,
             sums_over_parameters, standardised)  # fmt: skip
-UNITS_STAY = (draws, constants, a_tensor_of_the_module_s, a_list_of_tensors, from_numpy)
+UNITS_STAY = (draws, constants, a_tensor_of_the_module_s, a_list_of_tensors, from_numpy,
+              a_list_that_is_written_to)  # fmt: skip
 
 
 @pytest.mark.parametrize("step", [*UNITS_GO, *UNITS_STAY])
