@@ -17,13 +17,14 @@ HEAD = """\
 Higher scores mean: keep. With a the activation (units, positions) of a sample behind the BatchNorm
 and non-linearity that directly follow the layer, g the gradient there of the sample's own loss L,
 and w a weight of the unit. What reads data scores each sample; `metric.reduction` makes one score
-of them: `mean`, `sum`, `mean_plus_2_std`. `metric=NAME` is given on the command line; its settings
-are explained in `conf/metric/NAME.yaml`, where it departs from its paper in its docstring. For all
-of them: `schedule.normalise=l2` (scores of each layer over their l2 norm), `schedule.flops_penalty`
-(less so much for each million FLOPs that go with a unit), both with `schedule.scope=global`, and
-`after_cut.recalibrate` (BatchNorm's statistics after each cut). `python -m pruning_lab.truth`
-measures what each is worth ([ground truth](../experiments/ground_truth)), and
-[own_criterion.md](own_criterion.md) says how to add one.
+of them: `mean`, `mean_abs`, `sum`, `mean_plus_2_std`. `metric=NAME` is given on the command line;
+its settings are explained in `conf/metric/NAME.yaml`, where it departs from its paper in its
+docstring. For all of them: `schedule.normalise=l2` (scores of each layer over their l2 norm),
+`schedule.flops_penalty` (less so much for each million FLOPs that go with a unit), both with
+`schedule.scope=global`, and `after_cut.recalibrate` (BatchNorm's statistics after each cut).
+`python -m pruning_lab.truth` measures what each is worth
+([ground truth](../experiments/ground_truth)), and [own_criterion.md](own_criterion.md) says how to
+add one.
 
 """
 COLUMNS = ("`metric=`", "in words", "score of a unit", "reads", "source")

@@ -123,7 +123,7 @@ REFUSALS = {
         ["schedule.target=0.9", "schedule.min_units=10"],
         r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target, schedule",
     ),
-    "reduction": (["metric.reduction=median"], "reduction='median' .*mean, sum, mean_plus_2_std"),
+    "reduction": (["metric.reduction=median"], "reduction='median' .*sum, mean_abs, mean_plus"),
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),
     "orders": (["metric=shapley", "metric.sv_samples=0"], "sv_samples=0 is not possible"),
     "device": (["device=tpu"], r"device=tpu is not to be had"),

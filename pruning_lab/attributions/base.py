@@ -51,9 +51,9 @@ class AttributionMetric(ABC):
 
     ``criterion(output, target, reduction="none")`` is the model's loss, ``data_generator`` any
     iterable of batches ``(x, target)``. ``reduction`` makes one score a unit out of the per-sample
-    scores (samples, units): ``"mean"``, ``"sum"``, ``"mean_plus_2_std"`` (the best variant of
-    Ancona et al., arXiv 2006.01795; the population's standard deviation), ``"none"``, or a
-    callable. Higher scores mean: keep.
+    scores (samples, units): ``"mean"``, ``"mean_abs"`` (of absolute values), ``"sum"``,
+    ``"mean_plus_2_std"`` (the best variant of Ancona et al., arXiv 2006.01795; the population's
+    standard deviation), ``"none"``, or a callable. Higher scores mean: keep.
     """
 
     evidence: ClassVar[str] = "nothing"

@@ -16,7 +16,7 @@ Reduction = str | Callable[[np.ndarray], np.ndarray]
 Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 tiny = float(np.finfo(float).tiny)
-REDUCTIONS = ("mean", "sum", "mean_plus_2_std")
+REDUCTIONS = ("mean", "sum", "mean_abs", "mean_plus_2_std")
 """Without those that need every sample: ``"none"`` and callables."""
 
 
@@ -129,13 +129,15 @@ class Reducer:
     """Takes the per-sample scores of one layer and gives them back reduced, with their errors.
 
     ``draws`` a sample were made for each score. Memory does not depend on the number of samples,
-    but for ``"none"`` and callables.
+    but for ``"none"``, callables, and ``"mean_abs"`` of scores that are drawn: rounds of draws are
+    pooled before their sign goes.
     """
 
     def __init__(self, reduction: Reduction, draws: int = 1) -> None:
         self.reduction, self.draws = reduction, draws
         self.sums = Sums()
         self.rows: list[torch.Tensor] = []
+        self.variances: list[torch.Tensor] = []  # of the draws of these rows
 
     def add(
         self,
@@ -150,7 +152,11 @@ class Reducer:
         if samples is not None:
             scores = ranks.gathered(scores, samples)
             variances = None if variances is None else ranks.gathered(variances, samples)
-        if self.reduction in REDUCTIONS:
+        if self.reduction == "mean_abs" and variances is not None:
+            self.rows.append(scores.double())
+            self.variances.append(variances.double())
+        elif self.reduction in REDUCTIONS:
+            scores = scores.abs() if self.reduction == "mean_abs" else scores
             self.sums.add(scores, torch.zeros_like(scores) if variances is None else variances)
         else:
             self.rows.append(scores.double().cpu())
@@ -166,6 +172,8 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
     ``known`` says whether the variances of the draws were. Rounds weigh by their draws; the degrees
     of freedom are Satterthwaite's (1946).
     """
+    if rounds[0].variances:
+        rounds = [_absolute(rounds)]
     reduction, count = rounds[0].reduction, rounds[0].sums.count
     shares = [each.draws / sum(each.draws for each in rounds) for each in rounds]
     if callable(reduction) or reduction == "none":
@@ -205,6 +213,22 @@ def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
         numbers(degrees) if known else None,
         np.array(count - 1.0) if count > 1 else None,
     )
+
+
+def _absolute(rounds: Sequence[Reducer]) -> Reducer:
+    """One round of absolute values: those of each sample's score over all draws.
+
+    The variance of an absolute value is at most that of the score.
+    """
+    draws = sum(each.draws for each in rounds)
+    scores, variances = torch.zeros(()), torch.zeros(())
+    for each in rounds:
+        share = each.draws / draws
+        scores = scores + share * torch.cat(each.rows)
+        variances = variances + share**2 * torch.cat(each.variances)
+    whole = Reducer("mean_abs", draws)
+    whole.sums.add(scores.abs(), variances)
+    return whole
 
 
 def finite(scores: Numbers) -> Numbers:

@@ -61,7 +61,9 @@ def test_an_unknown_option_is_refused_with_the_known_ones():
 
 
 def test_an_unknown_reduction_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"reduction='median' is not known.*mean, sum, mean_plus"):
+    with pytest.raises(
+        ValueError, match=r"reduction='median' is not known.*mean, sum, mean_abs, mean_plus"
+    ):
         make(APoZAttributionMetric, network(), reduction="median")
 
 

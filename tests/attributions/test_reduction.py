@@ -12,6 +12,7 @@ from pruning_lab.errors import UserError
 AT_ONCE = {
     "mean": lambda rows: rows.mean(0),
     "sum": lambda rows: rows.sum(0),
+    "mean_abs": lambda rows: np.abs(rows).mean(0),
     "mean_plus_2_std": lambda rows: rows.mean(0) + 2 * rows.std(0),
     "none": lambda rows: rows,
 }
@@ -61,7 +62,7 @@ def two_rounds(reduction):
 
 
 def test_rounds_weigh_by_their_draws():
-    for reduction in ("mean", "sum", "none", lambda scores: scores.max(0)):
+    for reduction in ("mean", "sum", "mean_abs", "none", lambda scores: scores.max(0)):
         rounds, (first, second), _ = two_rounds(reduction)
         expected = AT_ONCE.get(reduction, reduction)((2 * first + 6 * second) / 8)
         np.testing.assert_allclose(estimate(rounds).scores, expected, rtol=1e-12)
@@ -73,6 +74,18 @@ def test_the_sampling_error_of_a_mean_is_that_of_its_draws():
     np.testing.assert_allclose(one.sampling_error, np.sqrt(first.sum(0)) / 5, rtol=1e-12)
     both = (2 / 8) ** 2 * first.sum(0) / 25 + (6 / 8) ** 2 * second.sum(0) / 25
     np.testing.assert_allclose(estimate(rounds).sampling_error, np.sqrt(both), rtol=1e-12)
+
+
+def test_the_errors_of_a_mean_of_absolute_values():
+    rounds, rows, variances = two_rounds("mean_abs")
+    found = estimate(rounds)
+    magnitude = np.abs((2 * rows[0] + 6 * rows[1]) / 8)
+    np.testing.assert_allclose(found.error, magnitude.std(0, ddof=1) / np.sqrt(5), rtol=1e-12)
+    drawn = (2 / 8) ** 2 * variances[0].sum(0) + (6 / 8) ** 2 * variances[1].sum(0)
+    np.testing.assert_allclose(found.sampling_error, np.sqrt(drawn) / 5, rtol=1e-12)
+    exact = Reducer("mean_abs")
+    exact.add(torch.from_numpy(rows[0]))
+    assert exact.rows == []  # nothing is kept where nothing is drawn
 
 
 def test_the_error_of_a_mean_is_the_standard_error_over_the_samples():

@@ -78,7 +78,7 @@ def test_the_criteria_of_the_paper_are_all_there():
     assert six | {"taylor_signed"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "mean_plus_2_std"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "mean_abs", "mean_plus_2_std"])
 def test_one_finite_score_a_unit(name, reduction):
     found = scored(name, network(), reduction=reduction)
     assert {layer: scores.shape for layer, scores in found.items()} == {
@@ -105,6 +105,7 @@ def test_reductions_are_taken_over_the_per_sample_scores(name):
     for reduction, reduce in {
         "mean": lambda s: s.mean(0),
         "sum": lambda s: s.sum(0),
+        "mean_abs": lambda s: np.abs(s).mean(0),
         # what the draws add to the spread is taken off (tests/attributions/test_reduction.py)
         **({} if each["0"].ndim == 1 or draws(name) else {"mean_plus_2_std": spread}),
     }.items():
