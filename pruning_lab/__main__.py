@@ -38,7 +38,7 @@ NO_SWEEP = (
 
 AGAIN = "Run the same command again when that is mended: what was finished is kept."
 
-INTERRUPTED = "\nInterrupted. The same command goes on after what is finished."
+INTERRUPTED = "\nInterrupted. Run the same command again to resume after the last completed step."
 
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pruning_lab.errors import UserError
 
 NAME = re.compile(r"[0-9a-f]{12}(-[0-9]+)?")
-"""How a kept folder is called; with a number where another state of that name was there before."""
+"""The name of a cached folder: a hash, then a number if that hash was already in use."""
 
 MARKS = {"baselines": "determinants.json", "checkpoints": "run.json"}
 """The kinds, and the file that a folder of each has: only such, named by a hash, are deleted."""

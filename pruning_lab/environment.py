@@ -1,8 +1,8 @@
-"""Note the environment variables that the user's code reads while this process works on a job.
+"""Record the environment variables that the user's code reads while a job runs.
 
-A variable is noted when the code that reads it is neither installed nor of this package. Of its
-value only a hash is kept: it may be a password. Variables that code goes through all together
-(``dict(os.environ)``, ``os.environ.items()``) are not noted: they are mostly passed on.
+A read is recorded if the code that makes it belongs neither to an installed package nor to
+pruning_lab. Only a hash of the value is stored, since the value may be a password. Iteration over
+all variables (``dict(os.environ)``, ``os.environ.items()``) is ignored: it mostly copies them.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from typing import Any
 from pruning_lab.sources import INSTALLED, is_installed
 
 VARIABLE = "environment "
-"""How the label of a variable begins; its name follows."""
+"""Prefix of a variable's label; its name follows."""
 
 UNSET = "not set"
-"""Stands in place of a hash for a variable that is not set."""
+"""Recorded instead of a hash if a variable is not set."""
 
 OF_LAUNCHERS = (
     "SLURM", "SRUN_", "SBATCH_", "PBS_", "LSB_", "SGE_", "PMI", "OMPI_", "MPI_", "TORCHELASTIC_",
     "RAY_", "SUBMITIT_", "JOBLIB_", "SSH_", "XDG_", "PYTEST_",
 )  # fmt: skip
-"""How the names of variables begin that are other ones in each job."""
+"""Prefixes of variables that job launchers set differently for each job; ignored."""
 
 OF_THE_JOB = frozenset((
     "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
@@ -37,11 +37,11 @@ OF_THE_JOB = frozenset((
     "TMPDIR", "TMP", "TEMP", "TERM", "COLUMNS", "LINES", "DISPLAY", "PATH", "PYTHONPATH",
     "VIRTUAL_ENV",
 ))  # fmt: skip
-"""Variables of the job, the machine and the terminal: no result depends on them. The kind of
-device, the number of processes and of threads are part of a result's name already."""
+"""Variables of the job, the machine and the terminal; ignored. The device, the number of processes
+and the number of threads are already part of a result's name."""
 
 PASSED = ("os", "collections.abc", "_collections_abc", __name__)
-"""Modules that lie between a reader and the read: ``get`` and ``in`` are Mapping's."""
+"""Standard modules on the call stack between a reader and ``os.environ``."""
 
 _noted: dict[str, str] = {}
 _set_by_driver: set[str] = set()  # outside of a job, after they were noted
@@ -53,10 +53,10 @@ _read = type(os.environ).__getitem__  # which nobody hears
 
 @contextmanager
 def working() -> Iterator[dict[str, str]]:
-    """Note the variables that are read inside; yields their hashes by label.
+    """Record reads inside the block; yield a dictionary from labels to hashes.
 
-    The first read counts, unless the variable is set between two jobs, in a notebook for example.
-    A variable that the job's own code sets before it reads it is not noted.
+    Only the first read of a variable is recorded, unless it is set between two jobs (in a notebook,
+    for example). Variables that the job sets before it reads them are ignored.
     """
     read: dict[str, str] = {}
     _listeners.append(read)
@@ -67,12 +67,12 @@ def working() -> Iterator[dict[str, str]]:
 
 
 def variables() -> dict[str, str]:
-    """Hashes of all variables noted in this process, by label."""
+    """Return the hashes of all variables recorded in this process, by label."""
     return dict(_noted)
 
 
 def digest_of_variable(label: str) -> str:
-    """The hash of a variable's value as this process knows it; UNSET where there is none."""
+    """Return the hash of the value that this process read, or of the current one; UNSET if none."""
     return _noted[label] if label in _noted.keys() - _set_by_driver else _digest(label)
 
 
@@ -87,7 +87,7 @@ def _digest(label: str) -> str:
 
 
 def _hear(name: Any, written: bool) -> None:
-    """A variable is about to be read or set."""
+    """Handle a read or a write of a variable, before it happens."""
     if not (_listeners or written) or not isinstance(name, str | bytes):
         return
     label = VARIABLE + os.fsdecode(name)
@@ -116,7 +116,7 @@ def _left_out(label: str) -> bool:
 
 
 def _frame_of_user() -> FrameType | None:
-    """The frame that called ``os.environ``, where it is of the user's code; None elsewhere."""
+    """Return the frame that uses ``os.environ`` if it runs the user's code, else None."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_globals.get("__name__") in PASSED:
         frame = frame.f_back
@@ -128,7 +128,7 @@ def _frame_of_user() -> FrameType | None:
 
 @cache
 def _is_of_user(module: str, file: str) -> bool:
-    """Whether the code of this module and file is neither installed nor of this package."""
+    """Return True for code that belongs neither to an installed package nor to pruning_lab."""
     if file.startswith(("<frozen", *INSTALLED, f"{Path(__file__).parent}{os.sep}")):
         return False
     # a program or a notebook is known by its file alone
@@ -136,7 +136,7 @@ def _is_of_user(module: str, file: str) -> bool:
 
 
 def _listen() -> None:
-    """Hear of all that is done with ``os.environ``; also ``in``, get, getenv and pop read so."""
+    """Patch the class of ``os.environ``; ``in``, ``get``, ``getenv`` and ``pop`` go through it."""
     kind: Any = type(os.environ)
 
     def heard(plain: Callable[..., Any], written: bool) -> Callable[..., Any]:

@@ -197,7 +197,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise UserError(f"device={name} is not to be had here. Use auto or cpu.") from error
+        raise UserError(
+            f"device={name} is not available on this machine. Use auto or cpu."
+        ) from error
     return device
 
 

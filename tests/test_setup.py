@@ -168,9 +168,11 @@ def test_the_reason_of_a_failing_constructor_is_handed_on():
 def test_devices():
     assert setup.find_device("cpu") == torch.device("cpu")
     assert setup.find_device("auto").type == "cpu"  # with a GPU: tests/test_gpu.py
-    with pytest.raises(UserError, match=r"device=tpu9 is not to be had here. Use auto or cpu"):
+    with pytest.raises(
+        UserError, match=r"device=tpu9 is not available on this machine. Use auto or cpu"
+    ):
         setup.find_device("tpu9")
-    with pytest.raises(UserError, match=r"device=meta is not to be had here"):
+    with pytest.raises(UserError, match=r"device=meta is not available on this machine"):
         setup.find_device("meta")
 
 

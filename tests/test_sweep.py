@@ -146,7 +146,7 @@ def test_an_interrupted_run_ends_cleanly_and_says_how_it_goes_on(sent, tmp_path)
         _, error = job.communicate()
     assert job.returncode == 130
     assert error.splitlines()[-1] == (
-        "Interrupted. The same command goes on after what is finished."
+        "Interrupted. Run the same command again to resume after the last completed step."
     )
     assert "Traceback" not in error
     assert statuses(tmp_path) == ["KILLED"]

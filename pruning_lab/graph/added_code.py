@@ -17,11 +17,11 @@ PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 
 
 RUNS = ("forward", "_conv_forward", "_call_impl")
-"""What runs when a module of torch's own is called."""
+"""Methods that run when a module defined by torch is called."""
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module is what torch.compile wraps around another: it runs that one."""
+    """Return True for the wrapper that ``torch.compile`` puts around a module."""
     return _defined_in(type(module), "torch._dynamo.")
 
 
@@ -129,7 +129,7 @@ def _named(code: Any) -> str:
 
 
 def tensors_at(module: nn.Module) -> Iterator[torch.Tensor]:
-    """What a module holds, also of others that it has in a list, or refers to in another way."""
+    """Yield the tensors of a module and of all modules that its attributes refer to."""
     for thing in _within_reach(vars(module)):
         if isinstance(thing, torch.Tensor):
             yield thing

@@ -1,4 +1,4 @@
-"""Whether a trace computes what the code does: the operations of both are held side by side."""
+"""Compare the operations of a model with those of its trace, and with those of a smaller copy."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from pruning_lab.modes import state_kept
 from pruning_lab.random_streams import streams_kept
 
 Operation = tuple[str, list[Any]]
-"""What torch runs, and with which tensors and numbers."""
+"""Name of a torch operation, and its arguments: tensors by description, numbers as they are."""
 
 BY_LAYOUT = {
     f"aten.{name}"
@@ -24,11 +24,11 @@ BY_LAYOUT = {
         "mm.default", "bmm.default", "addmm.default", "baddbmm.default", "add.Tensor",
     )
 }  # fmt: skip
-"""How torch multiplies, adds a bias and copies before a view: that depends on strides and sizes."""
+"""Operations that torch chooses by strides and sizes: products, biases, copies before a view."""
 
 
 class _Running(fx.Interpreter):
-    """Runs a graph as its code would: what it gives to a function may be written to."""
+    """Interpreter that passes plain lists and dictionaries, which functions may modify."""
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
@@ -44,14 +44,14 @@ def _mutable(value: Any) -> Any:
 
 
 class _OtherwiseError(Exception):
-    """The code does not run what was expected; raised in the line of the code."""
+    """Another operation was expected; raised from the line of the model's code that runs it."""
 
 
 def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
-    """UntraceableError unless ``graph`` runs the operations that the code of ``bones`` runs.
+    """Raise UntraceableError unless ``graph`` and ``bones`` run the same operations.
 
-    What is traced is no tensor: code that asks what it was given may take another way. Both run on
-    shapes alone, in eval mode with gradients and without, else with them.
+    While it is traced, code sees a symbol instead of a tensor and may branch differently. Both run
+    on meta tensors: in train mode with gradients, in eval mode with gradients and without.
     """
     traced = _Running(bones, graph=graph)
     try:
@@ -70,10 +70,10 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
 
 
 def check_after_cut(bones: nn.Module, cut: nn.Module, x: torch.Tensor) -> None:
-    """UntraceableError unless ``cut`` runs the operations of ``bones`` on smaller tensors.
+    """Raise UntraceableError unless ``cut`` runs the same operations as ``bones``.
 
-    ``bones`` lost units in ``cut``. A number that is calculated with is no size: where another one
-    comes out, the code calculates with the number of units.
+    ``cut`` is a copy of ``bones`` with some units removed. Sizes may differ. Numbers used in
+    arithmetic must not: if they do, the code calculates with the number of units.
     """
     with torch.no_grad():
         expected = _noted(bones, bones, x, sizes=False)
@@ -90,7 +90,7 @@ def _noted(
     expected: list[Operation] | None = None,
     sizes: bool = True,
 ) -> list[Operation]:
-    """What runs; _OtherwiseError where that is not ``expected``."""
+    """Run and return the operations; raise _OtherwiseError if they differ from ``expected``."""
     named = dict([*bones.named_parameters(), *bones.named_buffers()])
     with streams_kept(), state_kept(bones), _Noting(x, named) as noting:
         noting.expected, noting.sizes = expected, sizes
@@ -103,11 +103,11 @@ def _noted(
 
 
 class _Noting(TorchDispatchMode):
-    """Notes the operations on what depends on the input ``x``, and their order.
+    """Record, in order, the operations on tensors that depend on the input ``x``.
 
-    Tensors are known by where their numbers lie, so that views are, too: those that depend on ``x``
-    by a number, parameters by their name, what is computed of these alone by how. Anything else is
-    a constant of the code, whose value a trace has; beside what has no numbers it has none, either.
+    Tensors are identified by their storage, so that views count as the tensor they show. A tensor
+    that depends on ``x`` is named by a number, a parameter or buffer by its name, and a tensor
+    computed from parameters alone by a hash of that computation. All others are constants.
     """
 
     def __init__(self, x: torch.Tensor, named: Mapping[str, torch.Tensor]) -> None:
@@ -146,7 +146,7 @@ class _Noting(TorchDispatchMode):
         return result
 
     def _note(self, operation: Operation) -> None:
-        """Without ``sizes`` the operation and the numbers that it calculates with."""
+        """Record an operation; without ``sizes`` only its name and its numbers for arithmetic."""
         if not self.sizes:
             name, arguments = operation
             numbers = [each for each in arguments if isinstance(each, float | bool)]
@@ -167,7 +167,7 @@ class _Noting(TorchDispatchMode):
             raise self.otherwise
 
     def error(self, does: str, wanted: str, same: bool = False) -> _OtherwiseError:
-        """That the code does something else than the ``wanted`` operation, or with other values."""
+        """Return the error for another operation, or the ``same`` one with other values."""
         it, other = ("it", "its trace") if self.sizes else ("with fewer units it", "it")
         where = f"with other arguments than {other if self.sizes else 'with all'}"
         return _OtherwiseError(
@@ -182,10 +182,10 @@ class _Noting(TorchDispatchMode):
         return name, tuple(value.shape), lies, value.dtype
 
     def _name(self, result: Any, func: Any, new: Any) -> None:
-        """A result has a name of its own, a view that of what it shows.
+        """Name the tensors in ``result``: views keep their storage's name, others get a new one.
 
-        What is written to gets a new one: who reads the old values later, where they were not
-        written to, has the old one.
+        A tensor that was modified in place gets a new name as well, so that a later read of the old
+        values does not look the same as a read of the new ones.
         """
         for each in _flat([result]):
             if isinstance(each, torch.Tensor):
@@ -195,9 +195,9 @@ class _Noting(TorchDispatchMode):
 
 
 def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-    """What a trace makes of an operation.
+    """Yield an operation in the form in which torch.fx traces it.
 
-    Of `q, k = x` two parts, and of `x += y`, in place, x = x + y: names tell them apart.
+    `q, k = x` is traced as two selections, and `x += y` as `x = x + y`.
     """
     if func is torch.ops.aten.unbind.int:
         x, dim = (*values, 0)[:2]
@@ -207,7 +207,7 @@ def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _flat(values: Iterable[Any]) -> list[Any]:
-    """Values one by one, of lists their entries."""
+    """Return the values with lists and tuples replaced by their entries."""
     found: list[Any] = []
     for each in values:
         found += each if isinstance(each, list | tuple) else [each]
@@ -216,12 +216,12 @@ def _flat(values: Iterable[Any]) -> list[Any]:
 
 @cache
 def _calculates(func: Any) -> list[bool]:
-    """Of each argument whether it is calculated with, and no size."""
+    """Tell for each argument of an operation whether it is a number for arithmetic, not a size."""
     return [str(each.type) in ("Tensor", "number") for each in func._schema.arguments]
 
 
 def _numbers(func: Any, args: Any) -> list[Any]:
-    """The arguments, in which a whole number that is calculated with is a decimal."""
+    """Return the arguments with integers that are used in arithmetic as floats."""
     return [
         float(value) if type(value) is int and number else value
         for value, number in zip(args, _calculates(func), strict=False)
@@ -230,7 +230,7 @@ def _numbers(func: Any, args: Any) -> list[Any]:
 
 @cache
 def _named(func: Any) -> str:
-    """Of an operation in place the name of the same one that makes a new tensor."""
+    """Return an operation's name; in-place operations have that of their out-of-place form."""
     return str(func).replace("_.", ".")
 
 
@@ -241,7 +241,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """Without numbers, as others of its operation are; a parameter stays the object that it is."""
+    """Move a constant to the meta device; tensors that are there stay the same objects."""
     return tensor if tensor.is_meta else tensor.to("meta")
 
 

@@ -32,7 +32,7 @@ from pruning_lab.pruner.slicing import (
 )
 
 PLAIN = (bool, int, float, str, type(None), tuple)
-"""Attributes of these types are switches and numbers, which code may ask."""
+"""Types of attributes on which a forward may branch."""
 
 
 class Pruner:
@@ -295,10 +295,10 @@ class Pruner:
 
 
 def check_cut(model: nn.Module, structure: Structure, input_size: tuple[int, ...]) -> None:
-    """UntraceableError where ``model`` calculates with the number of its units.
+    """Raise UntraceableError if the code of ``model`` calculates with the number of its units.
 
-    One player of every group goes, of a copy without numbers: its code must run the operations of
-    the whole model, with the same numbers.
+    One player of each group is removed from a copy on the meta device, which must then run the same
+    operations with the same numbers as the whole model.
     """
     plan = {name: [player] for name, group in structure.groups.items() for player in _spared(group)}
     bones = skeleton(model)
@@ -312,6 +312,6 @@ def check_cut(model: nn.Module, structure: Structure, input_size: tuple[int, ...
 
 
 def _spared(group: Group) -> list[int]:
-    """The first player, if any, without which every layer keeps a unit."""
+    """Return the first player whose removal leaves every layer a unit, in a list; [] if none."""
     rows = group.players.values()
     return [each for each in range(len(group)) if all((row != each).any() for row in rows)][:1]
