@@ -126,7 +126,7 @@ REFUSALS = {
     "reduction": (["metric.reduction=median"], "reduction='median' .*sum, mean_abs, mean_plus"),
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),
     "orders": (["metric=shapley", "metric.sv_samples=0"], "sv_samples=0 is not possible"),
-    "device": (["device=tpu"], r"device=tpu is not to be had"),
+    "device": (["device=tpu"], r"device=tpu is not available on this machine"),
     "epochs": (["finetune.epochs=-1"], "finetune: epochs=-1 .*; it is a whole number from 0"),
     "split": (
         ["dataset=digits", "dataset.test=5000"], r"dataset.test=5000 .* samples of 10 classes are",

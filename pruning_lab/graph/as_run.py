@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -28,7 +29,7 @@ BY_LAYOUT = {
 
 
 class _Running(fx.Interpreter):
-    """Interpreter that passes plain lists and dictionaries, which functions may modify."""
+    """Interpreter that passes the lists and dictionaries of a graph as ones that can be modified."""
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
@@ -36,9 +37,9 @@ class _Running(fx.Interpreter):
 
 
 def _mutable(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, immutable_list):
         return list(map(_mutable, value))
-    if isinstance(value, dict):
+    if isinstance(value, immutable_dict):
         return {key: _mutable(each) for key, each in value.items()}
     return value
 
