@@ -71,7 +71,7 @@ class Network:
 
     def plan(self, scores: GroupScores, step: Step, schedule: Schedule) -> Plan:
         """Which units go, so that the step's share of the original is gone."""
-        trial = Trial(self.pruner)
+        trial = Trial(self.model, self.input_size, self.pruner.structure)
         of = schedule.of if isinstance(schedule, ToTarget) else "units"
 
         def gone(plan: Plan) -> float:

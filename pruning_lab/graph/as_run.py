@@ -29,7 +29,7 @@ BY_LAYOUT = {
 
 
 class _Running(fx.Interpreter):
-    """Interpreter that passes the lists and dictionaries of a graph as ones that can be modified."""
+    """Interpreter that passes the lists and dictionaries of a graph as modifiable copies."""
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)

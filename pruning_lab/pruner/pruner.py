@@ -1,6 +1,5 @@
 """A plan carried out in place: tensors are sliced, followers and the optimizer follow."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,14 +7,12 @@ import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Group, Structure, find_structure
+from pruning_lab.graph import Structure, find_structure
 from pruning_lab.graph.added_code import added_code
-from pruning_lab.graph.as_run import check_after_cut
-from pruning_lab.graph.follow import skeleton
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
 from pruning_lab.graph.refusals import check_initialised
-from pruning_lab.pruner.optimizer import check_optimizer, slice_state
-from pruning_lab.pruner.removal import check_units, classes_of, classes_of_plan, removal
+from pruning_lab.pruner.cut import carry_out, remove
+from pruning_lab.pruner.removal import check_units, classes_of, classes_of_plan
 from pruning_lab.pruner.slicing import (
     Change,
     Follower,
@@ -26,10 +23,9 @@ from pruning_lab.pruner.slicing import (
     chosen,
     kept,
     rescaled_dropout,
-    selection,
     slices_of,
-    together,
 )
+from pruning_lab.pruner.trial import check_cut
 
 PLAIN = (bool, int, float, str, type(None), tuple)
 """Types of attributes on which a forward may branch."""
@@ -110,8 +106,7 @@ class Pruner:
         self._remove(structure, classes_of_plan(structure, plan))
 
     def _remove(self, structure: Structure, classes: torch.Tensor) -> None:
-        slices, changes = removal(self.model, structure, classes)
-        self._carry_out(slices, changes)
+        remove(self.model, structure, classes, self.optimizer, self.rescale_dropout)
         stays = ~structure.marked(classes)
         for layer, row in structure.units.items():
             self._remember(layer, stays[row].nonzero().flatten(), len(row))
@@ -263,55 +258,4 @@ class Pruner:
         """What the user named: no structure says that it is all there is to slice."""
         slices = [part for part in slices if len(part.keep) != part.width]
         check_slices(self.model, slices)
-        self._carry_out(slices, changes)
-
-    def _carry_out(self, slices: list[Slice], changes: list[Change]) -> None:
-        if slices:
-            check_optimizer(self.optimizer)
-        with torch.no_grad():
-            for (module, name), keep in together(slices).items():
-                self._slice(getattr(module, name), keep)
-        for change in changes:
-            if self.rescale_dropout or not isinstance(change.module, Dropout):
-                setattr(change.module, change.name, change.value)
-
-    def _slice(self, tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> None:
-        shape = tensor.shape
-        keep = {axis: entries.to(tensor.device) for axis, entries in keep.items()}
-        selected = selection(shape, keep)
-        smaller = selected(tensor.detach())
-        if not isinstance(tensor, nn.Parameter):
-            tensor.data = smaller
-            return
-        gradient, tensor.grad = tensor.grad, None
-        # An old loss may keep alive the node that receives this parameter's gradients, and that
-        # node remembers the old shape. torch makes a new one only when the type changes.
-        other = torch.float16 if tensor.dtype == torch.float32 else torch.float32
-        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-        tensor.data = smaller
-        if gradient is not None:
-            tensor.grad = selected(gradient)
-        slice_state(self.optimizer, tensor, shape, selected)
-
-
-def check_cut(model: nn.Module, structure: Structure, input_size: tuple[int, ...]) -> None:
-    """Raise UntraceableError if the code of ``model`` calculates with the number of its units.
-
-    One player of each group is removed from a copy on the meta device, which must then run the same
-    operations with the same numbers as the whole model.
-    """
-    plan = {name: [player] for name, group in structure.groups.items() for player in _spared(group)}
-    bones = skeleton(model)
-    cut = copy.deepcopy(bones)
-    pruner = Pruner(cut, input_size, "meta", structure=structure, rescale_dropout=False)
-    pruner.prune_groups(plan)
-    dtype = next((each.dtype for each in model.parameters()), torch.float32)
-    x = torch.empty(2, *input_size, dtype=dtype, device="meta")
-    for training in (False, True):
-        check_after_cut(bones.train(training), cut.train(training), x)
-
-
-def _spared(group: Group) -> list[int]:
-    """Return the first player whose removal leaves every layer a unit, in a list; [] if none."""
-    rows = group.players.values()
-    return [each for each in range(len(group)) if all((row != each).any() for row in rows)][:1]
+        carry_out(slices, changes, self.optimizer, self.rescale_dropout)
