@@ -1,6 +1,5 @@
 """What a user sees: what cannot be done, before any work; and where to look at the end."""
 
-import os
 import re
 import subprocess
 import sys
@@ -15,22 +14,18 @@ from torch import nn
 
 from pruning_lab.__main__ import _disk_error
 from pruning_lab.errors import UserError
+from tests.commands import python
 from tests.experiment import TINY, experiment
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 
 
-def command(folder, *overrides):
-    return subprocess.run(
-        [sys.executable, "-m", "pruning_lab", *overrides],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )  # fmt: skip
-
-
 def test_a_run_says_where_to_look(tmp_path):
-    done = command(tmp_path, *TINY, "schedule.steps=2", "metric=shapley")
+    done = subprocess.run(
+        [sys.executable, "-m", "pruning_lab", *TINY, "schedule.steps=2", "metric=shapley"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = {name: re.search(rf"{name} +(\S.*)", done.stdout)[1] for name in
             ("Table", "Figure", "Pruned model", "MLflow")}  # fmt: skip
@@ -55,7 +50,7 @@ def test_a_run_says_where_to_look(tmp_path):
     ],
 )
 def test_a_refusal_is_one_message_without_traceback(overrides, message, tmp_path):
-    done = command(tmp_path, *TINY, *overrides)
+    done = python(tmp_path, "-m", "pruning_lab", *TINY, *overrides)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
     assert "Traceback" not in done.stdout + done.stderr

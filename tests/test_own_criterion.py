@@ -1,10 +1,7 @@
 """docs/own_criterion.md, followed to the letter."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from torch import nn
 
 from pruning_lab import tracking
 from pruning_lab.setup import find_target
+from tests.commands import python
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/own_criterion.md").read_text()
@@ -39,10 +37,7 @@ def place(tmp_path_factory):
 def run(command, place):
     words = shlex.split(command)
     assert words[0] == "python"
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=place, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = python(place, *words[1:])
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 

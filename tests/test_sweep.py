@@ -16,14 +16,11 @@ from hydra.types import RunMode
 from omegaconf import flag_override
 
 from pruning_lab import sweep, tracking
+from tests.commands import python
 from tests.experiment import TINY
 
 SWEEP = ["-m", *TINY, "attributions=none", "schedule=one_shot", "finetune.epochs=9",
          "metric=random,taylor", "finetune.lr=0.01,1e9"]  # fmt: skip
-
-
-def command(*overrides):
-    return [sys.executable, "-m", "pruning_lab", *overrides]
 
 
 def statuses(folder):
@@ -33,10 +30,7 @@ def statuses(folder):
 
 
 def test_failures_do_not_stop_a_sweep_and_only_they_are_run_again(tmp_path):
-    first, again = (
-        subprocess.run(command(*SWEEP), cwd=tmp_path, capture_output=True, text=True, check=False)
-        for _ in range(2)
-    )
+    first, again = (python(tmp_path, "-m", "pruning_lab", *SWEEP) for _ in range(2))
     assert [first.returncode, again.returncode] == [1, 1]
     assert "4 jobs: 0 finished, 0 to go on, 4 new" in first.stdout
     assert "4 jobs: 2 finished, 2 to go on, 0 new" in again.stdout
@@ -134,9 +128,10 @@ def test_jobs_that_would_share_a_folder_end_the_sweep(subdir, begun, tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_cleanly_and_says_how_it_goes_on(sent, tmp_path):
-    endless = command(*TINY, "attributions=none", "baseline.training.epochs=100000")
+    endless = [*TINY, "attributions=none", "baseline.training.epochs=100000"]
     with subprocess.Popen(
-        endless, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "pruning_lab", *endless],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored under nohup
     ) as job:  # fmt: skip
         for line in job.stdout:

@@ -1,6 +1,5 @@
 """What is written to MLflow is what is read back; what cannot be written to is said at once."""
 
-import multiprocessing
 import re
 import shutil
 import sqlite3
@@ -22,6 +21,7 @@ from pruning_lab import tracking
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
 from pruning_lab.tracking import keys, store, write
+from tests.commands import FORKED
 from tests.experiment import empty_store
 
 TAGS = {"metric": "taylor", "model": "mlp", "dataset": "digits", "schedule": "linear",
@@ -137,8 +137,7 @@ def connect_and_log(uri, number):
 
 
 def test_jobs_that_start_together_share_a_new_store(uri):
-    context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=connect_and_log, args=(uri, number)) for number in range(3)]
+    jobs = [FORKED.Process(target=connect_and_log, args=(uri, number)) for number in range(3)]
     for job in jobs:
         job.start()
     for job in jobs:

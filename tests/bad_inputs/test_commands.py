@@ -1,11 +1,11 @@
 """Comparisons that cannot be made, arguments that cannot be read, and how a process ends."""
 
-import subprocess
 import sys
 
 import pytest
 
 from pruning_lab.compare.__main__ import main as compare
+from tests.commands import python
 
 COMPARE = {
     "no store": (["--uri", "sqlite:///{folder}/no.db"], "no.db is not there"),
@@ -58,10 +58,7 @@ def test_arguments_that_cannot_be_read(arguments, message, monkeypatch, capsys):
     ],
 )
 def test_a_process_ends_with_one_message_and_status_1(module, arguments, message, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python(tmp_path, "-m", module, *arguments)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -70,10 +67,7 @@ def test_a_process_ends_with_one_message_and_status_1(module, arguments, message
 
 
 def test_an_output_folder_that_cannot_be_made(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "pruning_lab", "hydra.run.dir=/proc/nothing"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python(tmp_path, "-m", "pruning_lab", "hydra.run.dir=/proc/nothing")
     assert done.returncode == 1
     assert done.stderr.endswith(
         "'/proc/nothing'. Run the same command again when that is mended: what was finished is "
