@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
@@ -18,15 +18,17 @@ from pruning_lab.errors import UserError, check_choice, check_count, check_numbe
 from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.modes import evaluating
 
-LR_SCHEDULES = ("constant", "one_cycle")
+LR_SCHEDULES = ("constant", "cosine", "one_cycle")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a model is fitted: stochastic gradient descent on the cross-entropy.
 
-    ``share`` is the share of the training data that is used (the low-data regime); ``epochs`` 0
-    means no training at all.
+    It lasts for ``epochs`` passes over the training data or, where they are given, for ``steps``
+    batches; 0 means no training. ``share`` is the share of the training data that is used (the
+    low-data regime). With ``lr_schedule="cosine"`` the learning rate falls from ``lr`` to 0, with
+    ``"one_cycle"`` it rises from lr / 25 to ``lr`` in the first 30 % and falls to 0 then.
     """
 
     epochs: int
@@ -37,9 +39,12 @@ class Training:
     batch_size: int = 64
     lr_schedule: str = "constant"
     share: float = 1.0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, 0)
+        if self.steps is not None:
+            check_count("steps", self.steps, 0)
         check_number("lr", self.lr, lambda lr: lr > 0, "above 0")
         check_number("momentum", self.momentum, lambda m: 0 <= m < 1, "from 0 to below 1")
         check_number("weight_decay", self.weight_decay, lambda decay: decay >= 0, "from 0 on")
@@ -49,6 +54,27 @@ class Training:
         check_switch("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov=True is not possible with momentum=0; set a momentum.")
+
+    def __bool__(self) -> bool:
+        """Whether anything is trained."""
+        return bool(self.epochs if self.steps is None else self.steps)
+
+    @property
+    def length(self) -> str:
+        """``2 epochs``, for people."""
+        count, unit = (self.epochs, "epoch") if self.steps is None else (self.steps, "step")
+        return f"{count} {unit}{'' if count == 1 else 's'}"
+
+    def batches(self, samples: int) -> int:
+        """Steps of the optimizer with so many training samples.
+
+        A lone sample in the last batch of an epoch is left out: BatchNorm cannot normalise it.
+        """
+        return self.epochs * self.per_epoch(samples) if self.steps is None else self.steps
+
+    def per_epoch(self, samples: int) -> int:
+        """Batches in an epoch of so many samples."""
+        return samples // self.batch_size + (samples % self.batch_size > 1)
 
     def optimizer(self, model: nn.Module) -> torch.optim.SGD:
         """SGD over the model's parameters."""
@@ -63,10 +89,40 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Share of correct answers, and mean cross-entropy."""
+    """What a classifier makes of each sample of a data set, in its order.
 
-    accuracy: float
-    loss: float
+    ``correct`` (N,) is boolean, ``losses`` (N,) the cross-entropy, ``confidence`` (N,) the largest
+    probability, ``targets`` (N,) the classes.
+    """
+
+    correct: np.ndarray
+    losses: np.ndarray
+    confidence: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers."""
+        return float(self.correct.mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return float(self.losses.mean(dtype=float))
+
+    @property
+    def worst_class(self) -> float:
+        """Share of correct answers in the class where it is lowest."""
+        counts = np.bincount(self.targets)
+        right = np.bincount(self.targets, self.correct, len(counts))
+        return float((right[counts > 0] / counts[counts > 0]).min())
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error over 15 equal bins of confidence (Guo et al., ICML 2017)."""
+        bins = np.minimum((15 * self.confidence).astype(int), 14)
+        gaps = np.bincount(bins, self.confidence - self.correct, 15)
+        return float(np.abs(gaps).sum() / len(bins))
 
 
 class Epochs:
@@ -105,28 +161,31 @@ def fit(
     label: str,
     kept: Epochs | None = None,
 ) -> None:
-    """Train in place for ``training.epochs``; ``generator`` draws the order of the samples.
+    """Train in place as ``training`` says; ``generator`` draws the order of the samples.
 
     With ``kept`` it goes on behind the epochs that are done already, bit for bit. Several ranks
     share every batch. Raises UserError as soon as the loss is not finite.
     """
     batches = loader(dataset, training.batch_size, generator)
-    lone = len(dataset) % training.batch_size == 1  # type: ignore[arg-type]
-    per_epoch = len(batches) - lone  # BatchNorm cannot normalise a lone sample
-    steps = training.epochs * per_epoch
+    samples = len(dataset)  # type: ignore[arg-type]
+    steps, per_epoch = training.batches(samples), training.per_epoch(samples)
     model.train()
     kept = kept or Epochs()
     done = kept.restore(model, optimizer, generator)
-    lr_schedule = _lr_schedule(optimizer, training, steps, done * per_epoch)
+    at = done * per_epoch
+    lr_schedule = _lr_schedule(optimizer, training, steps, at)
     with tqdm(
-        total=steps, initial=done * per_epoch, desc=label, unit="batch", disable=ranks.silent(),
+        total=steps, initial=at, desc=label, unit="batch", disable=ranks.silent(),
         leave=False,
     ) as bar:  # fmt: skip
-        for epoch in range(done, training.epochs):
+        for epoch in range(done, -(-steps // max(1, per_epoch))):
             ranks.draw_apart(generator)
             for x, target in batches:
+                if at == steps:
+                    break
                 if len(x) == 1:
                     continue
+                at += 1
                 bar.update()
                 optimizer.zero_grad()
                 loss = loss_share(model, x, target)
@@ -138,7 +197,7 @@ def fit(
                     lr_schedule.step()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             ranks.lead(model.buffers())  # most are alike; a user's own may not be
-            if epoch + 1 < training.epochs:
+            if at < steps:
                 kept.keep(epoch + 1, model, optimizer, generator)
     optimizer.zero_grad()  # a cut would slice the gradients, and nobody needs them
     model.eval()
@@ -161,16 +220,16 @@ def _checked(loss: torch.Tensor, label: str, epoch: int, lr: float) -> float:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evaluation:
-    """Accuracy and loss on a data set, in eval mode; every module's own mode comes back."""
+    """Measure a model on a data set in eval mode; every module's own mode comes back."""
     device = next(model.parameters()).device
-    correct, loss, seen = 0, 0.0, 0
+    found: list[tuple[torch.Tensor, ...]] = []
     with evaluating(model):
         for x, target in loader(dataset, batch_size):
             output, target = model(x.to(device)), target.to(device)
-            loss += F.cross_entropy(output, target, reduction="sum").item()
-            correct += int((output.argmax(1) == target).sum())
-            seen += len(x)
-    return Evaluation(correct / seen, loss / seen)
+            losses = F.cross_entropy(output, target, reduction="none")
+            confidence = output.softmax(1).amax(1)
+            found.append((output.argmax(1) == target, losses, confidence, target))
+    return Evaluation(*(torch.cat(each).cpu().numpy() for each in zip(*found, strict=True)))
 
 
 @torch.no_grad()
@@ -212,11 +271,17 @@ def recalibrate(
 def _lr_schedule(
     optimizer: torch.optim.Optimizer, training: Training, steps: int, done: int
 ) -> LRScheduler | None:
-    """The schedule of so many steps, behind those that are done."""
+    """The schedule of so many steps, after those that are done; it begins anew at each training."""
+    for group in optimizer.param_groups:
+        group["lr"] = training.lr
     if training.lr_schedule == "constant" or steps == 0:
         return None
-    schedule = OneCycleLR(optimizer, training.lr, total_steps=steps, cycle_momentum=False)
+    schedule: LRScheduler
+    if training.lr_schedule == "cosine":
+        schedule = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    else:
+        schedule = OneCycleLR(optimizer, training.lr, total_steps=steps, cycle_momentum=False)
     if done:
-        schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
+        LRScheduler.load_state_dict(schedule, {"last_epoch": done - 1, "_step_count": done + 1})
         schedule.step()
     return schedule

@@ -214,7 +214,7 @@ def data():
     return torch.utils.data.TensorDataset(x, x[:, :3].argmax(1))
 
 
-@pytest.mark.parametrize("lr_schedule", ["constant", "one_cycle"])
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "one_cycle"])
 def test_a_training_goes_on_bit_for_bit_behind_every_epoch(lr_schedule, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "MOST", float("inf"))
     training = Training(epochs=4, lr=0.1, batch_size=16, lr_schedule=lr_schedule, weight_decay=1e-3)

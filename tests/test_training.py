@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from pruning_lab.errors import UserError
-from pruning_lab.training import Training, evaluate, fit, part, recalibrate
+from pruning_lab.training import Evaluation, Training, evaluate, fit, part, recalibrate
 
 
 def problem(samples=8, features=3, classes=4):
@@ -91,11 +92,25 @@ def test_every_sample_is_seen_once_an_epoch_in_train_mode():
     assert not model.training
 
 
-def test_no_epochs_change_nothing():
-    for lr_schedule in ("constant", "one_cycle"):
-        model = fitted(Training(epochs=0, lr_schedule=lr_schedule), problem())
+@pytest.mark.parametrize("length", [{"epochs": 0}, {"epochs": 2, "steps": 0}])
+def test_no_epochs_change_nothing(length):
+    for lr_schedule in ("constant", "cosine", "one_cycle"):
+        training = Training(**length, lr_schedule=lr_schedule)
+        model = fitted(training, problem())
+        assert not training
         assert torch.equal(model.weight, linear().weight)
         assert torch.equal(model.bias, linear().bias)
+
+
+def test_steps_stop_within_an_epoch():
+    data, model = problem(8), Witness()
+    training = Training(epochs=1, steps=4, batch_size=3)
+    fitted(training, data, model=model)
+    assert [len(x) for x in model.seen] == [3, 3, 2, 3]
+    assert (training.length, Training(epochs=1).length) == ("4 steps", "1 epoch")
+    whole = Witness()
+    fitted(Training(epochs=2, batch_size=3), data, model=whole)
+    assert all(map(torch.equal, model.seen, whole.seen))
 
 
 def test_the_generator_alone_draws_the_order():
@@ -124,6 +139,17 @@ def test_one_cycle_climbs_to_the_peak_and_ends_near_nothing():
         end + (0.3 - end) * (1 + math.cos(math.pi * n / (39 - up))) / 2 for n in range(40 - up)
     ]
     assert rates == pytest.approx(by_hand)
+
+
+def test_a_cosine_falls_to_nothing_at_each_training():
+    model, rates = linear(), []
+    training = Training(epochs=1, steps=6, lr=0.3, batch_size=2, lr_schedule="cosine")
+    optimizer = training.optimizer(model)
+    optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+    for _ in range(2):  # the rate that the first one ends with is not where the second begins
+        fit(model, optimizer, problem(), training, torch.Generator().manual_seed(0), "test")
+    by_hand = [0.3 * (1 + math.cos(math.pi * n / 6)) / 2 for n in range(6)]
+    assert rates == pytest.approx(by_hand * 2)
 
 
 def test_a_constant_rate_stays():
@@ -183,7 +209,24 @@ def test_evaluation_counts():
     right, wrong = torch.tensor([1 + torch.e**-2, 1 + torch.e**2]).log().tolist()
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.loss == pytest.approx((2 * right + wrong) / 3)
+    assert found.correct.tolist() == [True, False, True]
+    assert found.losses == pytest.approx([right, wrong, right])
+    assert found.targets.tolist() == [0, 1, 1]
+    assert found.worst_class == 0.5
+    assert found.confidence == pytest.approx([math.exp(-right)] * 3)  # all in one bin: 2 / 3 right
+    assert found.calibration_error == pytest.approx(math.exp(-right) - 2 / 3)
     assert wrapped.training
+
+
+def test_the_calibration_error_weighs_bins_by_their_samples():
+    """Bins of 1/15: three of confidence .9 with two right, one of 1.0 that is wrong."""
+    found = Evaluation(
+        np.array([True, True, False, False]), np.zeros(4), np.array([0.9, 0.9, 0.9, 1.0]),
+        np.array([0, 0, 2, 2]),
+    )  # fmt: skip
+    assert found.calibration_error == pytest.approx((abs(2.7 - 2) + 1.0) / 4)
+    assert found.worst_class == 0
+    assert found.accuracy == 0.5
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -239,7 +282,8 @@ def test_a_share_is_rounded_to_whole_samples(share, count):
         ({"momentum": 1}, "momentum=1 .* below 1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1 .* from 0 on"),
         ({"batch_size": 1}, "batch_size=1 .* from 2 on"),
-        ({"lr_schedule": "cosine"}, "lr_schedule=cosine .* one of constant, one_cycle"),
+        ({"lr_schedule": "step"}, "lr_schedule=step .* one of constant, cosine, one_cycle"),
+        ({"steps": -1}, "steps=-1 is not possible; it is a whole number from 0"),
         ({"nesterov": True, "momentum": 0}, "nesterov=True is not possible with momentum=0"),
         ({"share": 0}, "share=0 .* above 0, at most 1"),
         ({"share": 1.5}, "share=1.5"),
