@@ -17,7 +17,7 @@ from pruning_lab.network import Network
 from pruning_lab.plain_text import amount, duration, kind_of, table
 from pruning_lab.schedules import Schedule, Step, ToTarget
 from pruning_lab.speed import speed_of
-from pruning_lab.training import Training
+from pruning_lab.training import Training, with_statistics
 
 NOTES = """\
 A pass is one sample through the whole network as it stands; parts count by their share of the
@@ -218,7 +218,7 @@ class DryRun:
 
     def _tuning(self, stage: Stage) -> Estimate:
         samples = max(2, round(self.finetune.share * len(self.splits.train)))  # type: ignore[arg-type]
-        return self._trained(self.finetune.epochs * samples, stage.size)
+        return self._trained(self.finetune.samples(samples), stage.size)
 
     def _trained(self, samples: int, size: Mapping[str, float]) -> Estimate:
         left = size["flops"] / self.network.original["flops"]
@@ -239,19 +239,33 @@ class DryRun:
         again = sum((stage.scoring or Estimate() for stage in self.stages[1:]), Estimate())
         tuning = sum((self._tuning(stage) for stage in self.stages), Estimate())
         given = self.config.baseline.checkpoint is not None or self.config.model.get("weights")
-        baseline = self.training.epochs * len(self.splits.train)  # type: ignore[arg-type]
+        baseline = self.training.samples(len(self.splits.train))  # type: ignore[arg-type]
+        anew = self._recalibrated()
+        before = 2 if anew.forward else 1
         parts = {
             "training the baseline": self._trained(0 if given else baseline, original),
             "criteria on the baseline": self._attributions(),
             f"scoring, steps 2 to {len(self.stages)}": again,
+            "recalibration": anew,
             "fine-tuning": tuning,
-            "accuracy on val and test": self._evaluated(2 if self.finetune.epochs else 1),
+            "accuracy on val and test": self._evaluated(before + bool(self.finetune)),
         }
-        if self.config.controls.untuned and self.finetune.epochs:
-            parts["the untuned track"] = again + self._evaluated(1)
+        if self.config.controls.untuned and self.finetune:
+            parts["the untuned track"] = again + anew + self._evaluated(before)
+        if self.config.controls.stale and anew.forward:
+            parts["the stale track"] = again + self._evaluated(1)
         if self.config.controls.scratch:
             parts["what is left, from scratch"] = self._trained(baseline, last)
         return parts
+
+    def _recalibrated(self) -> Estimate:
+        """The samples from which BatchNorm's statistics are made anew after each cut."""
+        if not with_statistics(self.network.model):
+            return Estimate()
+        share = self.finetune.share * len(self.splits.train)  # type: ignore[arg-type]
+        samples = min(self.config.after_cut.recalibrate, max(2, round(share)))
+        left = sum(s.size["flops"] for s in self.stages) / self.network.original["flops"]
+        return Estimate(samples * len(self.stages), 0, samples * left * self.speed.forward)
 
     def _evaluated(self, times: int) -> Estimate:
         """Val and test on the baseline and so many times after each cut."""

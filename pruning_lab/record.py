@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from pruning_lab import __version__, tracking
+from pruning_lab import __version__, pictures, tracking
 from pruning_lab.atomic import to_json
 from pruning_lab.attributions.scores import Estimates, LayerEstimates, scores_of
 from pruning_lab.baseline import Baseline
@@ -30,11 +30,14 @@ from pruning_lab.identity import Job, identity
 from pruning_lab.ledger import Cost
 from pruning_lab.setup import plain
 from pruning_lab.track import MAIN, Row
+from pruning_lab.training import Evaluation
 
 log = logging.getLogger(__name__)
 
-TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_before",
-         "test_accuracy_after", "latency_ms", "scoring_seconds"]  # fmt: skip
+TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_cut",
+         "test_accuracy_before", "test_accuracy_after", "scoring_seconds"]  # fmt: skip
+
+NOTHING: Mapping[str, Evaluation] = {}
 
 NOT_IN_NAME = (
     "model", "metric", "seed", "plan", "force", "keep", "threads", "device", "tracking.uri",
@@ -76,8 +79,13 @@ class Rows:
     def scores(self, track: str, step: int, estimates: LayerEstimates) -> None:
         """The scores that lead to a step."""
 
-    def row(self, track: str, step: int, measured: Row) -> None:
-        """Everything measured at one step of a track; step 0 is the unpruned network."""
+    def row(
+        self, track: str, step: int, measured: Row, test: Mapping[str, Evaluation] = NOTHING
+    ) -> None:
+        """Everything measured at one step of a track; step 0 is the unpruned network.
+
+        ``test`` has the test split's samples, by stage.
+        """
         self.rows.append({"track": track, "step": step} | measured)
 
     def of(self, track: str) -> list[dict[str, Any]]:
@@ -104,6 +112,7 @@ class Record(Rows):
         super().__init__()
         self.run, self.names, self.output = run, names, output
         self._costs: dict[str, float] = {}
+        self._pictures: dict[tuple[str, int, str], Evaluation] = {}
 
     def baseline_scores(self, estimates: Estimates, costs: dict[str, Cost]) -> None:
         self.run.scores(estimates)
@@ -129,8 +138,11 @@ class Record(Rows):
             figure = sorted_scores(self.names.metric, estimates, title)
             self.run.figure(figure, f"sorted_step_{step:03d}")
 
-    def row(self, track: str, step: int, measured: Row) -> None:
+    def row(
+        self, track: str, step: int, measured: Row, test: Mapping[str, Evaluation] = NOTHING
+    ) -> None:
         super().row(track, step, measured)
+        self._pictures |= {(track, step, stage): found for stage, found in test.items()}
         permille = round(1000 * measured["removed_flops"])
         shown = {k: v for k, v in measured.items() if k != "time" and v is not None}
         if track == MAIN:
@@ -139,6 +151,8 @@ class Record(Rows):
             shown = {k: v for k, v in shown.items() if "accuracy" in k or "loss" in k}
         self.run.metrics(permille, shown, track, measured["time"])
         self.run.table(pd.DataFrame(self.rows))
+        if self._pictures:
+            self.run.file(pictures.to_bytes(self._pictures), pictures.FILE)
 
     def model(self, step: int, folder: Path) -> None:
         self.run.folder(folder, f"pruned_models/step_{step:03d}")

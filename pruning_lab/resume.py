@@ -31,7 +31,7 @@ from pruning_lab.network import Network
 from pruning_lab.observed import Seen
 from pruning_lab.random_streams import set_states, states
 from pruning_lab.track import Done, Scored, Steps
-from pruning_lab.training import Epochs
+from pruning_lab.training import Epochs, Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +133,7 @@ class KeptSteps(Steps):
             return []
         with undamaged(self._path, self._folder):
             tensors, about = found
-            done = [
-                Done({k: np.array(v, dtype=np.int64) for k, v in each["plan"].items()}, each["row"])
-                for each in about["done"]
-            ]
+            done = [_done(number, each, tensors) for number, each in enumerate(about["done"])]
             for each in done[1:]:
                 network.pruner.prune_groups(each.plan)
             _restore(tensors, network.model, optimizer)
@@ -147,7 +144,8 @@ class KeptSteps(Steps):
         if not ranks.leads():
             return
         about = {"done": [{"plan": each.plan, "row": each.row} for each in done]}
-        _write(self._path, _state(network.model, optimizer), about)
+        tensors = _state(network.model, optimizer) | _pictures(done)
+        _write(self._path, tensors, about)
         self._of(len(done) - 1, EPOCHS).unlink(missing_ok=True)
 
     def scores(self, number: int, score: Callable[[], Scored]) -> Scored:
@@ -245,6 +243,28 @@ def undamaged(path: Path, folder: Path) -> Iterator[None]:
             f"{path} is damaged ({error}). Delete {folder} and run again: it holds nothing but "
             "what this program makes anew."
         ) from error
+
+
+def _pictures(done: Sequence[Done]) -> Tensors:
+    """What every step made of every test picture."""
+    return {
+        f"test|{number}|{stage}|{name}": torch.from_numpy(value)
+        for number, each in enumerate(done)
+        for stage, found in each.test.items()
+        for name, value in vars(found).items()
+    }
+
+
+def _done(number: int, about: Mapping[str, Any], tensors: Tensors) -> Done:
+    """A finished step as it was kept."""
+    test: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in tensors.items():
+        kind, at, *rest = key.split("|")
+        if kind == "test" and int(at) == number:
+            stage, name = rest
+            test.setdefault(stage, {})[name] = value.numpy()
+    plan = {name: np.array(units, dtype=np.int64) for name, units in about["plan"].items()}
+    return Done(plan, about["row"], {stage: Evaluation(**each) for stage, each in test.items()})
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> Tensors:

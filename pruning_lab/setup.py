@@ -220,7 +220,8 @@ def check_numbers(config: DictConfig) -> None:
     check_count("scoring.batch_size", config.scoring.batch_size)
     check_count("after_cut.recalibrate", config.after_cut.recalibrate, 0)
     switches = {f"controls.{name}": value for name, value in config.controls.items()}
-    switches["after_cut.rescale_dropout"] = config.after_cut.rescale_dropout
+    for name in ("rescale_dropout", "undo_harm"):
+        switches[f"after_cut.{name}"] = config.after_cut[name]
     switches |= {"plan": config.plan, "force": config.force}
     for name, value in switches.items():
         check_switch(name, value)

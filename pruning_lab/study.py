@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +19,7 @@ from pruning_lab.network import Network
 from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
 from pruning_lab.setup import check_outputs
-from pruning_lab.track import MAIN, UNTUNED, Row, Scored, Task, Track
+from pruning_lab.track import MAIN, Row, Scored, Task, Track, controls
 from pruning_lab.training import Training
 
 LOSS = F.cross_entropy
@@ -37,6 +36,9 @@ def compare_criteria(
     finetune: Training,
     *,
     untuned: bool = True,
+    stale: bool = False,
+    recalibrate: int = 1000,
+    undo_harm: bool = True,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
@@ -46,7 +48,10 @@ def compare_criteria(
     of ``pruning_lab.compare`` take it as it is. ``baselines`` are trained networks of one
     architecture, which stay as they are; several of them are the blocks of the comparison. The i-th
     one's training data come in the order of seed i; criteria draw with the seeds that they were
-    given. With ``untuned`` each is pruned without fine-tuning, too.
+    given. After every cut BatchNorm's statistics are made anew from ``recalibrate`` training
+    samples, and with ``undo_harm`` fine-tuning that does not improve the validation accuracy is
+    undone. With ``untuned`` each is pruned without fine-tuning, too, and with ``stale`` without
+    both.
 
     Raises:
         UserError: for no baseline or criterion, for splits with samples that are none of theirs or
@@ -62,7 +67,7 @@ def compare_criteria(
         check_outputs(model, splits)
     about = {
         "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
-        "finetune": "sgd" if finetune.epochs else "none", "setting": "", "metric_settings": "{}",
+        "finetune": "sgd" if finetune else "none", "setting": "", "metric_settings": "{}",
     }  # fmt: skip
     batches, device = loader(splits.score, batch_size), torch.device(device)
     rows: list[dict[str, Any]] = []
@@ -71,13 +76,14 @@ def compare_criteria(
         for (seed, model), (name, criterion) in runs:
             head = {"run_id": f"{name}-{seed}", "metric": name, "seed": seed}
             head |= {"baseline": str(seed), "block": str(seed)}
-            task = Task(splits, schedule, finetune, seed)
+            task = Task(splits, schedule, finetune, seed, recalibrate, undo_harm)
             main = Network(copy.deepcopy(model).to(device), splits.input_size, device)
-            tracks = [Track(MAIN, main, criterion(main.model, batches, LOSS, device), task)]
-            if untuned and finetune.epochs:
-                other, never = main.copy(), replace(finetune, epochs=0)
-                metric = criterion(other.model, batches, LOSS, device)
-                tracks.append(Track(UNTUNED, other, metric, replace(task, finetune=never)))
+            tasks = {MAIN: task} | controls(task, main, untuned, stale)
+            networks = {name: main if name == MAIN else main.copy() for name in tasks}
+            tracks = [
+                Track(name, own, criterion(own.model, batches, LOSS, device), tasks[name])
+                for name, own in networks.items()
+            ]
             rows += [{**head, **about, **row} for row in _followed(tracks)]
     return pd.DataFrame(rows)
 

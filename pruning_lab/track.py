@@ -1,7 +1,7 @@
 """One network pruned step by step by one criterion: score, cut, fine-tune, measure."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,17 +22,33 @@ from pruning_lab.network import Network
 from pruning_lab.plan import Plan
 from pruning_lab.random_streams import seed_all
 from pruning_lab.schedules import Schedule, Step
-from pruning_lab.training import Epochs, Training, evaluate, fit, part, recalibrate
+from pruning_lab.training import (
+    Epochs,
+    Evaluation,
+    Training,
+    evaluate,
+    fit,
+    part,
+    recalibrate,
+    snapshot,
+    with_statistics,
+)
 
-MAIN, UNTUNED, SCRATCH = "main", "untuned", "scratch"
-"""The tracks of a run: pruned step by step as configured; the same without any fine-tuning; what
-was left in the end, with new weights, trained as the baseline was."""
+MAIN, UNTUNED, STALE, SCRATCH = "main", "untuned", "stale", "scratch"
+"""The tracks of a run: pruned step by step as configured; the same without any fine-tuning; without
+that and with BatchNorm's statistics as they were before the first cut; what was left in the end,
+with new weights, trained as the baseline was."""
+
+STAGES = ("cut", "before", "after")
+"""When a step is measured: right after the cut; before fine-tuning, with new statistics of
+BatchNorm; after fine-tuning. A stage that changes nothing has the numbers of the one before."""
 
 Row = dict[str, Any]
 """Everything measured at one step."""
 
 OF_THE_MACHINE = (
-    "time", "latency_ms", "scoring_seconds", "finetune_seconds", "scoring_peak_bytes",
+    "time", "latency_ms", "scoring_seconds", "recalibrate_seconds", "finetune_seconds",
+    "scoring_peak_bytes",
 )  # fmt: skip
 """What a row has of the machine at the moment: no two runs have the same."""
 
@@ -48,14 +64,17 @@ class Task:
     """What all criteria are given alike.
 
     ``order`` seeds the order of the training data; ``recalibrate`` is from how many training
-    samples BatchNorm's statistics are made anew after a cut, 0 for not at all.
+    samples BatchNorm's statistics are made anew after a cut, 0 for not at all. With ``undo_harm``
+    fine-tuning that does not improve the validation accuracy is undone; between equal accuracies
+    the validation loss decides.
     """
 
     splits: Splits
     schedule: Schedule
     finetune: Training
     order: int
-    recalibrate: int = 0
+    recalibrate: int = 1000
+    undo_harm: bool = True
 
     def steps(self, network: Network) -> list[Step]:
         """The schedule's steps for the layers of a network that are scored."""
@@ -66,14 +85,43 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A network on the test and the validation split."""
+
+    test: Evaluation
+    val: Evaluation
+
+    def numbers(self, stage: str) -> Row:
+        """``test_accuracy_<stage>`` and so on."""
+        numbers: Row = {}
+        for split in ("test", "val"):
+            found: Evaluation = getattr(self, split)
+            numbers |= {f"{split}_accuracy_{stage}": found.accuracy}
+            numbers |= {f"{split}_loss_{stage}": found.loss}
+        numbers[f"test_worst_class_accuracy_{stage}"] = self.test.worst_class
+        return numbers | {f"test_calibration_error_{stage}": self.test.calibration_error}
+
+    def is_better_than(self, other: "Measured") -> bool:
+        """Compare validation accuracies; losses where they are equal."""
+        own, others = self.val, other.val
+        return (own.accuracy, -own.loss) > (others.accuracy, -others.loss)
+
+
+Stages = dict[str, Measured]
+"""What was measured at a step, by stage; without stages that changed nothing."""
+
+
+@dataclass(frozen=True)
 class Done:
     """One step of a track: what went (nothing before the first), and what was measured.
 
-    The network ``stands`` as after it, but for steps of an earlier try before the last of them.
+    ``test`` has the test split's samples by stage. The network ``stands`` as after it, but for
+    steps of an earlier try before the last of them.
     """
 
     plan: Plan
     row: Row
+    test: Mapping[str, Evaluation]
     stands: bool = True
 
 
@@ -128,21 +176,26 @@ class Track:
             yield replace(each, stands=number == len(done) - 1)
         tuned_on = part(task.splits.train, task.finetune.share, seeded(task.order, 0))
 
-        def finished(plan: Plan, row: Row) -> Done:
-            done.append(Done(plan, row))
+        def finished(plan: Plan, stages: Stages, spent: Row) -> Done:
+            done.append(done_of(network, plan, stages, spent))
             kept.keep(done, network, optimizer)
             return done[-1]
 
         if not done:
-            measured = measure(network, task.splits)
-            yield finished({}, row_of(network, measured, measured, {}))
+            yield finished({}, {"cut": measure(network, task.splits)}, {})
         for number, step in enumerate(steps[len(done) - 1 :], len(done)):
             found, cost = self._scored(number, step, score, first, kept)
             scored(number, found)
             plan = self.plan({name: each.scores for name, each in found.items()}, step)
             network.pruner.prune_groups(plan)
-            row = self._tune(number, len(steps), tuned_on, optimizer, kept.epochs(number))
-            yield finished(plan, row | {f"scoring_{key}": each for key, each in vars(cost).items()})
+            spent = {f"scoring_{key}": each for key, each in vars(cost).items()}
+            label = f"step {number} of {len(steps)}"
+            stages = {"cut": measure(network, task.splits)}
+            spent |= self._recalibrate(stages, tuned_on, seeded(task.order, len(steps) + number))
+            spent |= self._tune(
+                stages, tuned_on, seeded(task.order, number), optimizer, label, kept.epochs(number)
+            )
+            yield finished(plan, stages, spent)
 
     def _scored(
         self, number: int, step: Step, score: Score, first: Scored | None, kept: Steps
@@ -153,22 +206,40 @@ class Track:
         found, cost = first if first and number == 1 else kept.scores(number, own)
         return {name: found[name] for name in self.players(layers)}, cost
 
+    def _recalibrate(self, stages: Stages, data: Dataset, order: torch.Generator) -> Row:
+        """Make BatchNorm's statistics anew, and measure that."""
+        network, samples = self.network, self.task.recalibrate
+        if not (samples and with_statistics(network.model)):
+            return {}
+        started = time.perf_counter()
+        recalibrate(network.model, data, samples, order)
+        spent = time.perf_counter() - started
+        stages["before"] = measure(network, self.task.splits)
+        return {"recalibrate_seconds": spent}
+
     def _tune(
-        self, number: int, steps: int, data: Dataset, optimizer: Optimizer, kept: Epochs
+        self,
+        stages: Stages,
+        data: Dataset,
+        order: torch.Generator,
+        optimizer: Optimizer,
+        label: str,
+        kept: Epochs,
     ) -> Row:
-        """Fine-tune the network after a cut, and measure it before and after."""
+        """Fine-tune the network, and measure that; undo it where it does not help and is to."""
         network, task = self.network, self.task
-        if task.recalibrate:
-            order = seeded(task.order, steps + number)  # not that of fine-tuning
-            recalibrate(network.model, data, task.recalibrate, order)
-        before, started = measure(network, task.splits), time.perf_counter()
-        if not task.finetune.epochs:
-            return row_of(network, before, before, {"finetune_seconds": 0.0})
-        label = f"Fine-tuning, step {number} of {steps}"
-        order = seeded(task.order, number)
-        fit(network.model, optimizer, data, task.finetune, order, label, kept)
-        spent = {"finetune_seconds": kept.seconds + time.perf_counter() - started}
-        return row_of(network, before, measure(network, task.splits), spent)
+        if not task.finetune:
+            return {"finetune_seconds": 0.0}
+        undo, started = snapshot(network.model, optimizer), time.perf_counter()
+        fit(network.model, optimizer, data, task.finetune, order, f"Fine-tuning, {label}", kept)
+        spent = kept.seconds + time.perf_counter() - started
+        before, after = list(stages.values())[-1], measure(network, task.splits)
+        harms = task.undo_harm and not after.is_better_than(before)
+        if harms:
+            undo()
+        else:
+            stages["after"] = after
+        return {"finetune_seconds": spent, "finetune_kept": float(not harms)}
 
     def players(self, layers: Sequence[str]) -> dict[str, Players]:
         """What is scored for these layers: their groups, or each layer by itself."""
@@ -185,6 +256,17 @@ class Track:
         return self.network.plan(by_player, step, schedule)
 
 
+def controls(task: Task, network: Network, untuned: bool, stale: bool) -> dict[str, Task]:
+    """The tasks of the control tracks that are wanted and differ from ``task``."""
+    never = replace(task.finetune, epochs=0, steps=None)
+    found = {}
+    if untuned and task.finetune:
+        found[UNTUNED] = replace(task, finetune=never)
+    if stale and task.recalibrate and with_statistics(network.model):
+        found[STALE] = replace(task, finetune=never, recalibrate=0)
+    return found
+
+
 def _lost(track: Track, layers: tuple[str, ...]) -> Scored:
     raise UserError(
         f"The scores of a finished step of the track '{track.name}' are missing beside it. Give "
@@ -192,25 +274,22 @@ def _lost(track: Track, layers: tuple[str, ...]) -> Scored:
     )
 
 
-def measure(network: Network, splits: Splits) -> dict[str, float]:
-    """Accuracy and loss on test and val."""
-    found = {}
-    for split in ("test", "val"):
-        measured = evaluate(network.model, getattr(splits, split))
-        found[f"{split}_accuracy"], found[f"{split}_loss"] = measured.accuracy, measured.loss
-    return found
+def measure(network: Network, splits: Splits) -> Measured:
+    """The network as it stands."""
+    return Measured(evaluate(network.model, splits.test), evaluate(network.model, splits.val))
 
 
-def row_of(
-    network: Network, before: dict[str, float], after: dict[str, float], seconds: dict[str, float]
-) -> Row:
-    """The cost of the network as it stands beside what was measured before and after training."""
+def done_of(network: Network, plan: Plan, stages: Stages, spent: Row) -> Done:
+    """A finished step: the cost of the network as it stands beside what was measured."""
     size = network.size()
     row: Row = dict(size) | {f"removed_{k}": 1 - v / network.original[k] for k, v in size.items()}
-    row |= {f"{key}_before": value for key, value in before.items()}
-    row |= {f"{key}_after": value for key, value in after.items()}
-    row |= seconds | {"latency_ms": network.latency_ms(), "time": time.time()}
-    return row | {f"width/{layer}": width for layer, width in network.widths().items()}
+    measured = stages["cut"]
+    for stage in STAGES:
+        measured = stages.get(stage, measured)
+        row |= measured.numbers(stage)
+    row |= spent | {"latency_ms": network.latency_ms(), "time": time.time()}
+    row |= {f"width/{layer}": width for layer, width in network.widths().items()}
+    return Done(plan, row, {stage: each.test for stage, each in stages.items()})
 
 
 def seeded(seed: int, stage: int) -> torch.Generator:

@@ -1,7 +1,9 @@
 """Fitting a classifier and measuring it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from pruning_lab import ranks
+from pruning_lab.checkpoint import all_tensors, set_tensors
 from pruning_lab.data_parallel import add_up_gradients, loss_share
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count, check_number, check_switch
@@ -72,6 +75,10 @@ class Training:
         """
         return self.epochs * self.per_epoch(samples) if self.steps is None else self.steps
 
+    def samples(self, of: int) -> int:
+        """How many samples pass, the same one again counted again."""
+        return self.epochs * of if self.steps is None else self.steps * min(self.batch_size, of)
+
     def per_epoch(self, samples: int) -> int:
         """Batches in an epoch of so many samples."""
         return samples // self.batch_size + (samples % self.batch_size > 1)
@@ -120,8 +127,9 @@ class Evaluation:
     @property
     def calibration_error(self) -> float:
         """Expected calibration error over 15 equal bins of confidence (Guo et al., ICML 2017)."""
-        bins = np.minimum((15 * self.confidence).astype(int), 14)
-        gaps = np.bincount(bins, self.confidence - self.correct, 15)
+        confidence = np.nan_to_num(self.confidence)
+        bins = np.minimum((15 * confidence).astype(int), 14)
+        gaps = np.bincount(bins, confidence - self.correct, 15)
         return float(np.abs(gaps).sum() / len(bins))
 
 
@@ -232,6 +240,30 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evalu
     return Evaluation(*(torch.cat(each).cpu().numpy() for each in zip(*found, strict=True)))
 
 
+def with_statistics(model: nn.Module) -> list[Any]:
+    """Return the BatchNorm layers that have running statistics."""
+    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Return a function that puts back what training changes: tensors, and the optimizer's state.
+
+    Attributes that are no tensors stay as they are by then.
+    """
+    tensors = {name: tensor.detach().clone() for name, tensor in all_tensors(model).items()}
+    state = {
+        parameter: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in own.items()}
+        for parameter, own in optimizer.state.items()
+    }
+
+    def restore() -> None:
+        set_tensors(model, tensors)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+    return restore
+
+
 @torch.no_grad()
 def recalibrate(
     model: nn.Module,
@@ -247,7 +279,7 @@ def recalibrate(
     are, and so do all if there are fewer than two samples.
     """
     chosen = part(dataset, min(1, samples / len(dataset)), generator)  # type: ignore[arg-type]
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
+    norms = with_statistics(model)
     model.eval()
     if len(chosen) < 2:  # type: ignore[arg-type]
         return

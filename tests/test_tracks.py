@@ -1,15 +1,17 @@
 """Beside the main track: the same without fine-tuning, and what is left trained from scratch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from pruning_lab import record, track, tracking
+from pruning_lab import pictures, record, track, tracking
 from pruning_lab.checkpoint import save_state
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
-from pruning_lab.track import MAIN, SCRATCH, UNTUNED, seed_of, seeded
-from pruning_lab.training import evaluate, fit
+from pruning_lab.track import MAIN, SCRATCH, STAGES, STALE, UNTUNED, Measured, seed_of, seeded
+from pruning_lab.training import Evaluation, evaluate, fit
 from tests.experiment import two_steps
 
 CHEAP = ["attributions=none", "controls.untuned=true"]
@@ -125,17 +127,90 @@ def test_blocks_are_networks_that_were_trained_apart(tmp_path):
     assert block(f"baseline.checkpoint={path}", "seed=3") == "given weights"
 
 
-def test_statistics_are_new_after_every_cut_where_that_is_wanted(tmp_path):
-    where = [
-        "model=convnet", "model.channels=[4,6]", "model.hidden=8", "dataset=synthetic",
-        "baseline.training.epochs=1", "threads=1", *CHEAP,
-    ]  # fmt: skip
-    plain = two_steps(tmp_path, *where)
-    anew = two_steps(tmp_path, *where, "after_cut.recalibrate=64")
-    for done in (plain, anew):
-        done.run()
-    assert rows(plain, UNTUNED)[0] == rows(anew, UNTUNED)[0]  # the baseline is as it was
-    assert rows(plain, UNTUNED)[1][3] != rows(anew, UNTUNED)[1][3]
+CONVNET = ["model=convnet", "model.channels=[4,6]", "model.hidden=8", "baseline.training.epochs=1",
+           "attributions=none"]  # fmt: skip
+
+
+def stages(row, split="test"):
+    return [row[f"{split}_loss_{stage}"] for stage in STAGES]
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory):
+    """A run that recalibrates and fine-tunes, with all its controls."""
+    done = two_steps(
+        tmp_path_factory.mktemp("repaired"), *CONVNET, "after_cut.recalibrate=64",
+        "after_cut.undo_harm=false", "controls.untuned=true", "controls.stale=true",
+    )  # fmt: skip
+    done.run()
+    return done
+
+
+def test_each_stage_of_a_step_is_measured(repaired):
+    for track, changes in ((MAIN, (True, True)), (UNTUNED, (True, False)), (STALE, (False,) * 2)):
+        before, *steps = repaired.record.of(track)
+        assert len(set(stages(before))) == 1
+        for row in steps:
+            cut, recalibrated, tuned = stages(row)
+            assert (cut != recalibrated, recalibrated != tuned) == changes
+            assert ("recalibrate_seconds" in row) == changes[0]
+            assert ("finetune_kept" in row) == changes[1]
+    rows = [repaired.record.of(track) for track in (MAIN, UNTUNED, STALE)]
+    assert len({stages(each[0])[0] for each in rows}) == 1
+    assert len({stages(each[1])[0] for each in rows}) == 1  # the same first cut
+    assert len({stages(each[2])[0] for each in rows}) == 3
+
+
+def test_a_stale_track_is_the_run_without_repair(repaired, tmp_path):
+    plain = two_steps(tmp_path, *CONVNET, "after_cut.recalibrate=0", "finetune=none",
+                      "finetune.epochs=0")  # fmt: skip
+    plain.run()
+    assert rows(plain, MAIN) == rows(repaired, STALE)
+
+
+def test_networks_without_statistics_are_not_recalibrated(tmp_path):
+    done = two_steps(tmp_path, *CHEAP, "controls.stale=true")
+    done.run()
+    assert not done.record.of(STALE)  # it is the untuned track
+    for row in done.record.of(MAIN):
+        assert "recalibrate_seconds" not in row
+        assert row["test_loss_cut"] == row["test_loss_before"]
+
+
+def test_fine_tuning_that_harms_is_undone(tmp_path):
+    """A learning rate that destroys the network; without repair nothing else would be left."""
+    harmful = [*CONVNET, "finetune.lr=3", "controls.untuned=true"]
+    done = two_steps(tmp_path / "undone", *harmful)
+    done.run()
+    assert [row.get("finetune_kept") for row in done.record.of(MAIN)] == [None, 0, 0]
+    assert rows(done, MAIN) == rows(done, UNTUNED)
+    for row in done.record.of(MAIN)[1:]:
+        assert row["finetune_seconds"] > 0
+    kept = two_steps(tmp_path / "kept", *harmful, "after_cut.undo_harm=false")
+    kept.run()
+    assert [row["finetune_kept"] for row in kept.record.of(MAIN)[1:]] == [1, 1]
+    one, other = (each.record.of(MAIN)[1] for each in (done, kept))
+    assert stages(one)[:2] == stages(other)[:2]
+    assert stages(one, "val")[2] < stages(other, "val")[2]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [
+        ((1, 1, 0), (1, 1, 1), True),
+        ((1, 1, 0), (1, 0, 0), False),
+        ((1, 1, 0), (1, 1, 0), False),  # accuracies and losses are equal
+    ],
+)
+def test_accuracy_decides_what_is_better_then_the_loss(before, after, better):
+    def measured(correct, loss=1.0):
+        right = np.array(correct, bool)
+        found = Evaluation(right, np.full(3, loss), np.ones(3), np.zeros(3, int))
+        return Measured(found, found)
+
+    assert measured(after).is_better_than(measured(before)) is better
+    assert measured(before, 0.9).is_better_than(measured(before))
+    assert not measured(before, 1.1).is_better_than(measured(before))
 
 
 def test_statistics_come_from_the_pictures_of_fine_tuning_in_an_order_of_their_own(
@@ -143,14 +218,28 @@ def test_statistics_come_from_the_pictures_of_fine_tuning_in_an_order_of_their_o
 ):
     seen = []
     monkeypatch.setattr(track, "recalibrate", lambda *given: seen.append(given[1:]))
-    done = two_steps(
-        tmp_path, "attributions=none", "finetune.share=0.25", "after_cut.recalibrate=9"
-    )
+    done = two_steps(tmp_path, *CONVNET, "finetune.share=0.25", "after_cut.recalibrate=9")
     done.run()
     quarter = round(len(done.splits.train) / 4)
     assert [(len(data), samples) for data, samples, _ in seen] == [(quarter, 9)] * 2
     orders = [order.initial_seed() for *_, order in seen]
     assert orders == [seed_of(0, 3), seed_of(0, 4)]  # 0 trains, 1 and 2 fine-tune
+
+
+def test_every_test_picture_is_kept_of_every_stage(repaired):
+    run_id = repaired.record.run.run_id
+    path = repaired.client.download_artifacts(run_id, pictures.FILE)
+    found = pictures.read(Path(path))
+    assert found.target.tolist() == [int(target) for _, target in repaired.splits.test]
+    for track_name in (MAIN, UNTUNED, STALE):
+        for step, row in enumerate(repaired.record.of(track_name)):
+            for stage in STAGES:
+                correct, losses = found.at(track_name, step, stage)
+                assert correct.mean() == row[f"test_accuracy_{stage}"]
+                assert losses.mean() == pytest.approx(row[f"test_loss_{stage}"], rel=1e-3)
+    assert len(found.correct) == (1 + 3 + 3) + (1 + 2 + 2) + (1 + 1 + 1)
+    with pytest.raises(KeyError):
+        found.at(MAIN, 3, "after")
 
 
 def test_a_copy_keeps_its_own_rates_of_dropout(tmp_path):

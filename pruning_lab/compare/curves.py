@@ -8,7 +8,7 @@ from pruning_lab.compare.runs import check_comparable, rows_of, was_finetuned
 from pruning_lab.compare.statistics import half_width
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import check_choice
-from pruning_lab.track import MAIN, UNTUNED
+from pruning_lab.track import MAIN, STALE, UNTUNED
 
 _QUANTITIES = {"flops": "FLOPs", "parameters": "Parameters", "units": "Units"}
 _SPLITS = {"test": "Test", "val": "Validation"}
@@ -27,7 +27,8 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
     them have. Where there are several, the single runs lie thin behind it, or from five on a band:
     the mean's 95 % interval by Student's t. Runs of one ``block``, where that column is there,
     count as one, by their mean. *Without* are the runs' untuned tracks; where they have
-    none, the left panel is the main track before its fine-tuning.
+    none, the left panel is the main track before its fine-tuning. Stale tracks, where there are
+    some, come first, in a panel of their own.
 
     Args:
         frame: one row per run, track and step, of one model, data set, schedule and fine-tuning;
@@ -71,12 +72,13 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
 
 def _panels(frame: pd.DataFrame, split: str) -> list[Panel]:
     before, after = f"{split}_accuracy_before", f"{split}_accuracy_after"
-    main, untuned = rows_of(frame, MAIN), rows_of(frame, UNTUNED)
+    main, untuned, stale = (rows_of(frame, track) for track in (MAIN, UNTUNED, STALE))
+    panels = [("Without fine-tuning", main, before)]
     if not untuned.empty:
-        return [("Without fine-tuning", untuned, before), ("After fine-tuning", main, after)]
-    if not was_finetuned(frame, split):
-        return [("Without fine-tuning", main, before)]
-    return [("Before fine-tuning", main, before), ("After fine-tuning", main, after)]
+        panels = [("Without fine-tuning", untuned, before), ("After fine-tuning", main, after)]
+    elif was_finetuned(frame, split):
+        panels = [("Before fine-tuning", main, before), ("After fine-tuning", main, after)]
+    return [*([] if stale.empty else [("Stale statistics", stale, before)]), *panels]
 
 
 def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:

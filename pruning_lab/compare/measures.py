@@ -7,7 +7,7 @@ import pandas as pd
 
 from pruning_lab.compare.runs import main_track, rows_of
 from pruning_lab.errors import UserError
-from pruning_lab.track import SCRATCH, UNTUNED
+from pruning_lab.track import SCRATCH, STALE, UNTUNED
 
 SPEED_UPS = (2, 4, 8, 16, 32)
 """The original's FLOPs over those that are left."""
@@ -21,8 +21,9 @@ def measure_runs(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     ``area_<x>_<when>``: the mean accuracy over shares removed of ``flops`` or ``parameters``, from
     0 to the largest that all runs reached, by straight lines between the steps.
     ``accuracy_<s>x_<when>``: the accuracy at a theoretical speed-up of s, on the line between two
-    steps; NaN where the run did not get there. ``when`` is ``untuned`` (never fine-tuned, where
-    there is such a track), ``before`` (after a cut) or ``after`` (fine-tuned).
+    steps; NaN where the run did not get there. ``when`` is ``stale`` (neither recalibrated nor
+    fine-tuned, where there is such a track), ``untuned`` (never fine-tuned, likewise), ``before``
+    (recalibrated after a cut) or ``after`` (fine-tuned).
     ``accuracy_scratch``: what is left, trained from scratch. ``speed_up``, ``compression``,
     ``latency_ratio``: the original's FLOPs, parameters and measured latency over those after the
     last step.
@@ -37,8 +38,9 @@ def measure_runs(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     runs = _by_run(main_track(frame))
     found = runs[ABOUT].first()
     curves = {"before": (runs, "before"), "after": (runs, "after")}
-    if not (untuned := rows_of(frame, UNTUNED)).empty:
-        curves = {"untuned": (_by_run(untuned), "after")} | curves
+    for track in (UNTUNED, STALE):
+        if not (rows := rows_of(frame, track)).empty:
+            curves = {track: (_by_run(rows), "after")} | curves
     for when, (rows, measured) in curves.items():
         accuracy = f"{split}_accuracy_{measured}"
         for x in ("flops", "parameters"):

@@ -23,7 +23,7 @@ from pruning_lab.compare.statistics import ALPHA, half_width, ranking
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.compare.table import accuracy_table, markdown
 from pruning_lab.compare.words import on_differences, on_ranking, p_value
-from pruning_lab.track import UNTUNED
+from pruning_lab.track import STALE, UNTUNED
 
 
 @dataclass
@@ -63,9 +63,12 @@ def _labels(runs: pd.DataFrame) -> dict[str, str]:
     if not was_finetuned(runs):
         return {"after": "without fine-tuning"}
     labels = {"before": "before fine-tuning", "after": "after fine-tuning"}
-    if rows_of(runs, UNTUNED).empty:
-        return labels
-    return {"untuned": "without fine-tuning"} | labels
+    controls = {
+        STALE: "with stale statistics, without fine-tuning",
+        UNTUNED: "without fine-tuning",
+    }
+    measured = {name: label for name, label in controls.items() if not rows_of(runs, name).empty}
+    return measured | labels
 
 
 def _curves(runs: pd.DataFrame) -> Section:
