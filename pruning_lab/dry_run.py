@@ -197,22 +197,26 @@ class DryRun:
             yield Stage(step, scored, scoring, network.size())
 
     def _steps_title(self) -> str:
-        of = f" (gone: of the {self.schedule.of})" if isinstance(self.schedule, ToTarget) else ""
+        of = f" (of the {self.schedule.of})" if isinstance(self.schedule, ToTarget) else ""
         bounded = any(stage.scoring and stage.scoring.at_most for stage in self.stages)
         return f"Steps{of}, scored by {self.chosen}" + (f": {AT_MOST}" if bounded else "")
 
     def _steps(self) -> list[str]:
         rows = []
         for number, stage in enumerate(self.stages, 1):
-            goes = "below 0" if stage.step.ratio is None else f"{100 * stage.step.ratio:.1f} %"
+            of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
+            gone = 100 * (1 - stage.size[of] / self.network.original[of])
+            reached = ["below 0", "unknown"]
+            if stage.step.ratio is not None:
+                reached = [f"{100 * stage.step.ratio:.1f} %", f"{gone:.1f} %"]
             known = stage.scoring.cells() if stage.scoring else UNKNOWN
             cells = ["as above", "", ""] if number == 1 else known
             tuning = duration(self._tuning(stage).seconds)
             rows.append(
-                [str(number), goes, str(stage.scored), amount(stage.size["flops"]),
+                [str(number), *reached, str(stage.scored), amount(stage.size["flops"]),
                  amount(stage.size["parameters"]), f"{stage.size['units']:,}", *cells, tuning]
             )  # fmt: skip
-        heads = ["step", "gone", "scored", "FLOPs", "params", "units",
+        heads = ["step", "target", "gone", "scored", "FLOPs", "params", "units",
                  "forward", "backward", "scoring", "fine-tuning"]  # fmt: skip
         return table(heads, rows, "r" * len(heads))
 

@@ -137,7 +137,8 @@ def _first_to_reach(
         raise UserError(
             f"A share of {ratio:.3f} cannot be removed: with the floor of units in every layer at "
             f"most {most:.3f} can go. Lower schedule.target, schedule.min_units or "
-            "schedule.multiple_of."
+            "schedule.multiple_of. Layers that keep all their units are listed, with the reason, "
+            "at the start of a run and by plan=true."
         )
     low, high = -1, last
     while high - low > 1:

@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from torch import nn
 
 from pruning_lab import ranks
+from pruning_lab.checkpoint import all_tensors
 from pruning_lab.datasets import Splits
 from pruning_lab.datasets.samples import TWICE
 from pruning_lab.errors import (
@@ -118,15 +119,24 @@ def build_model(config: DictConfig, splits: Splits) -> nn.Module:
         "in_channels": splits.in_channels,
         "input_size": splits.input_size,
     }
-    wanted = inspect.signature(find_target(plain(config)["_target_"], "model")).parameters
-    missing = {key: value for key, value in known.items() if key in wanted and key not in config}
-    model: nn.Module = build(config, "model", nn.Module, **missing)
+    signature = inspect.signature(find_target(plain(config)["_target_"], "model"))
+    missing = {k: v for k, v in known.items() if k in signature.parameters and k not in config}
+    try:
+        model: nn.Module = build(config, "model", nn.Module, **missing)
+    except UserError as error:
+        if "required positional argument" not in str(error):
+            raise
+        raise UserError(
+            f"{error} It is given {', '.join(known)} as far as it names them; give what else it "
+            "needs on the command line, +model.width=8 for example."
+        ) from error
     check_outputs(model, splits)
     return model
 
 
 def check_outputs(model: nn.Module, splits: Splits) -> None:
     """UserError unless the model makes one number a class out of each image by itself."""
+    names = set(all_tensors(model))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(2, *splits.input_size, generator=draw).to(device)
@@ -142,6 +152,11 @@ def check_outputs(model: nn.Module, splits: Splits) -> None:
             f"For black images the model gives {output[0].tolist()}: it cannot be trained from "
             "there. Are its weights finite, and drawn?"
         )
+    if made := sorted(set(all_tensors(model)) - names):
+        raise UserError(
+            f"The model makes parameters or buffers in its forward ({', '.join(made)}): a new "
+            "model could not take the weights that are kept on the disk. Make them in __init__."
+        )
     alone = _output(model, noise[:1])
     if _shape(alone) != (1, splits.num_classes):
         raise UserError(
@@ -150,6 +165,19 @@ def check_outputs(model: nn.Module, splits: Splits) -> None:
             "the batch away? flatten(1) and squeeze((2, 3)) keep it."
         )
     _check_rows(model, noise, alone)
+    _check_logits(_output(model, noise))
+
+
+def _check_logits(output: torch.Tensor) -> None:
+    """UserError for probabilities: the cross-entropy takes the softmax itself."""
+    if output.is_meta or output.shape[1] < 2 or (output < 0).any():
+        return
+    if torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3):
+        raise UserError(
+            "The model gives probabilities: the numbers of each image are not below 0 and add up "
+            "to 1. The loss is the cross-entropy, which takes the softmax itself: return what goes "
+            "into the softmax."
+        )
 
 
 def _check_rows(model: nn.Module, images: torch.Tensor, alone: torch.Tensor) -> None:

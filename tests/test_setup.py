@@ -91,6 +91,23 @@ class BatchStatistics(Linear):
         return super().forward(self.norm(x))
 
 
+class Probabilities(Linear):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
+class MadeLate(Linear):
+    def forward(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(5, 5)
+        return self.late(super().forward(x))
+
+
+class Wants(Linear):
+    def __init__(self, channels, classes):
+        super().__init__()
+
+
 MIXED = "output for an image depends on the others in its batch"
 
 
@@ -101,9 +118,12 @@ MIXED = "output for an image depends on the others in its batch"
         ("InTurn", MIXED),
         ("Centred", MIXED),
         ("BatchStatistics", rf"{MIXED}.*track_running_stats=False"),
+        ("Probabilities", "gives probabilities: .* takes the softmax itself"),
+        ("MadeLate", r"in its forward \(late.bias, late.weight\): .*Make them in __init__"),
+        ("Wants", r"missing 2 .*is given num_classes, in_channels, input_size as far as it names"),
     ],
 )
-def test_a_model_that_gives_no_image_its_own_result_is_refused(name, message):
+def test_a_model_that_cannot_be_trained_as_a_classifier_is_refused(name, message):
     with pytest.raises(UserError, match=message):
         setup.build_model(config(name), SPLITS)
 

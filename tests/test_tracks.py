@@ -147,18 +147,19 @@ def repaired(tmp_path_factory):
 
 
 def test_each_stage_of_a_step_is_measured(repaired):
-    for track, changes in ((MAIN, (True, True)), (UNTUNED, (True, False)), (STALE, (False,) * 2)):
-        before, *steps = repaired.record.of(track)
+    expected = {MAIN: (True, True), UNTUNED: (True, False), STALE: (False, False)}
+    for name, changes in expected.items():
+        before, *steps = repaired.record.of(name)
         assert len(set(stages(before))) == 1
         for row in steps:
             cut, recalibrated, tuned = stages(row)
             assert (cut != recalibrated, recalibrated != tuned) == changes
             assert ("recalibrate_seconds" in row) == changes[0]
             assert ("finetune_kept" in row) == changes[1]
-    rows = [repaired.record.of(track) for track in (MAIN, UNTUNED, STALE)]
-    assert len({stages(each[0])[0] for each in rows}) == 1
-    assert len({stages(each[1])[0] for each in rows}) == 1  # the same first cut
-    assert len({stages(each[2])[0] for each in rows}) == 3
+    tracks = [repaired.record.of(name) for name in expected]
+    assert len({stages(each[0])[0] for each in tracks}) == 1
+    assert len({stages(each[1])[0] for each in tracks}) == 1  # the same first cut
+    assert len({stages(each[2])[0] for each in tracks}) == 3
 
 
 def test_a_stale_track_is_the_run_without_repair(repaired, tmp_path):
@@ -231,10 +232,10 @@ def test_every_test_picture_is_kept_of_every_stage(repaired):
     path = repaired.client.download_artifacts(run_id, pictures.FILE)
     found = pictures.read(Path(path))
     assert found.target.tolist() == [int(target) for _, target in repaired.splits.test]
-    for track_name in (MAIN, UNTUNED, STALE):
-        for step, row in enumerate(repaired.record.of(track_name)):
+    for name in (MAIN, UNTUNED, STALE):
+        for step, row in enumerate(repaired.record.of(name)):
             for stage in STAGES:
-                correct, losses = found.at(track_name, step, stage)
+                correct, losses = found.at(name, step, stage)
                 assert correct.mean() == row[f"test_accuracy_{stage}"]
                 assert losses.mean() == pytest.approx(row[f"test_loss_{stage}"], rel=1e-3)
     assert len(found.correct) == (1 + 3 + 3) + (1 + 2 + 2) + (1 + 1 + 1)

@@ -16,11 +16,12 @@ def raw_losses(criterion: Criterion, output: Any, target: torch.Tensor) -> torch
     try:
         losses = criterion(output, target, reduction="none")
     except TypeError as error:
-        if not isinstance(criterion, nn.Module):
+        if not isinstance(criterion, nn.Module) and "'reduction'" not in str(error):
             raise
         raise UserError(
             f"The criterion {criterion} takes no reduction; it is called as criterion("
-            "output, target, reduction='none'). Give the function, F.cross_entropy for example."
+            "output, target, reduction='none'), for one loss a sample. Give such a function, "
+            "F.cross_entropy for example."
         ) from error
     tensor = isinstance(losses, torch.Tensor)
     if not tensor or losses.ndim == 0 or len(losses) != len(target):

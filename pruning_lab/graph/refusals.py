@@ -39,6 +39,8 @@ def _what_to_do(model: nn.Module, reason: object) -> str:
     inside = _inner(model)
     if inside is not None:
         return f"If it only wraps its .{inside}, give that instead. "
+    if "is not a member of this module" in str(reason) or "not installed as" in str(reason):
+        return "Layers in a Python list are not part of a model: put them in an nn.ModuleList. "
     if isinstance(reason, BaseException) and _line(reason):
         return "Move this line into a module of its own, which is kept whole. "
     return ""

@@ -61,7 +61,8 @@ def removal(
     for layer, row in structure.units.items():
         if (keep := left(row)) is not None and not len(keep):
             raise UserError(
-                f"All {len(row)} units of layer '{layer}' would go; at least one must stay."
+                f"All {len(row)} units of layer '{layer}' would go; at least one must stay. Units "
+                "that only go together with those that you name are among them."
             )
     slices = [
         Slice(*_owner(modules, tensor), dim, keep)

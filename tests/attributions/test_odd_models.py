@@ -376,8 +376,12 @@ class BatchStatistics(Base):
         (Optional, {"data": [(1, 2, 3)]}, "Batches must be pairs of tensors.*tuple of 3"),
         (Optional, {"data": [{"x": 1}]}, "Batches must be pairs of tensors.*dict of 1"),
         (Optional, {"criterion": nn.CrossEntropyLoss()}, "takes no reduction.*F.cross_entropy"),
+        (Optional, {"criterion": lambda output, target: 0}, "takes no reduction.*loss a sample"),
     ],
-    ids=["time first", "batch statistics", "an iterator", "triples", "dicts", "a loss module"],
+    ids=[
+        "time first", "batch statistics", "an iterator", "triples", "dicts", "a loss module",
+        "a loss of two arguments",
+    ],
 )  # fmt: skip
 def test_what_cannot_be_scored_says_why(kind, make, settings, message):
     model, settings = built(make), {"data": data(), "criterion": F.cross_entropy} | settings

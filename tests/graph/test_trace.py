@@ -189,9 +189,19 @@ class Wraps(nn.Module):
         return self.net(x) if len(x) else x
 
 
+class InAList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(2, 3), nn.Linear(3, 1)]
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (InAList, "put them in an nn.ModuleList"),
         (
             Branches,
             r"decides by the data.*test_trace.py, line \d+: `if x.shape\[0\] >.*Move",
