@@ -393,7 +393,7 @@ class Experiment:
 def _story(row: Row, training: str) -> str:
     """``37.78 % after the cut, 97.22 % recalibrated, 97.50 % after fine-tuning``."""
     told = [f"{100 * row['test_accuracy_cut']:.2f} %"]
-    if "recalibrate_seconds" in row:
+    if row.get("recalibrate_seconds"):
         told.append(f"{100 * row['test_accuracy_before']:.2f} % recalibrated")
     if row.get("finetune_kept") == 0:
         told.append(f"{training} undone")

@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pruning_lab.compare.exact import band_factor
 from pruning_lab.compare.runs import check_comparable, rows_of, was_finetuned
-from pruning_lab.compare.statistics import half_width
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import check_choice
 from pruning_lab.track import MAIN, STALE, UNTUNED
@@ -25,10 +25,10 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
 
     One line a criterion: the mean over its runs of share and accuracy, at the steps that all of
     them have. Where there are several, the single runs lie thin behind it, or from five on a band:
-    the mean's 95 % interval by Student's t. Runs of one ``block``, where that column is there,
-    count as one, by their mean. *Without* are the runs' untuned tracks; where they have
-    none, the left panel is the main track before its fine-tuning. Stale tracks, where there are
-    some, come first, in a panel of their own.
+    the mean's 95 % band, which holds at all steps at once (``band_factor``). Runs of one
+    ``block``, where that column is there, count as one, by their mean. *Without* are the runs'
+    untuned tracks; where they have none, the left panel is the main track before its fine-tuning.
+    Stale tracks, where there are some, come first, in a panel of their own.
 
     Args:
         frame: one row per run, track and step, of one model, data set, schedule and fine-tuning;
@@ -90,7 +90,8 @@ def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str
     all_have = by_step.size() == n
     mean = by_step.mean()[all_have]
     if n >= MANY:
-        half = by_step[y].agg(half_width)[all_have]
+        curves = percent[y].unstack("step").loc[:, all_have]
+        half = band_factor(curves.to_numpy()) * curves.sem()
         ax.fill_between(
             mean[x], mean[y] - half, mean[y] + half, color=style.color, alpha=0.15, lw=0,
             gid=f"band:{criterion}",

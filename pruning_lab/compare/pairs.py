@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pandas as pd
 
+from pruning_lab.compare.exact import sign_flip_p
 from pruning_lab.compare.statistics import holm, paired
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.errors import UserError
@@ -47,10 +48,10 @@ def counted(count: int, one: str, many: str = "") -> str:
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Every pair of criteria over the blocks of a complete ``by_block``: one row a pair.
 
-    Columns ``better worse difference low high p p_holm pairs detectable``: the mean of the first's
-    advantage with its 95 % interval, its p value, the one adjusted for all pairs by Holm, and the
-    difference that would have been found among them all with a probability of 80 %. Raises
-    UserError for fewer than two blocks.
+    Columns ``better worse difference low high p p_exact p_holm pairs detectable``: the mean of the
+    first's advantage with its 95 % interval, its p value by Student's t and the exact one by sign
+    flips, the first adjusted for all pairs by Holm, and the difference that would have been found
+    among them all with a probability of 80 %. Raises UserError for fewer than two blocks.
     """
     if len(table) < 2:
         raise UserError(
@@ -60,9 +61,11 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     rows, pairs = [], list(combinations(table.columns, 2))
     for pair in pairs:
         better, worse = sorted(pair, key=lambda name: table[name].mean(), reverse=True)
-        found = paired(table[better] - table[worse], comparisons=len(pairs))
-        rows.append((better, worse, *vars(found).values()))
+        advantage = table[better] - table[worse]
+        found = paired(advantage, comparisons=len(pairs))
+        rows.append((better, worse, *vars(found).values(), sign_flip_p(advantage)))
     columns = ["better", "worse", "difference", "low", "high", "p", "pairs", "detectable"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame.insert(6, "p_holm", holm(frame["p"].to_list()))
+    frame = pd.DataFrame(rows, columns=[*columns, "p_exact"])
+    frame.insert(6, "p_exact", frame.pop("p_exact"))
+    frame.insert(7, "p_holm", holm(frame["p"].to_list()))
     return frame

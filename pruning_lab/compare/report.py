@@ -276,6 +276,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             "difference, points": f"{100 * row.difference:.2f}",
             "95 % interval": f"{100 * row.low:.2f} to {100 * row.high:.2f}",
             "p": p_value(row.p).removeprefix("= "),
+            "p, exact": p_value(row.p_exact).removeprefix("= "),
             "p, Holm": p_value(row.p_holm).removeprefix("= "),
             "detectable, points": f"{100 * row.detectable:.2f}",
         }

@@ -19,6 +19,7 @@ from pruning_lab.compare import (
     style_of,
     widths,
 )
+from pruning_lab.compare.exact import band_factor
 from pruning_lab.compare.figures import sorted_scores
 from pruning_lab.compare.style import in_order
 from pruning_lab.errors import UserError
@@ -104,8 +105,9 @@ def test_many_seeds_are_a_mean_line_and_the_band_of_its_interval() -> None:
     assert list(lines_of(figure)) == ["mean:taylor"]
     (band,) = figure.axes[0].collections
     assert band.get_gid() == "band:taylor"
-    values = 100 * frame[frame["step"] == 1]["test_accuracy_before"]
-    half = 2.776445 * values.std() / np.sqrt(5)  # t(0.975, 4)
+    accuracies = 100 * frame.pivot(index="seed", columns="step", values="test_accuracy_before")
+    values = accuracies[1]
+    half = band_factor(accuracies.to_numpy()) * values.std() / np.sqrt(5)
     corners = band.get_paths()[0].vertices
     heights = corners[np.isclose(corners[:, 0], 32), 1]
     np.testing.assert_allclose(

@@ -1,0 +1,64 @@
+"""Exact p values, equivalence and bands, by hand, by another library and by simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pruning_lab.compare.exact import ENUMERATED, band_factor, equivalence_p, sign_flip_p
+from pruning_lab.errors import UserError
+
+
+def test_sign_flips_by_hand():
+    """Of (1, 2, 3) only all signs alike give a sum as large as 6: 2 of 8 flips."""
+    assert sign_flip_p([1, 2, 3]) == 2 / 8
+    assert sign_flip_p([1, 2, -3]) == 1
+    assert sign_flip_p([3, 3, -1]) == 4 / 8  # |sum| >= 5: 5, 7 and their opposites
+
+
+@pytest.mark.parametrize("n", [8, ENUMERATED + 4])
+def test_sign_flips_are_scipys_permutation_test(n):
+    values = np.random.default_rng(n).normal(0.5, 1, n)
+    expected = stats.permutation_test(
+        (values, np.zeros(n)), lambda a, b, axis: (a - b).mean(axis), permutation_type="samples",
+        vectorized=True, n_resamples=np.inf if n <= ENUMERATED else 20000, rng=1,
+    ).pvalue  # fmt: skip
+    tolerance = 1e-12 if n <= ENUMERATED else 0.02
+    assert sign_flip_p(values) == pytest.approx(expected, abs=tolerance)
+
+
+def test_equivalence_is_two_one_sided_t_tests():
+    values = np.random.default_rng(0).normal(0.2, 1, 12)
+    above = stats.ttest_1samp(values, -0.9, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, 0.9, alternative="less").pvalue
+    assert equivalence_p(values, 0.9) == pytest.approx(max(above, below))
+    assert equivalence_p(-values, 0.9) == pytest.approx(max(above, below))
+    assert equivalence_p([0.1, 0.1], 0.2) == 0
+    assert equivalence_p([0.3, 0.3], 0.2) == 1
+    with pytest.raises(UserError, match="margin=0 must be above 0"):
+        equivalence_p(values, 0)
+
+
+def test_for_one_step_a_band_is_nearly_students_interval():
+    curve = np.random.default_rng(3).normal(size=(12, 1))
+    assert band_factor(curve) == pytest.approx(stats.t.ppf(0.975, 11), rel=0.1)
+    assert band_factor(np.repeat(curve, 5, axis=1)) == pytest.approx(band_factor(curve))
+    assert band_factor(np.ones((12, 3))) == stats.t.ppf(0.975, 11)  # no spread: nothing to add
+
+
+def test_a_band_holds_all_steps_as_often_as_it_says():
+    """12 curves over 6 steps that go together a little, 400 times."""
+    draw, held, alone = np.random.default_rng(5), 0, 0
+    for _ in range(400):
+        curves = draw.normal(size=(12, 6)) + draw.normal(size=(12, 1))
+        error = curves.std(0, ddof=1) / np.sqrt(12)
+        distance = np.abs(curves.mean(0) / error)
+        held += (distance <= band_factor(curves)).all()
+        alone += (distance <= stats.t.ppf(0.975, 11)).all()
+    assert 0.92 <= held / 400 <= 0.98
+    assert alone / 400 < 0.87  # bands for each step alone do not hold for all
+
+
+@pytest.mark.parametrize("test", [sign_flip_p, lambda x: equivalence_p(x, 1), band_factor])
+def test_one_pair_tells_nothing(test):
+    with pytest.raises(UserError, match="two are the least"):
+        test(np.ones((1, 2)) if test is band_factor else [1.0])
