@@ -227,9 +227,9 @@ def test_statistics_come_from_the_pictures_of_fine_tuning_in_an_order_of_their_o
     assert orders == [seed_of(0, 3), seed_of(0, 4)]  # 0 trains, 1 and 2 fine-tune
 
 
-def test_every_test_picture_is_kept_of_every_stage(repaired):
+def test_every_test_picture_is_kept_of_every_stage(repaired, tmp_path):
     run_id = repaired.record.run.run_id
-    path = repaired.client.download_artifacts(run_id, pictures.FILE)
+    path = repaired.client.download_artifacts(run_id, pictures.FILE, tmp_path)
     found = pictures.read(Path(path))
     assert found.target.tolist() == [int(target) for _, target in repaired.splits.test]
     for name in (MAIN, UNTUNED, STALE):

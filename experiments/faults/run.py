@@ -229,15 +229,17 @@ def main() -> None:
     wanted = [options.only] if options.only else list(campaigns)
     with tempfile.TemporaryDirectory() as temporary:
         place = (options.folder or Path(temporary)).absolute()
-        done = list(chain.from_iterable(campaigns[name](place, options) for name in wanted))
+        done = []
+        for trials in chain.from_iterable(campaigns[name](place, options) for name in wanted):
+            print(f"\n{trials.fault}: {trials.equal} of {trials.count} equal", flush=True)
+            print("\n".join(trials.problems), flush=True)
+            done.append(trials)
     table = pd.DataFrame(
         [(each.fault, each.count, each.told, each.equal) for each in done],
         columns=["fault", "runs", "said so", "equal in the end"],
     )
     print(markdown(table.set_index("fault")))
-    problems = [f"{each.fault}: {problem}" for each in done for problem in each.problems]
-    print("\n".join(problems))
-    sys.exit(bool(problems))
+    sys.exit(any(each.problems for each in done))
 
 
 if __name__ == "__main__":
