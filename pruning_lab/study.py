@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pruning_lab.attributions import AttributionMetric
@@ -19,7 +20,7 @@ from pruning_lab.network import Network
 from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
 from pruning_lab.setup import check_outputs
-from pruning_lab.track import MAIN, Row, Scored, Task, Track, controls
+from pruning_lab.track import MAIN, Done, Row, Scored, Task, Track, controls
 from pruning_lab.training import Training
 
 LOSS = F.cross_entropy
@@ -27,13 +28,16 @@ LOSS = F.cross_entropy
 Criterion = Callable[..., AttributionMetric]
 """Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
 
+Also = Callable[[Track, Done], Mapping[str, Any]]
+"""Called after every step of a track; what it returns is more columns of the step's row."""
+
 
 def compare_criteria(
     baselines: nn.Module | Sequence[nn.Module],
     splits: Splits,
     criteria: Mapping[str, Criterion],
     schedule: Schedule,
-    finetune: Training,
+    finetune: Training | Mapping[str, Training],
     *,
     untuned: bool = True,
     stale: bool = False,
@@ -41,17 +45,32 @@ def compare_criteria(
     undo_harm: bool = True,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    seeds: Sequence[int] | None = None,
+    also: Also = lambda track, done: {},
 ) -> pd.DataFrame:
     """Prune a copy of every baseline by every criterion; one row a run, track and step.
 
     The frame has the columns of ``read_runs``: ``accuracy_curves``, ``measure_runs``, ``sections``
     of ``pruning_lab.compare`` take it as it is. ``baselines`` are trained networks of one
-    architecture, which stay as they are; several of them are the blocks of the comparison. The i-th
-    one's training data come in the order of seed i; criteria draw with the seeds that they were
-    given. After every cut BatchNorm's statistics are made anew from ``recalibrate`` training
-    samples, and with ``undo_harm`` fine-tuning that does not improve the validation accuracy is
-    undone. With ``untuned`` each is pruned without fine-tuning, too, and with ``stale`` without
-    both.
+    architecture, which stay as they are; several of them are the blocks of the comparison. Criteria
+    draw with the seeds that they were given.
+
+    Args:
+        baselines: the network, or the networks.
+        splits: the data set, as the networks were trained on.
+        criteria: by the name that their rows have.
+        schedule: what is removed at each step.
+        finetune: the training after each cut, or several by name: each is a run of its own, with
+            the name in its column ``finetune`` (keep one for figures), from the same first scores.
+        untuned: prune a copy without fine-tuning, too.
+        stale: prune a copy without fine-tuning and recalibration, too.
+        recalibrate: from how many training samples BatchNorm's statistics are made anew after a
+            cut; 0 for not at all.
+        undo_harm: undo fine-tuning that does not improve the validation accuracy.
+        batch_size: how many samples are scored at a time.
+        device: where all runs.
+        seeds: of the order of the training data, one a baseline; 0, 1, 2 ... by default.
+        also: measures more at each step.
 
     Raises:
         UserError: for no baseline or criterion, for splits with samples that are none of theirs or
@@ -62,39 +81,56 @@ def compare_criteria(
         raise UserError(
             f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
         )
+    orders = list(range(len(given)) if seeds is None else seeds)
+    if len(orders) != len(given):
+        raise UserError(f"There are {len(orders)} seeds for {len(given)} baselines.")
     splits.fingerprint()
     for model in given:
         check_outputs(model, splits)
+    recipes = finetune
+    if isinstance(recipes, Training):
+        recipes = {"sgd" if recipes else "none": recipes}
     about = {
         "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
-        "finetune": "sgd" if finetune else "none", "setting": "", "metric_settings": "{}",
+        "setting": "", "metric_settings": "{}",
     }  # fmt: skip
     batches, device = loader(splits.score, batch_size), torch.device(device)
     rows: list[dict[str, Any]] = []
-    runs = tqdm(list(product(enumerate(given), criteria.items())), "Comparing", disable=None)
+    runs = list(product(zip(orders, given, strict=True), criteria.items()))
     with streams_kept([device]):  # training seeds them
-        for (seed, model), (name, criterion) in runs:
-            head = {"run_id": f"{name}-{seed}", "metric": name, "seed": seed}
-            head |= {"baseline": str(seed), "block": str(seed)}
-            task = Task(splits, schedule, finetune, seed, recalibrate, undo_harm)
-            main = Network(copy.deepcopy(model).to(device), splits.input_size, device)
-            tasks = {MAIN: task} | controls(task, main, untuned, stale)
-            networks = {name: main if name == MAIN else main.copy() for name in tasks}
-            tracks = [
-                Track(name, own, criterion(own.model, batches, LOSS, device), tasks[name])
-                for name, own in networks.items()
-            ]
-            rows += [{**head, **about, **row} for row in _followed(tracks)]
+        for (seed, model), (name, criterion) in tqdm(runs, "Comparing", disable=None):
+            base = Network(copy.deepcopy(model).to(device), splits.input_size, device)
+            tasks = {}
+            for recipe, training in recipes.items():
+                task = Task(splits, schedule, training, seed, recalibrate, undo_harm)
+                more = {} if tasks else controls(task, base, untuned, stale)  # once is enough
+                tasks[recipe] = {MAIN: task} | more
+            head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
+            for recipe, row in _pruned(base, criterion, batches, tasks, also):
+                own = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
+                rows.append({**own, **head, **about, **row})
     return pd.DataFrame(rows)
 
 
-def _followed(tracks: Sequence[Track]) -> Iterator[Row]:
-    """The rows of tracks from one baseline, which is scored once."""
-    first = _score(tracks[0], tuple(tracks[0].network.layers))
-    for track in tracks:
-        steps = track.task.steps(track.network)
-        found = enumerate(track.run(steps, _score, first))
-        yield from ({"track": track.name, "step": k} | done.row for k, done in found)
+def _pruned(
+    base: Network,
+    criterion: Criterion,
+    batches: DataLoader,
+    tasks: Mapping[str, Mapping[str, Task]],
+    also: Also,
+) -> Iterator[tuple[str, Row]]:
+    """The rows of all recipes and their tracks from one baseline, which is scored once."""
+    first: Scored | None = None
+    for recipe, tracks in tasks.items():
+        for name, task in tracks.items():
+            network = base.copy()
+            track = Track(
+                name, network, criterion(network.model, batches, LOSS, base.pruner.device), task
+            )
+            first = first or _score(track, tuple(network.layers))
+            steps = enumerate(track.run(task.steps(network), _score, first))
+            for step, done in steps:
+                yield recipe, {"track": name, "step": step, **done.row, **also(track, done)}
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:

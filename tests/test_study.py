@@ -20,6 +20,7 @@ from pruning_lab.study import compare_criteria
 from pruning_lab.training import Training
 from tests.experiment import two_steps
 
+CONVNET = ["model=convnet", "model.channels=[4,6]", "model.hidden=8", "attributions=none"]
 SCHEDULE = Geometric(target=0.5, steps=2, of="flops")
 NUMBERS = ["removed_flops", "test_accuracy_before", "test_accuracy_after", "test_loss_after"]
 
@@ -72,6 +73,46 @@ def test_a_baseline_is_scored_once_for_both_tracks(tmp_path):
     )
     assert set(frame["track"]) == {"main", "untuned"}
     assert len(scored) == 1 + 2  # the baseline, and the second step of each track
+
+
+def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
+    done, scored, told = two_steps(tmp_path, *CONVNET), [], []
+
+    class Counted(TaylorAttributionMetric):
+        def estimate(self, *args, **options):
+            scored.append(self)
+            return super().estimate(*args, **options)
+
+    def also(track, done):
+        told.append((track.name, len(done.test)))
+        return {"mine": len(told)}
+
+    recipes = {"short": Training(epochs=1, steps=1), "long": Training(epochs=1, steps=5)}
+    frame = compare_criteria(
+        done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes, stale=True,
+        undo_harm=False, seeds=[7], also=also,
+    )  # fmt: skip
+    assert len(scored) == 1 + 4  # the baseline, and the second step of each track
+    tracks = frame.groupby(["finetune", "track"], sort=False).size().to_dict()
+    assert tracks == {
+        ("short", "main"): 3, ("short", "untuned"): 3, ("short", "stale"): 3, ("long", "main"): 3,
+    }  # fmt: skip
+    assert frame["run_id"].unique().tolist() == ["taylor-short-7", "taylor-long-7"]
+    assert frame["mine"].tolist() == list(range(1, 13))
+    assert told[1] == ("main", 3)  # after the cut, recalibrated, fine-tuned
+    first = frame[frame["step"] == 1].set_index(["finetune", "track"])
+    assert first["test_loss_cut"].nunique() == 1
+    assert first["test_loss_before"].nunique() == 2  # the stale one
+    assert first["test_loss_after"].nunique() == 4
+    alone = compare_criteria(
+        done.model, done.splits, {"taylor": TaylorAttributionMetric}, SCHEDULE, recipes["long"],
+        untuned=False, undo_harm=False, seeds=[7],
+    )  # fmt: skip
+    mine = frame[frame["finetune"] == "long"][NUMBERS].to_numpy().tolist()
+    assert mine == alone[NUMBERS].to_numpy().tolist()
+    with pytest.raises(UserError, match="2 seeds for 1 baselines"):
+        compare_criteria(done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes,
+                         seeds=[7, 8])  # fmt: skip
 
 
 @pytest.mark.parametrize(

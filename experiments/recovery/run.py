@@ -37,7 +37,7 @@ NETWORKS = [
 CRITERIA = {"random": RandomAttributionMetric, "taylor": TaylorAttributionMetric}
 TARGETS = (0.5, 0.8)
 RECIPES = [
-    *itertools.product(("cosine", "one_cycle"), (0.001, 0.003, 0.01, 0.03), (40, 160)),
+    *itertools.product(("cosine",), (0.001, 0.003, 0.01, 0.03), (40, 160)),
     ("constant", 0.01, 40),
     ("constant", 0.01, 160),
 ]
