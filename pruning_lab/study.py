@@ -100,7 +100,7 @@ def compare_criteria(
     with streams_kept([device]):  # training seeds them
         for (seed, model), (name, criterion) in tqdm(runs, "Comparing", disable=None):
             base = Network(copy.deepcopy(model).to(device), splits.input_size, device)
-            tasks = {}
+            tasks: dict[str, dict[str, Task]] = {}
             for recipe, training in recipes.items():
                 task = Task(splits, schedule, training, seed, recalibrate, undo_harm)
                 more = {} if tasks else controls(task, base, untuned, stale)  # once is enough
@@ -124,9 +124,8 @@ def _pruned(
     for recipe, tracks in tasks.items():
         for name, task in tracks.items():
             network = base.copy()
-            track = Track(
-                name, network, criterion(network.model, batches, LOSS, base.pruner.device), task
-            )
+            metric = criterion(network.model, batches, LOSS, base.pruner.device)
+            track = Track(name, network, metric, task)
             first = first or _score(track, tuple(network.layers))
             steps = enumerate(track.run(task.steps(network), _score, first))
             for step, done in steps:
