@@ -28,8 +28,8 @@ LOSS = F.cross_entropy
 Criterion = Callable[..., AttributionMetric]
 """Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
 
-Also = Callable[[Track, Done], Mapping[str, Any]]
-"""Called after every step of a track; what it returns is more columns of the step's row."""
+Also = Callable[[Track, int, Done], Mapping[str, Any]]
+"""Called as ``also(track, step, done)`` after every step of a track, for more columns of its row."""
 
 
 def compare_criteria(
@@ -46,7 +46,7 @@ def compare_criteria(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     seeds: Sequence[int] | None = None,
-    also: Also = lambda track, done: {},
+    also: Also = lambda track, step, done: {},
 ) -> pd.DataFrame:
     """Prune a copy of every baseline by every criterion; one row a run, track and step.
 
@@ -129,7 +129,7 @@ def _pruned(
             first = first or _score(track, tuple(network.layers))
             steps = enumerate(track.run(task.steps(network), _score, first))
             for step, done in steps:
-                yield recipe, {"track": name, "step": step, **done.row, **also(track, done)}
+                yield recipe, {"track": name, "step": step, **done.row, **also(track, step, done)}
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:
