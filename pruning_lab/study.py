@@ -29,7 +29,7 @@ Criterion = Callable[..., AttributionMetric]
 """Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
 
 Also = Callable[[Track, int, Done], Mapping[str, Any]]
-"""Called as ``also(track, step, done)`` after every step of a track, for more columns of its row."""
+"""Called as ``also(track, step, done)`` after each step of a track; gives more columns."""
 
 
 def compare_criteria(

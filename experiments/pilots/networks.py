@@ -1,0 +1,73 @@
+"""Networks that no study here uses, on which defaults are chosen, and their pruned copies."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from hydra import compose, initialize_config_module
+
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.identity import fresh_model
+from pruning_lab.network import Network
+from pruning_lab.schedules import OneShot
+from pruning_lab.setup import build, build_data
+from pruning_lab.study import Criterion
+from pruning_lab.track import seeded
+from pruning_lab.training import Training, fit, recalibrate
+
+NETWORKS = [
+    ("convnet", "digits", 100), ("convnet", "fashion_mnist", 100), ("resnet20", "digits", 100),
+    ("resnet20", "fashion_mnist", 100), ("vgg11", "digits", 100), ("convnet", "fashion_mnist", 101),
+]  # fmt: skip
+"""Model, data set (10,000 training pictures of the second), seed."""
+
+TARGETS = (0.5, 0.8)
+"""Shares of the FLOPs that are removed at once."""
+
+ABOUT = ["model", "dataset", "seed", "target", "criterion"]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A trained network and its data; ``about`` are its columns in a table of results."""
+
+    network: Network
+    splits: Splits
+    about: dict[str, str | int]
+
+    def pruned(self, criterion: Criterion, target: float) -> Network:
+        """Return a copy that lost a share of its FLOPs, the same of every group; recalibrated."""
+        pruned, seed = self.network.copy(), int(self.about["seed"])
+        metric = criterion(pruned.model, loader(self.splits.score, 64), F.cross_entropy, "cpu")
+        schedule = OneShot(target=target)
+        players = pruned.players(tuple(pruned.layers), schedule.coupled)
+        found = metric.estimate(list(players.values()), True)
+        (step,) = schedule.steps_for([[*pruned.layers]])
+        scores = {name: each.scores for name, each in zip(players, found, strict=True)}
+        pruned.pruner.prune_groups(pruned.plan(scores, step, schedule))
+        recalibrate(pruned.model, self.splits.train, 1000, seeded(seed, 99))
+        return pruned
+
+
+def pilots() -> Iterator[Pilot]:
+    """Train one network after the other."""
+    for model, dataset, seed in NETWORKS:
+        overrides = [f"model={model}", f"dataset={dataset}", f"seed={seed}"]
+        if dataset == "fashion_mnist":
+            overrides.append("dataset.train=10000")
+        with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+            config = compose("config", overrides)
+        splits = build_data(config.dataset)
+        network = Network(fresh_model(config.model, splits, seed), splits.input_size, "cpu")
+        training: Training = build(config.baseline.training, "baseline.training", Training)
+        about = {"model": model, "dataset": dataset, "seed": seed}
+        pilot = Pilot(network, splits, about)
+        train(pilot, network, training)
+        yield pilot
+
+
+def train(pilot: Pilot, network: Network, training: Training) -> None:
+    """Fit from a fresh optimizer; all recipes see the pictures in the same order."""
+    optimizer = training.optimizer(network.model)
+    order, label = seeded(int(pilot.about["seed"]), 0), " ".join(map(str, pilot.about.values()))
+    fit(network.model, optimizer, pilot.splits.train, training, order, label)

@@ -1,0 +1,115 @@
+"""Choose defaults on ``val``: the recipe of fine-tuning, and how scores of samples are reduced.
+
+    python -m experiments.pilots.run     # resumes after the last network that is done
+
+Every network of networks.py is pruned at once by each criterion and reduction (reductions.csv), and
+what random removal and Taylor leave is fine-tuned by each recipe (recovery.csv). The test split is
+not looked at.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from experiments.pilots.networks import TARGETS, Pilot, pilots, train
+from pruning_lab.attributions import (
+    RandomAttributionMetric,
+    SensitivityAttributionMetric,
+    ShapleyAttributionMetric,
+    TaylorAttributionMetric,
+)
+from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
+from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
+from pruning_lab.study import Criterion
+from pruning_lab.training import Training, evaluate, snapshot
+
+FOLDER = Path(__file__).parent
+RECIPES = [
+    *itertools.product(("cosine",), (0.001, 0.003, 0.01, 0.03), (40, 160)),
+    ("constant", 0.01, 40),
+    ("constant", 0.01, 160),
+]
+"""Schedule of the learning rate, its peak, and steps of 64 pictures."""
+
+REDUCED: dict[str, Criterion] = {
+    "sensitivity": SensitivityAttributionMetric,
+    "taylor": TaylorAttributionMetric,
+    "taylor_signed": partial(TaylorAttributionMetric, signed=True),
+    "owen_gradient": partial(OwenGradientAttributionMetric, masks=8),
+    "banzhaf": partial(BanzhafAttributionMetric, masks=64, samples=32),
+    "shapley 16": partial(ShapleyAttributionMetric, samples=16, sv_samples=2),
+    "shapley 64": partial(ShapleyAttributionMetric, samples=64, sv_samples=2),
+}
+REDUCTIONS = ("mean", "mean_abs", "mean_plus_2_std")
+SEEDS = (0, 1, 2)
+"""Of the draws of random removal beside the reductions."""
+
+Rows = Iterator[dict[str, Any]]
+
+
+def reductions(pilot: Pilot) -> Rows:
+    """Accuracy and loss after each criterion by each reduction, recalibrated, not fine-tuned."""
+    cases: dict[tuple[str, str], Criterion] = {
+        ("random", str(seed)): partial(RandomAttributionMetric, seed=seed) for seed in SEEDS
+    }
+    for (name, criterion), reduction in itertools.product(REDUCED.items(), REDUCTIONS):
+        cases[name, reduction] = partial(criterion, reduction=reduction)
+    for (name, reduction), criterion in tqdm(cases.items(), "Reductions", leave=False):
+        for target in TARGETS:
+            found = evaluate(pilot.pruned(criterion, target).model, pilot.splits.val)
+            yield {
+                "target": target, "criterion": name, "reduction": reduction,
+                "accuracy": found.accuracy, "loss": found.loss,
+            }  # fmt: skip
+
+
+def recovery(pilot: Pilot) -> Rows:
+    """Accuracy and loss before and after each recipe, from the same pruned networks."""
+    criteria: dict[str, Criterion] = {
+        "random": RandomAttributionMetric,
+        "taylor": TaylorAttributionMetric,
+    }
+    for (name, criterion), target in itertools.product(criteria.items(), TARGETS):
+        pruned = pilot.pruned(criterion, target)
+        before = evaluate(pruned.model, pilot.splits.val)
+        for lr_schedule, lr, steps in tqdm(RECIPES, f"Recipes, {name}, {target}", leave=False):
+            recipe = Training(
+                epochs=1, steps=steps, lr=lr, weight_decay=5e-4, lr_schedule=lr_schedule
+            )
+            undo = snapshot(pruned.model, recipe.optimizer(pruned.model))
+            train(pilot, pruned, recipe)
+            after = evaluate(pruned.model, pilot.splits.val)
+            undo()
+            yield {
+                "target": target, "criterion": name, "lr_schedule": lr_schedule, "lr": lr,
+                "steps": steps, "accuracy_before": before.accuracy, "loss_before": before.loss,
+                "accuracy": after.accuracy, "loss": after.loss,
+            }  # fmt: skip
+
+
+def extend(pilot: Pilot, name: str, measure: Callable[[Pilot], Rows]) -> None:
+    """Add a network's rows to a table, unless they are there."""
+    path = FOLDER / f"{name}.csv"
+    done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(pilot.about))
+    if (done[list(pilot.about)] == list(pilot.about.values())).all(axis=1).any():
+        return
+    rows = pd.DataFrame([pilot.about | row for row in measure(pilot)])
+    pd.concat([done, rows], ignore_index=True).to_csv(path, index=False)
+
+
+def main() -> None:
+    """Do the networks that are not in the tables yet."""
+    torch.set_num_threads(1)
+    for pilot in pilots():
+        extend(pilot, "recovery", recovery)
+        extend(pilot, "reductions", reductions)
+
+
+if __name__ == "__main__":
+    main()
