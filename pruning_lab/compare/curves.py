@@ -16,6 +16,9 @@ _SPLITS = {"test": "Test", "val": "Validation"}
 MANY = 5
 """From so many runs on a band says more than the single runs."""
 
+SPAN = 5.0
+"""How many points of accuracy a panel shows at least."""
+
 Panel = tuple[str, pd.DataFrame, str]
 """A title, the rows that are drawn, and the column of their accuracy."""
 
@@ -50,6 +53,7 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
         for criterion in in_order(rows["metric"]):
             runs = rows[rows["metric"] == criterion]
             _draw_criterion(ax, criterion, runs, f"removed_{x}", column)
+        _widen(ax)
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel(f"{_QUANTITIES[x]} removed (%)")
         ax.grid(color="0.92")
@@ -79,6 +83,13 @@ def _panels(frame: pd.DataFrame, split: str) -> list[Panel]:
     elif was_finetuned(frame, split):
         panels = [("Before fine-tuning", main, before), ("After fine-tuning", main, after)]
     return [*([] if stale.empty else [("Stale statistics", stale, before)]), *panels]
+
+
+def _widen(ax: Axes) -> None:
+    """Show at least SPAN points: what lies within one or two of them is mostly noise."""
+    low, high = ax.get_ylim()
+    if high - low < SPAN:
+        ax.set_ylim((low + high - SPAN) / 2, (low + high + SPAN) / 2)
 
 
 def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:
