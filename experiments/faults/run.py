@@ -130,14 +130,14 @@ def outputs(place: Path) -> Iterator[Trials]:
         yield from in_turn(f"{name}, each output file in turn", broken, reason, place)
 
 
-def stores(place: Path) -> Iterator[Trials]:
+def stores(place: Path, every: int) -> Iterator[Trials]:
     """Every call of MLflow fails, alone, or with all that follow."""
-    for name, once, every in (("each call in turn", True, 1), ("from a call on", False, 4)):
-        broken = partial(faults.broken_store, once=once)
-        yield from in_turn(f"MLflow's disk full, {name}", broken, "No space left", place, every)
+    for name, once, rarer in (("each call in turn", True, 1), ("from a call on", False, 4)):
+        broken, each = partial(faults.broken_store, once=once), rarer * every
+        yield from in_turn(f"MLflow's disk full, {name}", broken, "No space left", place, each)
     broken, cut = partial(faults.broken_store, once=True), faults.broken_data(LATE)
     name = "MLflow's disk full, each call in turn of a run that goes on"
-    yield from in_turn(name, broken, "No space left", place, before=cut)
+    yield from in_turn(name, broken, "No space left", place, every, before=cut)
 
 
 def data(place: Path, times: int, seed: int) -> Iterator[Trials]:
@@ -214,13 +214,14 @@ def main() -> None:
         "data": lambda place, options: data(place, options.data, options.seed),
         "writes": lambda place, _: writes(place),
         "outputs": lambda place, _: outputs(place),
-        "stores": lambda place, _: stores(place),
+        "stores": lambda place, options: stores(place, options.every),
         "servers": lambda place, options: servers(place, options.servers, options.seed),
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=6, help="runs that are killed, per criterion")
     parser.add_argument("--data", type=int, default=10, help="runs with an unreadable batch")
     parser.add_argument("--servers", type=int, default=3, help="runs per fault of a server")
+    parser.add_argument("--every", type=int, default=1, help="break every n-th call of MLflow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(campaigns))
     parser.add_argument("--folder", type=Path, help="where to work, and what stays")
