@@ -30,7 +30,7 @@ from pruning_lab.ledger import Cost
 from pruning_lab.network import Network
 from pruning_lab.observed import Seen
 from pruning_lab.random_streams import set_states, states
-from pruning_lab.track import Done, Scored, Steps
+from pruning_lab.track import STAGES, Done, Scored, Steps
 from pruning_lab.training import Epochs, Evaluation
 
 log = logging.getLogger(__name__)
@@ -257,14 +257,16 @@ def _pictures(done: Sequence[Done]) -> Tensors:
 
 def _done(number: int, about: Mapping[str, Any], tensors: Tensors) -> Done:
     """A finished step as it was kept."""
-    test: dict[str, dict[str, np.ndarray]] = {}
+    test: dict[str, dict[str, np.ndarray]] = {stage: {} for stage in STAGES}  # in their order
     for key, value in tensors.items():
         kind, at, *rest = key.split("|")
         if kind == "test" and int(at) == number:
             stage, name = rest
-            test.setdefault(stage, {})[name] = value.numpy()
+            test[stage][name] = value.numpy()
     plan = {name: np.array(units, dtype=np.int64) for name, units in about["plan"].items()}
-    return Done(plan, about["row"], {stage: Evaluation(**each) for stage, each in test.items()})
+    return Done(
+        plan, about["row"], {stage: Evaluation(**each) for stage, each in test.items() if each}
+    )
 
 
 def _state(model: nn.Module, optimizer: Optimizer) -> Tensors:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_lab import record, resume, tracking
+from pruning_lab import pictures, record, resume, tracking
 from pruning_lab.attributions import RandomAttributionMetric
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import UserError
@@ -33,6 +33,13 @@ def curves(folder):
     return frame.drop(columns=["run_id", *OF_THE_MACHINE], errors="ignore")
 
 
+def answers(folder):
+    """What each test picture was answered at every stage, in its order."""
+    (path,) = (folder / "mlruns").rglob(pictures.FILE)
+    found = pictures.read(path)
+    return [(key, found.correct[key].tolist(), found.loss[key].tolist()) for key in found.correct]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The curves of a run that nothing disturbs, and the number of its checkpoints."""
@@ -42,7 +49,7 @@ def undisturbed(tmp_path_factory):
         patch.setattr(resume, "MOST", float("inf"))  # every epoch is kept
         patch.setattr(resume, "_write", counted(resume._write, written.append))
         two_steps(folder, *CUT).run()
-    return curves(folder), [path.name for path in written]
+    return curves(folder), [path.name for path in written], answers(folder)
 
 
 def counted(write, tell):
@@ -54,7 +61,7 @@ def counted(write, tell):
 
 
 def test_every_epoch_and_step_is_written_down(undisturbed):
-    _, written = undisturbed
+    _, written, _ = undisturbed
     assert written == [
         *["training.safetensors"] * 4,
         "main.safetensors",
@@ -72,7 +79,7 @@ def test_every_epoch_and_step_is_written_down(undisturbed):
 def test_a_run_that_is_cut_off_at_any_checkpoint_ends_with_the_same_curve(
     number, after, undisturbed, tmp_path, monkeypatch
 ):
-    expected, written = undisturbed
+    expected, written, answered = undisturbed
     assert len(written) == 19
     count, write = iter(range(1000)), resume._write
 
@@ -92,6 +99,7 @@ def test_a_run_that_is_cut_off_at_any_checkpoint_ends_with_the_same_curve(
     again = two_steps(tmp_path, *CUT)
     again.run()
     pd.testing.assert_frame_equal(curves(tmp_path), expected, check_exact=True)
+    assert answers(tmp_path) == answered
     assert whole(again) == 1
     assert not again.checkpoint.folder.exists()
 
