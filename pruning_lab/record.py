@@ -251,7 +251,8 @@ def block(config: DictConfig) -> str:
     """
     if config.baseline.checkpoint is not None or config.model.get("weights"):
         return GIVEN
-    trained = config.baseline.training.epochs > 0
+    training = config.baseline.training
+    trained = training.epochs > 0 if training.steps is None else training.steps > 0
     return f"init {config.seeds.init}" + (f", order {config.seeds.order}" if trained else "")
 
 

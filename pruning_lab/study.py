@@ -20,7 +20,7 @@ from pruning_lab.network import Network
 from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
 from pruning_lab.setup import check_outputs
-from pruning_lab.track import MAIN, Done, Row, Scored, Task, Track, controls
+from pruning_lab.track import MAIN, Done, Row, Scored, Task, Track, controls, seeded
 from pruning_lab.training import Training
 
 LOSS = F.cross_entropy
@@ -69,7 +69,7 @@ def compare_criteria(
         undo_harm: undo fine-tuning that does not improve the validation accuracy.
         batch_size: how many samples are scored at a time.
         device: where all runs.
-        seeds: of the order of the training data, one a baseline; 0, 1, 2 ... by default.
+        seeds: of the order of the training data, another for each baseline; 0, 1, 2 ... by default.
         also: measures more at each step.
 
     Raises:
@@ -82,8 +82,10 @@ def compare_criteria(
             f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
         )
     orders = list(range(len(given)) if seeds is None else seeds)
-    if len(orders) != len(given):
-        raise UserError(f"There are {len(orders)} seeds for {len(given)} baselines.")
+    if len(set(orders)) != len(given) or len(orders) != len(given):
+        raise UserError(
+            f"seeds={orders} are not possible for {len(given)} baselines: give each one its own."
+        )
     splits.fingerprint()
     for model in given:
         check_outputs(model, splits)
@@ -103,8 +105,7 @@ def compare_criteria(
             tasks: dict[str, dict[str, Task]] = {}
             for recipe, training in recipes.items():
                 task = Task(splits, schedule, training, seed, recalibrate, undo_harm)
-                more = {} if tasks else controls(task, base, untuned, stale)  # once is enough
-                tasks[recipe] = {MAIN: task} | more
+                tasks[recipe] = {MAIN: task} | controls(task, base, untuned, stale)
             head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
             for recipe, row in _pruned(base, criterion, batches, tasks, also):
                 own = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
@@ -119,17 +120,30 @@ def _pruned(
     tasks: Mapping[str, Mapping[str, Task]],
     also: Also,
 ) -> Iterator[tuple[str, Row]]:
-    """The rows of all recipes and their tracks from one baseline, which is scored once."""
+    """The rows of all recipes and their tracks from one baseline, which is scored once.
+
+    Tracks that are the same for several recipes (most controls are) are run once.
+    """
     first: Scored | None = None
+    known: list[tuple[str, Task, list[Row]]] = []
     for recipe, tracks in tasks.items():
         for name, task in tracks.items():
+            rows = next((rows for *key, rows in known if key == [name, task]), None)
+            if rows is not None:
+                yield from ((recipe, row) for row in rows)
+                continue
+            known.append((name, task, rows := []))
             network = base.copy()
             metric = criterion(network.model, batches, LOSS, base.pruner.device)
             track = Track(name, network, metric, task)
-            first = first or _score(track, tuple(network.layers))
+            if first is None:
+                seeded(task.order, 0)  # for criteria that draw from the shared streams
+                first = _score(track, tuple(network.layers))
             steps = enumerate(track.run(task.steps(network), _score, first))
             for step, done in steps:
-                yield recipe, {"track": name, "step": step, **done.row, **also(track, step, done)}
+                row = {"track": name, "step": step, **done.row, **also(track, step, done)}
+                rows.append(row)
+                yield recipe, row
 
 
 def _score(track: Track, layers: tuple[str, ...]) -> Scored:

@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from pruning_lab import ranks
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.coupled import TOGETHER, group_scores
 from pruning_lab.attributions.players import Players
@@ -103,8 +104,10 @@ class Measured:
 
     def is_better_than(self, other: "Measured") -> bool:
         """Compare validation accuracies; losses where they are equal."""
-        own, others = self.val, other.val
-        return (own.accuracy, -own.loss) > (others.accuracy, -others.loss)
+        own, others = (
+            (each.val.accuracy, -np.nan_to_num(each.val.loss, nan=np.inf)) for each in (self, other)
+        )
+        return bool(own > others)
 
 
 Stages = dict[str, Measured]
@@ -234,7 +237,7 @@ class Track:
         fit(network.model, optimizer, data, task.finetune, order, f"Fine-tuning, {label}", kept)
         spent = kept.seconds + time.perf_counter() - started
         before, after = list(stages.values())[-1], measure(network, task.splits)
-        harms = task.undo_harm and not after.is_better_than(before)
+        harms = task.undo_harm and ranks.agreed(lambda: not after.is_better_than(before))
         if harms:
             undo()
         else:
@@ -258,12 +261,11 @@ class Track:
 
 def controls(task: Task, network: Network, untuned: bool, stale: bool) -> dict[str, Task]:
     """The tasks of the control tracks that are wanted and differ from ``task``."""
-    never = replace(task.finetune, epochs=0, steps=None)
     found = {}
-    if untuned and task.finetune:
-        found[UNTUNED] = replace(task, finetune=never)
+    if untuned and task.finetune:  # its share is what recalibration sees
+        found[UNTUNED] = replace(task, finetune=Training(epochs=0, share=task.finetune.share))
     if stale and task.recalibrate and with_statistics(network.model):
-        found[STALE] = replace(task, finetune=never, recalibrate=0)
+        found[STALE] = replace(task, finetune=Training(epochs=0), recalibrate=0)
     return found
 
 

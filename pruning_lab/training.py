@@ -234,6 +234,8 @@ def evaluate(model: nn.Module, dataset: Dataset, batch_size: int = 256) -> Evalu
     with evaluating(model):
         for x, target in loader(dataset, batch_size):
             output, target = model(x.to(device)), target.to(device)
+            if output.dtype in (torch.float16, torch.bfloat16):
+                output = output.float()
             losses = F.cross_entropy(output, target, reduction="none")
             confidence = output.softmax(1).amax(1)
             found.append((output.argmax(1) == target, losses, confidence, target))
@@ -278,21 +280,22 @@ def recalibrate(
     changes: Dropout stays off, and no weight moves. Layers without running statistics stay as they
     are, and so do all if there are fewer than two samples.
     """
-    chosen = part(dataset, min(1, samples / len(dataset)), generator)  # type: ignore[arg-type]
     norms = with_statistics(model)
     model.eval()
-    if len(chosen) < 2:  # type: ignore[arg-type]
+    # in a random order: batches of a sorted data set would each see some classes alone
+    order = torch.randperm(len(dataset), generator=generator)  # type: ignore[arg-type]
+    chosen = order[: max(2, samples)].numpy()
+    if len(chosen) < 2:
         return
     momenta, device = [norm.momentum for norm in norms], next(model.parameters()).device
-    count = len(chosen)  # type: ignore[arg-type]
-    batches = np.array_split(np.arange(count), -(-count // batch_size))
+    batches = np.array_split(chosen, -(-len(chosen) // batch_size))
     try:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over batches
             norm.train()
         for batch in batches:
-            x, _ = next(iter(loader(Subset(chosen, batch.tolist()), len(batch))))
+            x, _ = next(iter(loader(Subset(dataset, batch.tolist()), len(batch))))
             model(x.to(device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -96,10 +96,12 @@ def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
     assert len(scored) == 1 + 4  # the baseline, and the second step of each track
     tracks = frame.groupby(["finetune", "track"], sort=False).size().to_dict()
     assert tracks == {
-        ("short", "main"): 3, ("short", "untuned"): 3, ("short", "stale"): 3, ("long", "main"): 3,
-    }  # fmt: skip
+        (recipe, track): 3 for recipe in recipes for track in ("main", "untuned", "stale")
+    }
     assert frame["run_id"].unique().tolist() == ["taylor-short-7", "taylor-long-7"]
-    assert frame["mine"].tolist() == list(range(1, 13))
+    assert frame["mine"].tolist() == [*range(1, 10), *range(10, 13), *range(4, 10)]
+    controls = frame[frame["track"] != "main"].drop(columns=["run_id", "finetune"])
+    assert controls.iloc[:6].reset_index(drop=True).equals(controls.iloc[6:].reset_index(drop=True))
     assert told[1] == ("main", 3)  # after the cut, recalibrated, fine-tuned
     first = frame[frame["step"] == 1].set_index(["finetune", "track"])
     assert first["test_loss_cut"].nunique() == 1
@@ -109,11 +111,15 @@ def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
         done.model, done.splits, {"taylor": TaylorAttributionMetric}, SCHEDULE, recipes["long"],
         untuned=False, undo_harm=False, seeds=[7],
     )  # fmt: skip
-    mine = frame[frame["finetune"] == "long"][NUMBERS].to_numpy().tolist()
+    mine = frame[(frame["finetune"] == "long") & (frame["track"] == "main")]
+    mine = mine[NUMBERS].to_numpy().tolist()
     assert mine == alone[NUMBERS].to_numpy().tolist()
-    with pytest.raises(UserError, match="2 seeds for 1 baselines"):
-        compare_criteria(done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes,
-                         seeds=[7, 8])  # fmt: skip
+    with pytest.raises(UserError, match=r"The runs differ in finetune \(long, short\); keep one"):
+        measure_runs(frame)
+    for seeds in ([7, 8], []):
+        with pytest.raises(UserError, match="are not possible for 1 baselines: give each"):
+            compare_criteria(done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes,
+                             seeds=seeds)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,9 @@ def test_blocks_are_networks_that_were_trained_apart(tmp_path):
     assert block("seed=3", "metric=random") == "init 3, order 3"
     assert block("seed=3", "seeds.order=1", "seeds.score=9") == "init 3, order 1"
     assert block("seed=3", "baseline.training.epochs=0") == "init 3"
+    assert block("seed=3", "baseline.training.steps=0") == "init 3"
+    steps = ["baseline.training.epochs=0", "baseline.training.steps=5"]
+    assert block("seed=3", *steps) == "init 3, order 3"
     assert block(f"baseline.checkpoint={path}", "seed=3") == "given weights"
 
 
@@ -211,6 +214,7 @@ def test_accuracy_decides_what_is_better_then_the_loss(before, after, better):
 
     assert measured(after).is_better_than(measured(before)) is better
     assert measured(before, 0.9).is_better_than(measured(before))
+    assert measured(before).is_better_than(measured(before, np.nan))
     assert not measured(before, 1.1).is_better_than(measured(before))
 
 

@@ -324,6 +324,23 @@ def test_evaluation_does_not_move_the_global_generator():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_recalibration_mixes_a_sorted_data_set():
+    """Four batches of one class each would all but lose the spread between classes."""
+    x = torch.arange(4.0).repeat_interleave(50)[:, None] * 10
+    model = nn.BatchNorm1d(1)
+    data = TensorDataset(x, torch.zeros(200, dtype=torch.long))
+    recalibrate(model, data, 1000, torch.Generator().manual_seed(0), batch_size=50)
+    assert model.running_var.item() == pytest.approx(x.var().item(), rel=0.1)
+
+
+def test_low_precision_outputs_are_measured():
+    model = nn.Linear(3, 4).bfloat16()
+    data = TensorDataset(torch.randn(6, 3).bfloat16(), torch.arange(6) % 4)
+    found = evaluate(model, data)
+    assert found.losses.dtype == np.float32
+    assert found.loss > 0
+
+
 def test_recalibrated_statistics_are_means_over_batches_by_hand():
     x = torch.randn(10, 3) * torch.tensor([1.0, 2.0, 3.0]) + 1
     data = TensorDataset(x, torch.zeros(10, dtype=torch.long))
@@ -335,7 +352,8 @@ def test_recalibrated_statistics_are_means_over_batches_by_hand():
     assert not model[0].training
     for before, after in zip(weights, model.parameters(), strict=True):
         assert torch.equal(before, after)
-    halves = x.split(5)  # all samples, in their own order
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    halves = x[order].split(5)
     mean, var = (
         torch.stack([half.mean(0) for half in halves]).mean(0),
         torch.stack([half.var(0) for half in halves]).mean(0),
@@ -359,8 +377,9 @@ def test_batches_are_of_equal_size():
     data = TensorDataset(x, torch.zeros(7, dtype=torch.long))
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     for batch_size, sizes in ((6, [4, 3]), (3, [3, 2, 2])):  # never a lone one
-        recalibrate(model, data, 7, torch.Generator(), batch_size=batch_size)
-        means = torch.stack([part.mean(0) for part in x.split(sizes)]).mean(0)
+        recalibrate(model, data, 7, torch.Generator().manual_seed(1), batch_size=batch_size)
+        order = torch.randperm(7, generator=torch.Generator().manual_seed(1))
+        means = torch.stack([part.mean(0) for part in x[order].split(sizes)]).mean(0)
         torch.testing.assert_close(model[0].running_mean, means)
 
 

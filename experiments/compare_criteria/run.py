@@ -30,6 +30,7 @@ from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
 from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
 from pruning_lab.datasets.shifts import shifted
 from pruning_lab.identity import fresh_model
+from pruning_lab.record import git_commit
 from pruning_lab.schedules import Geometric
 from pruning_lab.setup import build, build_data
 from pruning_lab.study import Criterion, compare_criteria
@@ -86,8 +87,8 @@ def criteria(block: Block, network: int) -> dict[str, Criterion]:
     return found
 
 
-def recoveries(finetune: Training) -> dict[str, Training]:
-    """The default recipe in two lengths, and on a hundredth of the pictures."""
+def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
+    """The default recipe in two lengths, and on 100 of so many pictures."""
     make = partial(
         Training, epochs=1, lr=finetune.lr, momentum=finetune.momentum,
         weight_decay=finetune.weight_decay, lr_schedule=finetune.lr_schedule,
@@ -95,7 +96,7 @@ def recoveries(finetune: Training) -> dict[str, Training]:
     return {
         "160 steps": make(steps=160),
         "40 steps": make(steps=40),
-        "160 steps on 100 pictures": make(steps=160, share=0.01),
+        "160 steps on 100 pictures": make(steps=160, share=100 / pictures),
     }
 
 
@@ -123,11 +124,14 @@ def study(name: str, network: int) -> None:
                 found[f"{kind}_accuracy_after"] = accuracy
         return found
 
+    recipes = recoveries(config.finetune, len(splits.train))
     frame = compare_criteria(
-        model, splits, criteria(block, network), SCHEDULE, recoveries(config.finetune),
-        stale=True, seeds=[network], also=also,
+        model, splits, criteria(block, network), SCHEDULE, recipes, stale=True, undo_harm=False,
+        seeds=[network], also=also,
     )  # fmt: skip
     frame["model"], frame["dataset"] = name, config.dataset._target_.rpartition(".")[2]
+    frame["run_id"] = name + " " + frame["run_id"]
+    frame["commit"], frame["recipe"] = git_commit(), repr(recipes["160 steps"])
     frame["minutes"] = (time.time() - started) / 60
     path = records(name, network)
     path.parent.mkdir(parents=True, exist_ok=True)

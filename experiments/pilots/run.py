@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.pilots.networks import TARGETS, Pilot, pilots, train
+from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
     RandomAttributionMetric,
     SensitivityAttributionMetric,
@@ -100,7 +101,8 @@ def extend(pilot: Pilot, name: str, measure: Callable[[Pilot], Rows]) -> None:
     if (done[list(pilot.about)] == list(pilot.about.values())).all(axis=1).any():
         return
     rows = pd.DataFrame([pilot.about | row for row in measure(pilot)])
-    pd.concat([done, rows], ignore_index=True).to_csv(path, index=False)
+    with replacing(path) as temporary:  # whole or not at all
+        pd.concat([done, rows], ignore_index=True).to_csv(temporary, index=False)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from pruning_lab.errors import UserError
 
-ENUMERATED = 14
+ENUMERATED = 16
 """Up to so many pairs all 2^n flips are tried, with more RESAMPLES random ones."""
 
 RESAMPLES = 9999
@@ -19,13 +19,18 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
     Under the null hypothesis that each pair's difference is as likely to have either sign
     (exchangeable criteria), the mean of the flipped differences is as far from 0 as the observed
-    one in a share p of all 2^n flips. Exact, whatever the distribution; never below 2^(1 - n), so
-    that five pairs cannot reach 0.05.
+    one in a share p of all 2^n flips. Exact for up to 16 pairs, whatever the distribution; with
+    more, 9999 flips are drawn. Never below 2^(1 - n): five pairs cannot reach 0.05.
+
+    Raises:
+        UserError: for fewer than two pairs, or differences that are not finite.
     """
     values = np.asarray(differences, float)
     _check_pairs(len(values))
+    if not np.isfinite(values).all():
+        raise UserError(f"Differences must be finite; they are {values.tolist()}.")
     sums = _flips(len(values)) @ values
-    as_far = np.abs(sums) >= abs(values.sum()) * (1 - 1e-12)
+    as_far = np.abs(sums) >= abs(values.sum()) - 1e-12 * np.abs(values).sum()
     if len(values) <= ENUMERATED:
         return float(as_far.mean())
     return float((1 + as_far.sum()) / (1 + len(sums)))
@@ -51,23 +56,21 @@ def equivalence_p(differences: Sequence[float], margin: float) -> float:
 def band_factor(curves: np.ndarray, confidence: float = 0.95) -> float:
     """Return by how many standard errors a band around mean curves holds at all steps at once.
 
-    ``curves`` (n, K) are n independent curves over K steps. The quantile of max_k |t_k| over
-    random signs of the curves' deviations from their mean (the wild bootstrap, studentised). For
-    one step it is about Student's t quantile. Steps without spread do not count.
+    ``curves`` (n, K) are n independent curves over K steps. Student's t quantile, times by how
+    much max_k |m_k| exceeds a single |m_k| at that confidence, where m_k is the mean over standard
+    error of step k when the curves' deviations from their mean get random signs (the wild
+    bootstrap). Steps without spread do not count.
     """
     n = len(curves)
     _check_pairs(n)
+    student = float(stats.t.ppf((1 + confidence) / 2, n - 1))
     deviations = curves - curves.mean(0)
-    deviations = deviations[:, deviations.std(0) > 1e-12]
+    deviations = deviations[:, deviations.std(0) > 1e-9 * np.abs(curves).max()]
     if not deviations.shape[1]:
-        return float(stats.t.ppf((1 + confidence) / 2, n - 1))
-    signs = _flips(n)
-    means = signs @ deviations / n
-    squares = (deviations**2).sum(0)  # signs do not change them
-    errors = np.sqrt((squares - n * means**2) / (n - 1) / n)
-    with np.errstate(divide="ignore"):  # a flip may leave no spread at all
-        largest = np.abs(means / errors).max(1)
-    return float(np.quantile(largest, confidence, method="higher"))
+        return student
+    means = np.abs(_flips(n) @ (deviations / np.sqrt((deviations**2).sum(0))))
+    alone = np.quantile(means, confidence, axis=0).mean()
+    return student * float(np.quantile(means.max(1), confidence) / alone)
 
 
 def _flips(n: int) -> np.ndarray:

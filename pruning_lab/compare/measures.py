@@ -33,8 +33,14 @@ def measure_runs(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         split: ``"test"`` or ``"val"``.
 
     Raises:
-        UserError: for a run that removed nothing, so that there is no curve.
+        UserError: for a run that removed nothing, so that there is no curve, and for runs of
+            several fine-tunings, whose mean would mean nothing.
     """
+    if "finetune" in frame and len(names := sorted(frame["finetune"].unique())) > 1:
+        raise UserError(
+            f"The runs differ in finetune ({', '.join(names)}); keep one, for example "
+            f"frame[frame['finetune'] == {names[0]!r}]."
+        )
     runs = _by_run(main_track(frame))
     found = runs[ABOUT].first()
     curves = {"before": (runs, "before"), "after": (runs, "after")}

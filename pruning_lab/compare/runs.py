@@ -27,8 +27,13 @@ def main_track(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
-    """Whether any accuracy or loss of the main tracks is another after the steps' training."""
+    """Whether the main tracks were fine-tuned, were it undone each time.
+
+    Runs of before that was recorded: whether any accuracy or loss is another after it.
+    """
     frame = main_track(frame)
+    if "finetune_kept" in frame and frame["finetune_kept"].notna().any():
+        return True
     for what in ("accuracy", "loss"):
         before, after = f"{split}_{what}_before", f"{split}_{what}_after"
         if after in frame:

@@ -38,9 +38,26 @@ def test_equivalence_is_two_one_sided_t_tests():
         equivalence_p(values, 0)
 
 
-def test_for_one_step_a_band_is_nearly_students_interval():
+def test_flips_are_exact_up_to_16_pairs_and_ties_count():
+    assert sign_flip_p(np.ones(16)) == 2**-15
+    assert sign_flip_p([0.1, 0.2, -0.3] * 2) == 1  # sums are 0 but for rounding
+    assert sign_flip_p([0.0, 0.0]) == 1
+    with pytest.raises(UserError, match="must be finite"):
+        sign_flip_p([np.nan, 1, 2])
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 12])
+def test_curves_of_two_values_have_a_finite_band(n):
+    draw = np.random.default_rng(n)
+    for _ in range(50):
+        curves = draw.choice([0.8, 0.9], (n, 7))
+        factor = band_factor(curves)
+        assert stats.t.ppf(0.975, n - 1) * 0.99 <= factor < np.inf
+
+
+def test_for_one_step_a_band_is_students_interval():
     curve = np.random.default_rng(3).normal(size=(12, 1))
-    assert band_factor(curve) == pytest.approx(stats.t.ppf(0.975, 11), rel=0.1)
+    assert band_factor(curve) == pytest.approx(stats.t.ppf(0.975, 11))
     assert band_factor(np.repeat(curve, 5, axis=1)) == pytest.approx(band_factor(curve))
     assert band_factor(np.ones((12, 3))) == stats.t.ppf(0.975, 11)  # no spread: nothing to add
 

@@ -123,6 +123,15 @@ def test_runs_of_a_block_are_one_line() -> None:
     np.testing.assert_allclose(lines["run:1"][1][0], 100 * (0.9 - 0.0025))  # of seeds 2 and 3
 
 
+def test_fine_tuning_that_was_always_undone_is_shown() -> None:
+    frame = frame_of(["taylor"], seeds=1)
+    same = frame.assign(
+        test_accuracy_after=frame["test_accuracy_before"], test_loss_after=0.1, test_loss_before=0.1
+    )
+    assert len(accuracy_curves(same).axes) == 1
+    assert len(accuracy_curves(same.assign(finetune_kept=0.0)).axes) == 2
+
+
 def test_untuned_tracks_are_the_left_panel() -> None:
     main = frame_of(["taylor"]).assign(track="main")
     untuned = main.assign(track="untuned", test_accuracy_before=0.5, test_accuracy_after=0.5)
