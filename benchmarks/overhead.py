@@ -35,7 +35,7 @@ REST = {
     "checkpoints": [(resume, "_write"), (resume, "_read")],
     "tracking": [(write.Run, "_send"), (write, "_finish")],
     "planning": [(track.Track, "plan")],
-    "latency and size": [(track, "row_of")],
+    "latency and size": [(track, "done_of")],
 }  # fmt: skip
 
 

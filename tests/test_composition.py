@@ -94,7 +94,7 @@ def test_a_copy_that_says_the_same_is_no_matter(own):
     ("text", "message"),
     [
         ("controls:\n  untunned: true", "controls.untunned is not used by anything; the keys are "
-         "controls.untuned, controls.scratch"),
+         "controls.untuned, controls.stale, controls.scratch"),
         ("baseline:\n  foldr: x", "baseline.foldr is not used .*baseline.folder"),
         ("tracking:\n  url: x", "tracking.url is not used .*tracking.uri"),
         ("keeep: all", "keeep is not used by anything; the keys are seed, "),
