@@ -99,7 +99,8 @@ class Game:
         """The losses with all players (samples,), by what the entry's layer gives, where it is."""
         if self._units is None:
             return self.ends[0]
-        return self._resumed(torch.arange(self.samples, device=self.device), self._units.whole)
+        every = torch.arange(self.samples, device=self.device)
+        return self._resumed(every, self._units.whole.clone())  # an in-place ReLU may come next
 
     def half(self) -> list[torch.Tensor]:
         """The losses without half of the players, drawn, (samples,): by masks, and by the entry."""

@@ -447,3 +447,25 @@ def test_the_units_of_a_layer_whose_hook_turns_its_output_are_found():
     data = [(torch.randn(6, 4, 5).double(), torch.arange(6) % 3)]
     metric = TaylorAttributionMetric(model, data, F.cross_entropy, "cpu", "none")
     assert metric.run(model[0]).shape == (6, 8)
+
+
+def test_an_activation_in_place_after_the_next_layer_changes_no_score():
+    """What the next layer gives is overwritten by the ReLU; the scores are those without."""
+
+    def network(inplace):
+        torch.manual_seed(0)
+        layers = [
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace),
+            nn.Conv2d(4, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(inplace),
+            nn.Flatten(), nn.Linear(5 * 36, 3),
+        ]  # fmt: skip
+        return nn.Sequential(*layers).eval()
+
+    batch = [(torch.randn(6, 1, 6, 6), torch.arange(6) % 3)]
+    found = []
+    for inplace in (True, False):
+        model = network(inplace)
+        metric = ShapleyAttributionMetric(model, batch, F.cross_entropy, "cpu", sv_samples=2)
+        found.append(metric.run(model[0], find_best_evaluation_module=True))
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    assert len(set(found[0])) == 4
