@@ -21,7 +21,7 @@ FILE = "test_pictures.npz"
 
 @dataclass(frozen=True)
 class Pictures:
-    """What was measured, by (track, step, stage): ``correct`` and ``loss``, each (N,)."""
+    """Correctness (N,) and loss (N,) of the N test pictures, by (track, step, stage)."""
 
     correct: Mapping[tuple[str, int, str], np.ndarray]
     loss: Mapping[tuple[str, int, str], np.ndarray]

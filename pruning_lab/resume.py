@@ -246,7 +246,7 @@ def undamaged(path: Path, folder: Path) -> Iterator[None]:
 
 
 def _pictures(done: Sequence[Done]) -> Tensors:
-    """What every step made of every test picture."""
+    """Return the test results of all finished steps as named tensors."""
     return {
         f"test|{number}|{stage}|{name}": torch.from_numpy(value)
         for number, each in enumerate(done)

@@ -17,7 +17,7 @@ OWN = __name__.partition(".")[0]
 
 INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 INSIDE = tuple(f"{place}{os.sep}" for place in INSTALLED)
-"""How the paths of files in these places begin; asked of some thousand modules, so no Path."""
+"""Path prefixes of installed files. Text, not Path: thousands of modules are compared with them."""
 
 
 @cache

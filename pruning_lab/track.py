@@ -111,7 +111,7 @@ class Measured:
 
 
 Stages = dict[str, Measured]
-"""What was measured at a step, by stage; without stages that changed nothing."""
+"""Measurements of a step by stage; stages that changed nothing are left out."""
 
 
 @dataclass(frozen=True)

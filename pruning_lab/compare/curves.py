@@ -17,7 +17,7 @@ MANY = 5
 """From so many runs on a band says more than the single runs."""
 
 SPAN = 5.0
-"""How many points of accuracy a panel shows at least."""
+"""Smallest height of a panel, in points of accuracy."""
 
 Panel = tuple[str, pd.DataFrame, str]
 """A title, the rows that are drawn, and the column of their accuracy."""

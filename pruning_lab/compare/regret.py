@@ -1,4 +1,4 @@
-"""What a choice of criterion costs, where the best one is not known beforehand."""
+"""Regret: the accuracy lost by choosing a criterion before knowing which one is best."""
 
 import numpy as np
 import pandas as pd

@@ -27,9 +27,9 @@ def main_track(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
-    """Whether the main tracks were fine-tuned, were it undone each time.
+    """Return True if the main tracks were fine-tuned, even if that was undone at every step.
 
-    Runs of before that was recorded: whether any accuracy or loss is another after it.
+    Older runs do not record it: there, if an accuracy or a loss changed after a step's training.
     """
     frame = main_track(frame)
     if "finetune_kept" in frame and frame["finetune_kept"].notna().any():

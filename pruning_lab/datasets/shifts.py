@@ -15,7 +15,7 @@ SIGMA, KERNEL = 1.0, 5
 """Width of the blur, and size of its kernel, in pixels."""
 
 PIXELS = 2
-"""How far pictures move, up or down and left or right; the edge pixels are repeated."""
+"""Translation in pixels, vertically and horizontally; the edge pixels are repeated."""
 
 
 def shifted(dataset: Dataset) -> dict[str, TensorDataset]:
