@@ -1,12 +1,14 @@
 """Choose defaults on ``val``: the recipe of fine-tuning, and how scores of samples are reduced.
 
-    python -m experiments.pilots.run     # resumes after the last network that is done
+    python -m experiments.pilots.run recovery       # both resume after the last network that
+    python -m experiments.pilots.run reductions     # is done, and can run side by side
 
 Every network of networks.py is pruned at once by each criterion and reduction (reductions.csv), and
 what random removal and Taylor leave is fine-tuned by each recipe (recovery.csv). The test split is
 not looked at.
 """
 
+import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -106,11 +108,14 @@ def extend(pilot: Pilot, name: str, measure: Callable[[Pilot], Rows]) -> None:
 
 
 def main() -> None:
-    """Do the networks that are not in the tables yet."""
+    """Do the networks that are not in a table yet."""
+    tables = {"recovery": recovery, "reductions": reductions}
+    parser = argparse.ArgumentParser(description="Choose defaults on the validation split.")
+    parser.add_argument("table", choices=tables)
+    table = parser.parse_args().table
     torch.set_num_threads(1)
     for pilot in pilots():
-        extend(pilot, "recovery", recovery)
-        extend(pilot, "reductions", reductions)
+        extend(pilot, table, tables[table])
 
 
 if __name__ == "__main__":
