@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from experiments.pilots.networks import TARGETS, Pilot, pilots, train
+from experiments.pilots.networks import Pilot, pilots, train
 from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
     RandomAttributionMetric,
@@ -64,8 +64,8 @@ def reductions(pilot: Pilot) -> Rows:
     for (name, criterion), reduction in itertools.product(REDUCED.items(), REDUCTIONS):
         cases[name, reduction] = partial(criterion, reduction=reduction)
     for (name, reduction), criterion in tqdm(cases.items(), "Reductions", leave=False):
-        for target in TARGETS:
-            found = evaluate(pilot.pruned(criterion, target).model, pilot.splits.val)
+        for target, pruned in pilot.pruned(criterion):
+            found = evaluate(pruned.model, pilot.splits.val)
             yield {
                 "target": target, "criterion": name, "reduction": reduction,
                 "accuracy": found.accuracy, "loss": found.loss,
@@ -78,8 +78,8 @@ def recovery(pilot: Pilot) -> Rows:
         "random": RandomAttributionMetric,
         "taylor": TaylorAttributionMetric,
     }
-    for (name, criterion), target in itertools.product(criteria.items(), TARGETS):
-        pruned = pilot.pruned(criterion, target)
+    cases = ((name, *each) for name in criteria for each in pilot.pruned(criteria[name]))
+    for name, target, pruned in cases:
         before = evaluate(pruned.model, pilot.splits.val)
         for lr_schedule, lr, steps in tqdm(RECIPES, f"Recipes, {name}, {target}", leave=False):
             recipe = Training(
