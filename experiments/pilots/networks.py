@@ -36,10 +36,10 @@ class Pilot:
     about: dict[str, str | int]
 
     def pruned(self, criterion: Criterion) -> Iterator[tuple[float, Network]]:
-        """For each target a copy that lost that share of its FLOPs, of every group; recalibrated."""
+        """For each target, a copy that lost that share of its FLOPs and was recalibrated."""
         whole, seed = self.network, int(self.about["seed"])
         metric = criterion(whole.model, loader(self.splits.score, 64), F.cross_entropy, "cpu")
-        players = whole.players(tuple(whole.layers), OneShot().coupled)
+        players = whole.players(tuple(whole.layers), OneShot(target=0.5).coupled)
         found = metric.estimate(list(players.values()), True)
         scores = {name: each.scores for name, each in zip(players, found, strict=True)}
         for target in TARGETS:
