@@ -7,7 +7,7 @@ import numpy as np
 
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Group
-from pruning_lab.schedules import NegativeScores, Schedule, Step, ToTarget
+from pruning_lab.schedules import GroupByGroup, Schedule, Step, ToTarget
 
 Plan = dict[str, np.ndarray]
 """For every group the players to remove, ascending, as numbered in the model as it stands."""
@@ -58,8 +58,11 @@ def make_plan(
         name: _ranking(values, groups[name], schedule, (flops or {}).get(name))
         for name, values in scores.items()
     }
-    if isinstance(schedule, NegativeScores):
-        return {name: each.first((each.scores < 0).sum()) for name, each in rankings.items()}
+    if isinstance(schedule, GroupByGroup):
+        return {
+            name: each.first(schedule.count(each.scores, len(scores[name])))
+            for name, each in rankings.items()
+        }
     if not isinstance(schedule, ToTarget) or step.ratio is None:
         raise TypeError(f"no plan is known for {schedule} and {step}")
     candidate = _by_group(rankings) if schedule.scope == "per_layer" else _by_rank(rankings)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import chain
 from math import inf
 
+import numpy as np
+
 from pruning_lab.attributions.coupled import AGGREGATES, TOGETHER
 from pruning_lab.errors import check_choice, check_count, check_number
 
@@ -20,8 +22,8 @@ MOST_STEPS = 1000
 class Step:
     """Score ``layers``, then remove units of theirs, with those of others that go along.
 
-    ``ratio`` is the share of the *original* model that is gone after the step; None removes
-    whatever scores below 0.
+    ``ratio`` is the share of the *original* model that is gone after the step; None where the
+    schedule counts units instead.
     """
 
     layers: tuple[str, ...]
@@ -131,11 +133,44 @@ class Geometric(Progressive):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeScores(Schedule):
-    """Remove every unit that scores below 0, one group a step, the last group first.
+class GroupByGroup(Schedule):
+    """One group of layers a step, the last group first; each is scored when its turn comes."""
+
+    def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:
+        return [Step(tuple(layers), None) for layers in reversed(groups)]
+
+    @abstractmethod
+    def count(self, scores: np.ndarray, width: int) -> int:
+        """How many of a group go: of ``width`` in all, those with these scores may go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeScores(GroupByGroup):
+    """Remove every unit that scores below 0.
 
     As Ancona et al. (arXiv 2006.01795) prune untrained networks.
     """
 
-    def steps_for(self, groups: Sequence[Sequence[str]]) -> list[Step]:
-        return [Step(tuple(layers), None) for layers in reversed(groups)]
+    def count(self, scores: np.ndarray, width: int) -> int:
+        return int((scores < 0).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerByLayer(GroupByGroup):
+    """Remove the share ``share`` of each group's units, rounded, those with the lowest scores.
+
+    With groups of one layer each, layer after layer. The order, and the scores that are computed
+    anew for each layer, are those of Ancona et al.'s published code.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(
+            "schedule.share", self.share, lambda share: 0 < share < 1,
+            "between 0 and 1 (both excluded): the share of each layer's units to remove",
+        )  # fmt: skip
+
+    def count(self, scores: np.ndarray, width: int) -> int:
+        return round(self.share * width)

@@ -64,7 +64,7 @@ def test_a_refusal_is_one_message_without_traceback(overrides, message, tmp_path
         ("metric", ["apoz", "shapley", "taylor_signed"]),
         ("model", ["convnet", "torchvision", "vgg16"]),
         ("dataset", ["cifar10", "digits", "image_folder"]),
-        ("schedule", ["geometric", "negative_scores"]),
+        ("schedule", ["geometric", "layer_by_layer"]),
         ("finetune", ["none", "sgd"]),
     ],
 )

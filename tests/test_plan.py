@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pruning_lab.errors import UserError
 from pruning_lab.graph import Group
 from pruning_lab.plan import make_plan
-from pruning_lab.schedules import Linear, NegativeScores, Step
+from pruning_lab.schedules import LayerByLayer, Linear, NegativeScores, Step
 
 SCORES = {"a": np.array([5.0, 1.0, 3.0, 2.0]), "b": np.array([10.0, 40.0])}
 
@@ -78,6 +78,20 @@ def test_below_zero_removes_negative_scores_only_and_keeps_the_floor():
     step = Step(("a", "b"), None)
     found = make_plan(scores, alone(scores), step, NegativeScores(), share_of(scores))
     assert {k: v.tolist() for k, v in found.items()} == {"a": [0, 2], "b": [0]}
+
+
+def test_layer_by_layer_removes_the_lowest_of_a_share_of_all_and_keeps_the_floor():
+    scores = {"a": np.array([-1.0, 2.0, -3.0, 0.0]), "b": np.array([-2.0, -1.0])}
+    found = [
+        make_plan(scores, alone(scores), Step(("a", "b"), None), LayerByLayer(share=share),
+                  share_of(scores))
+        for share in (0.5, 0.7, 0.9)
+    ]  # fmt: skip
+    assert [{k: v.tolist() for k, v in each.items()} for each in found] == [
+        {"a": [0, 2], "b": [0]},  # 2 of 4, 1 of 2
+        {"a": [0, 2, 3], "b": [0]},  # 2.8 of 4, 1.4 of 2, rounded
+        {"a": [0, 2, 3], "b": [0]},  # 3.6 and 1.8, but one of each stays
+    ]
 
 
 def test_scores_that_are_not_finite_are_refused_by_layer():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning_lab.errors import UserError
-from pruning_lab.schedules import Geometric, Linear, NegativeScores, OneShot, Step
+from pruning_lab.schedules import Geometric, LayerByLayer, Linear, NegativeScores, OneShot, Step
 
 TARGETS = st.floats(0.01, 0.99)
 
@@ -28,8 +28,9 @@ def test_one_shot_is_one_step_over_all_layers():
     assert OneShot(target=0.3).steps_for([["a"], ["b", "c"]]) == [Step(("a", "b", "c"), 0.3)]
 
 
-def test_negative_scores_takes_one_group_a_step_the_last_first():
-    steps = NegativeScores().steps_for([["a"], ["b", "d"], ["c"]])
+@pytest.mark.parametrize("schedule", [NegativeScores(), LayerByLayer(share=0.5)])
+def test_one_group_a_step_the_last_first(schedule):
+    steps = schedule.steps_for([["a"], ["b", "d"], ["c"]])
     assert [step.layers for step in steps] == [("c",), ("b", "d"), ("a",)]
     assert all(step.ratio is None for step in steps)
 
@@ -59,3 +60,9 @@ def test_every_progressive_schedule_rises_to_its_target(target, steps):
 def test_impossible_values_are_refused_with_the_value_and_what_is_allowed(arguments, words):
     with pytest.raises(UserError, match=words.replace(".", r"\.")):
         Geometric(**arguments)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, "half"])
+def test_an_impossible_share_is_refused(share):
+    with pytest.raises(UserError, match=f"schedule.share={share} is not possible"):
+        LayerByLayer(share=share)
