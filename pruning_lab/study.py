@@ -43,6 +43,7 @@ def compare_criteria(
     stale: bool = False,
     recalibrate: int = 1000,
     undo_harm: bool = True,
+    every_stage: bool = True,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     seeds: Sequence[int] | None = None,
@@ -67,19 +68,27 @@ def compare_criteria(
         recalibrate: from how many training samples BatchNorm's statistics are made anew after a
             cut; 0 for not at all.
         undo_harm: undo fine-tuning that does not improve the validation accuracy.
+        every_stage: measure right after the cut and before fine-tuning, too; without it a step is
+            measured at its end only, which is faster, and the columns of other stages have gaps.
         batch_size: how many samples are scored at a time.
         device: where all runs.
         seeds: of the order of the training data, another for each baseline; 0, 1, 2 ... by default.
         also: measures more at each step.
 
     Raises:
-        UserError: for no baseline or criterion, for splits with samples that are none of theirs or
+        UserError: for no baseline or criterion, for ``undo_harm`` without ``every_stage``, which it
+            compares, for splits with samples that are none of theirs or
             of another split, and for what cannot be pruned or scored.
     """
     given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
     if not given or not criteria:
         raise UserError(
             f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
+        )
+    if undo_harm and not every_stage:
+        raise UserError(
+            "undo_harm=True compares the network before and after fine-tuning; give "
+            "every_stage=True with it, or undo_harm=False."
         )
     orders = list(range(len(given)) if seeds is None else seeds)
     if len(set(orders)) != len(given) or len(orders) != len(given):
@@ -104,7 +113,7 @@ def compare_criteria(
             base = Network(copy.deepcopy(model).to(device), splits.input_size, device)
             tasks: dict[str, dict[str, Task]] = {}
             for recipe, training in recipes.items():
-                task = Task(splits, schedule, training, seed, recalibrate, undo_harm)
+                task = Task(splits, schedule, training, seed, recalibrate, undo_harm, every_stage)
                 tasks[recipe] = {MAIN: task} | controls(task, base, untuned, stale)
             head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
             for recipe, row in _pruned(base, criterion, batches, tasks, also):

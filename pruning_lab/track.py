@@ -67,7 +67,8 @@ class Task:
     ``order`` seeds the order of the training data; ``recalibrate`` is from how many training
     samples BatchNorm's statistics are made anew after a cut, 0 for not at all. With ``undo_harm``
     fine-tuning that does not improve the validation accuracy is undone; between equal accuracies
-    the validation loss decides.
+    the validation loss decides. Without ``every_stage`` a step is measured at its end only, and
+    nothing can be undone.
     """
 
     splits: Splits
@@ -76,6 +77,7 @@ class Task:
     order: int
     recalibrate: int = 1000
     undo_harm: bool = True
+    every_stage: bool = True
 
     def steps(self, network: Network) -> list[Step]:
         """The schedule's steps for the layers of a network that are scored."""
@@ -193,11 +195,13 @@ class Track:
             network.pruner.prune_groups(plan)
             spent = {f"scoring_{key}": each for key, each in vars(cost).items()}
             label = f"step {number} of {len(steps)}"
-            stages = {"cut": measure(network, task.splits)}
+            stages: Stages = {}
+            self._measure(stages, "cut")
             spent |= self._recalibrate(stages, tuned_on, seeded(task.order, len(steps) + number))
             spent |= self._tune(
                 stages, tuned_on, seeded(task.order, number), optimizer, label, kept.epochs(number)
             )
+            stages = stages or {"after": measure(network, task.splits)}
             yield finished(plan, stages, spent)
 
     def _scored(
@@ -217,7 +221,7 @@ class Track:
         started = time.perf_counter()
         recalibrate(network.model, data, samples, order)
         spent = time.perf_counter() - started
-        stages["before"] = measure(network, self.task.splits)
+        self._measure(stages, "before")
         return {"recalibrate_seconds": spent}
 
     def _tune(
@@ -236,13 +240,20 @@ class Track:
         undo, started = snapshot(network.model, optimizer), time.perf_counter()
         fit(network.model, optimizer, data, task.finetune, order, f"Fine-tuning, {label}", kept)
         spent = kept.seconds + time.perf_counter() - started
-        before, after = list(stages.values())[-1], measure(network, task.splits)
-        harms = task.undo_harm and ranks.agreed(lambda: not after.is_better_than(before))
+        after = measure(network, task.splits)
+        harms = task.undo_harm and ranks.agreed(
+            lambda: not after.is_better_than(list(stages.values())[-1])
+        )
         if harms:
             undo()
         else:
             stages["after"] = after
         return {"finetune_seconds": spent, "finetune_kept": float(not harms)}
+
+    def _measure(self, stages: Stages, stage: str) -> None:
+        """Measure a stage that is not the last one, if it is wanted."""
+        if self.task.every_stage:
+            stages[stage] = measure(self.network, self.task.splits)
 
     def players(self, layers: Sequence[str]) -> dict[str, Players]:
         """What is scored for these layers: their groups, or each layer by itself."""
@@ -285,10 +296,10 @@ def done_of(network: Network, plan: Plan, stages: Stages, spent: Row) -> Done:
     """A finished step: the cost of the network as it stands beside what was measured."""
     size = network.size()
     row: Row = dict(size) | {f"removed_{k}": 1 - v / network.original[k] for k, v in size.items()}
-    measured = stages["cut"]
+    measured = None
     for stage in STAGES:
         measured = stages.get(stage, measured)
-        row |= measured.numbers(stage)
+        row |= measured.numbers(stage) if measured else {}
     row |= spent | {"latency_ms": network.latency_ms(), "time": time.time()}
     row |= {f"width/{layer}": width for layer, width in network.widths().items()}
     return Done(plan, row, {stage: each.test for stage, each in stages.items()})

@@ -114,6 +114,18 @@ def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
     mine = frame[(frame["finetune"] == "long") & (frame["track"] == "main")]
     mine = mine[NUMBERS].to_numpy().tolist()
     assert mine == alone[NUMBERS].to_numpy().tolist()
+    ends = compare_criteria(
+        done.model, done.splits, {"taylor": TaylorAttributionMetric}, SCHEDULE, recipes["long"],
+        untuned=False, stale=True, undo_harm=False, every_stage=False, seeds=[7],
+    )  # fmt: skip
+    whole = frame[(frame["finetune"] == "long") & (frame["track"] != "untuned")]
+    numbers = [name for name in NUMBERS if not name.endswith(("_cut", "_before"))]
+    assert len(numbers) < len(NUMBERS)
+    assert ends[numbers].to_numpy().tolist() == whole[numbers].to_numpy().tolist()
+    assert ends["test_loss_cut"].notna().tolist() == 2 * [True, False, False]
+    with pytest.raises(UserError, match="undo_harm=True compares the network before and after"):
+        compare_criteria(done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes,
+                         every_stage=False)  # fmt: skip
     with pytest.raises(UserError, match=r"The runs differ in finetune \(long, short\); keep one"):
         measure_runs(frame)
     for seeds in ([7, 8], []):

@@ -8,16 +8,19 @@ there are left alone.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from hydra import compose, initialize_config_module
+from torch.utils.data import Subset
 
 from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
@@ -31,73 +34,107 @@ from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
 from pruning_lab.datasets.shifts import shifted
 from pruning_lab.identity import fresh_model
 from pruning_lab.record import git_commit
-from pruning_lab.schedules import Geometric
+from pruning_lab.schedules import Geometric, LayerByLayer, Schedule
 from pruning_lab.setup import build, build_data
 from pruning_lab.study import Criterion, compare_criteria
-from pruning_lab.track import MAIN, UNTUNED, Done, Track, seeded
+from pruning_lab.track import MAIN, STALE, Done, Track, seeded
 from pruning_lab.training import Training, evaluate, fit
 
 RECORDS = Path(__file__).with_name("records")
-SCHEDULE = Geometric(target=0.95, steps=6, of="flops")
-SHIFTED_AT = (3, 6)
-"""Steps (78 and 95 % removed) after which shifted pictures are measured, too."""
+STEPS, STEPS_OF_FEW = "160 steps", "160 steps on 100 pictures"
+SHIFTED_AT, SHIFTED = (3, 6), 2500
+"""Steps (78 and 95 % removed) after which so many shifted pictures are measured, too."""
 
-PICTURES = (16, 64, 256)
+TO_95 = Geometric(target=0.95, steps=6, of="flops")
+LAYER_BY_LAYER = LayerByLayer(share=0.7)
 REDUCTIONS = ("mean", "mean_abs", "mean_plus_2_std")
+COLUMNS = [
+    "block", "network", "metric", "schedule", "repair", "step", "removed_flops",
+    "removed_parameters", "test_accuracy_after", "test_loss_after", "val_accuracy_after",
+    "test_worst_class_accuracy_after", "test_calibration_error_after", "noise", "blur",
+    "translation", "scoring_seconds", "recalibrate_seconds", "finetune_seconds", "pictures",
+    "recipe", "commit", "minutes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Block:
-    """A model on a data set, and which criteria are compared there."""
+    """A model on a data set, and which pictures Shapley values see there."""
 
     overrides: tuple[str, ...]
-    pictures: tuple[int, ...] = PICTURES
+    pictures: tuple[int, ...] = (16, 64)
 
 
 BLOCKS = {
     "convnet": Block(
-        ("model=convnet", "model.hidden=512", "dataset=fashion_mnist", "dataset.train=10000")
+        ("model=convnet", "model.hidden=512", "dataset=fashion_mnist", "dataset.train=10000"),
+        pictures=(16, 64, 256),
     ),
     "resnet20": Block(
-        ("model=resnet20", "dataset=fashion_mnist", "dataset.train=10000"), pictures=(16, 64)
+        ("model=resnet20", "dataset=fashion_mnist", "dataset.train=10000", "dataset.test=2500")
     ),
-    "vgg11": Block(("model=vgg11", "dataset=digits"), pictures=(16, 64)),
+    "vgg11": Block(("model=vgg11", "dataset=digits")),
 }
 
 
-def criteria(block: Block, network: int) -> dict[str, Criterion]:
-    """All that are compared, by name; draws belong to the network."""
+@dataclass(frozen=True)
+class Arm:
+    """Criteria that are compared by one schedule with the same repairs."""
+
+    criteria: dict[str, Criterion]
+    schedule: Schedule
+    finetune: dict[str, Training]
+
+
+def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[Arm]:
+    """The main comparison, what is varied of scores without fine-tuning, and layer by layer.
+
+    Draws belong to the network. ``pictures`` is the size of the training split.
+    """
     shapley = partial(ShapleyAttributionMetric, sv_samples=2)
-    found: dict[str, Criterion] = {
+    compared: dict[str, Criterion] = {
         "random": partial(RandomAttributionMetric, seed=network),
-        "random, other draw": partial(RandomAttributionMetric, seed=1000 + network),
         "weight_norm": WeightNormAttributionMetric,
         "taylor": TaylorAttributionMetric,
         "taylor_signed": partial(TaylorAttributionMetric, signed=True),
         "owen_gradient": partial(OwenGradientAttributionMetric, masks=8, seed=network),
         "banzhaf": partial(BanzhafAttributionMetric, masks=64, samples=32, seed=network),
     }
-    for pictures in block.pictures:
-        for reduction in REDUCTIONS:
-            settings = {"samples": pictures, "reduction": reduction}
-            name = f"shapley {reduction} {pictures}"
-            found[name] = partial(shapley, **settings, seed=network)
-            if network < 4 and (pictures, reduction) == (64, "mean"):
-                found[f"{name}, other draw"] = partial(shapley, **settings, seed=1000 + network)
-    return found
+    varied: dict[str, Criterion] = {}
+    for samples, reduction in itertools.product(block.pictures, REDUCTIONS):
+        most = compared if samples == block.pictures[-1] else varied
+        settings = {"samples": samples, "reduction": reduction}
+        most[f"shapley {reduction} {samples}"] = partial(shapley, **settings, seed=network)
+        if network < 4 and (samples, reduction) == (64, "mean"):
+            other = partial(shapley, **settings, seed=1000 + network)
+            varied[f"shapley {reduction} {samples}, other draw"] = other
+    drawn_again = {"random, other draw": partial(RandomAttributionMetric, seed=1000 + network)}
+    return [
+        Arm(compared | drawn_again, TO_95, recoveries(finetune, pictures)),
+        Arm(varied, TO_95, {"none": Training(epochs=0)}),
+        Arm(
+            compared, LAYER_BY_LAYER,
+            {STEPS_OF_FEW: recoveries(finetune, pictures)[STEPS_OF_FEW]},
+        ),
+    ]  # fmt: skip
 
 
 def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
     """The default recipe in two lengths, and on 100 of so many pictures."""
-    make = partial(
-        Training, epochs=1, lr=finetune.lr, momentum=finetune.momentum,
-        weight_decay=finetune.weight_decay, lr_schedule=finetune.lr_schedule,
-    )  # fmt: skip
     return {
-        "160 steps": make(steps=160),
-        "40 steps": make(steps=40),
-        "160 steps on 100 pictures": make(steps=160, share=100 / pictures),
+        STEPS: replace(finetune, steps=160),
+        "40 steps": replace(finetune, steps=40),
+        STEPS_OF_FEW: replace(finetune, steps=160, share=100 / pictures),
     }
+
+
+def repair(track: str, recipe: str) -> str:
+    """What happened after each cut."""
+    if track == STALE:
+        return "stale"
+    if track == MAIN and recipe != "none":
+        return recipe
+    return "0 steps on 100 pictures" if recipe == STEPS_OF_FEW else "0 steps"
 
 
 def study(name: str, network: int) -> None:
@@ -110,34 +147,44 @@ def study(name: str, network: int) -> None:
     training: Training = build(config.baseline.training, "baseline.training", Training)
     optimizer, order = training.optimizer(model), seeded(network, 0)
     fit(model, optimizer, splits.train, training, order, f"Training {name} {network}")
-    others, correct = shifted(splits.test), []
+    some = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
+    others, correct = shifted(some), []
 
     def also(track: Track, step: int, done: Done) -> Mapping[str, Any]:
-        """Where each stage's answers are in the npz, and what shifted pictures come to."""
-        found: dict[str, Any] = {}
-        for stage, measured in done.test.items():
-            found[f"pictures_{stage}"] = len(correct)
-            correct.append(np.packbits(measured.correct))
-        if track.name in (MAIN, UNTUNED) and step in SHIFTED_AT:
+        """Which row of the npz has this step's answers, and what shifted pictures come to."""
+        found: dict[str, Any] = {"pictures": len(correct)}
+        correct.append(np.packbits(done.test[list(done.test)[-1]].correct))
+        task = track.task
+        whole = task.finetune.share == 1 and task.finetune.steps in (None, 160)
+        if whole and task.recalibrate and task.schedule == TO_95 and step in SHIFTED_AT:
             for kind, pictures in others.items():
-                accuracy = evaluate(track.network.model, pictures).accuracy
-                found[f"{kind}_accuracy_after"] = accuracy
+                found[kind] = evaluate(track.network.model, pictures).accuracy
         return found
 
-    recipes = recoveries(config.finetune, len(splits.train))
-    frame = compare_criteria(
-        model, splits, criteria(block, network), SCHEDULE, recipes, stale=True, undo_harm=False,
-        seeds=[network], also=also,
-    )  # fmt: skip
-    frame["model"], frame["dataset"] = name, config.dataset._target_.rpartition(".")[2]
-    frame["run_id"] = name + " " + frame["run_id"]
-    frame["commit"], frame["recipe"] = git_commit(), repr(recipes["160 steps"])
-    frame["minutes"] = (time.time() - started) / 60
-    path = records(name, network)
+    finetune: Training = build(config.finetune, "finetune", Training)
+    compared = [
+        compare_criteria(
+            model, splits, arm.criteria, arm.schedule, arm.finetune, stale=True, undo_harm=False,
+            every_stage=False, seeds=[network], also=also,
+        )
+        for arm in arms(block, network, finetune, len(splits.train))  # type: ignore[arg-type]
+    ]  # fmt: skip
+    frame = pd.concat(compared, ignore_index=True)
+    pairs = zip(frame["track"], frame["finetune"], strict=True)
+    frame["repair"] = [repair(track, recipe) for track, recipe in pairs]
+    frame = frame.drop_duplicates(["metric", "schedule", "repair", "step"])
+    frame["block"], frame["network"], frame["commit"] = name, network, git_commit()
+    frame["recipe"], frame["minutes"] = repr(finetune), (time.time() - started) / 60
+    keep(frame[COLUMNS], np.array(correct), evaluate(model, splits.test).targets)
+
+
+def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray) -> None:
+    """Write the rows as a table, and each row's answers, where they differ from the baseline's."""
+    path = records(*frame[["block", "network"]].iloc[0])
     path.parent.mkdir(parents=True, exist_ok=True)
+    correct[1:] ^= correct[0]
     with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        targets = evaluate(model, splits.test).targets
-        np.savez_compressed(file, correct=np.array(correct), target=targets.astype(np.int16))
+        np.savez_compressed(file, correct=correct, targets=targets.astype(np.uint8))
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
 

@@ -1,0 +1,233 @@
+"""The contrasts that were planned, the tables and the figure of what run.py has written.
+
+python -m experiments.compare_criteria.analyse     # writes results/ anew
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.compare_criteria.records import AREA, LAYERWISE, STEPWISE, Block
+from pruning_lab.compare import accuracy_curves, holm
+from pruning_lab.compare.crossed import crossed_mean
+from pruning_lab.compare.exact import equivalence_p, sign_flip_p
+from pruning_lab.compare.regret import regret_elsewhere, regrets
+
+REPORT = Path(__file__).with_name("results")
+BLOCKS = ("convnet", "resnet20", "vgg11")
+REPAIRS = ("stale", "0 steps", "40 steps", "160 steps", "0 steps on 100 pictures",
+           "160 steps on 100 pictures")  # fmt: skip
+NONE, LONG, FEW = "0 steps", "160 steps", "160 steps on 100 pictures"
+SHARES: dict[str, int | str] = {"0-95 %": AREA, "39 %": 1, "78 %": 3, "95 %": 6}
+"""Of the FLOPs removed: all, and after three of the steps."""
+
+MARGIN = 0.5
+"""Points of mean accuracy below which two criteria count as equivalent."""
+
+BUDGETS = (0.1, 1.0, 10.0, np.inf)
+"""Seconds of scoring that a criterion may take, before each cut, on the whole network."""
+
+DRAWN = ("random", "taylor", "taylor_signed", "weight_norm", "owen_gradient", "banzhaf",
+         "shapley mean", "shapley mean_plus_2_std")  # fmt: skip
+"""The criteria of the figure; Shapley values with the most pictures."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Differences of accuracies, one a network and picture, under their name."""
+
+    name: str
+    where: str
+    of: Callable[[Block], np.ndarray]
+
+
+def between(first: str, second: str, repair: str) -> Contrast:
+    """One criterion minus another after the same repair."""
+    return Contrast(
+        f"{first} - {second}",
+        repair,
+        lambda block: block.accuracy(first, repair) - block.accuracy(second, repair),
+    )
+
+
+def _of_stale(block: Block) -> np.ndarray:
+    lead = [
+        block.accuracy("taylor", repair) - block.accuracy("random", repair)
+        for repair in ("stale", NONE)
+    ]
+    return lead[0] - lead[1]
+
+
+def _of_recovery(block: Block) -> np.ndarray:
+    gains = [block.accuracy(name, LONG) - block.accuracy(name, NONE) for name in compared(block)]
+    return np.mean(gains, axis=0)
+
+
+PRIMARY = [
+    Contrast("(taylor - random) stale - made anew", "stale, 0 steps", _of_stale),
+    between("taylor", "random", NONE),
+    between("shapley mean 256", "taylor", NONE),
+    between("shapley mean_abs 64", "shapley mean 64", NONE),
+    between("shapley mean_plus_2_std 64", "shapley mean 64", NONE),
+    between("shapley mean 256", "shapley mean 16", NONE),
+    between("taylor", "taylor_signed", NONE),
+    between("taylor", "random", LONG),
+    between("shapley mean 256", "random", LONG),
+    between("shapley mean_plus_2_std 256", "taylor", FEW),
+    between("shapley mean_plus_2_std 256", "weight_norm", FEW),
+    Contrast("160 steps - 0 steps, all criteria", "", _of_recovery),
+]
+"""As contrasts.md has them."""
+
+
+def contrasts(block: Block) -> pd.DataFrame:
+    """Test what was planned; Holm's correction over all of it."""
+    rows = []
+    for each in PRIMARY:
+        values = each.of(block)
+        networks = values.mean(1)
+        found = crossed_mean(values)
+        rows.append(
+            {
+                "contrast": each.name, "repair": each.where, "mean": found.mean,
+                "low": found.low, "high": found.high, "error_networks": found.networks,
+                "error_pictures": found.pictures, "p": sign_flip_p(networks),
+                "p_equivalent": equivalence_p(networks, MARGIN),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table["p"]))
+    return table
+
+
+def measured(block: Block, repair: str, schedule: str = STEPWISE) -> list[str]:
+    """The criteria that were measured with a repair on all networks, without second draws."""
+    rows = block.rows
+    rows = rows[(rows["repair"] == repair) & (rows["schedule"] == schedule)]
+    names = rows.groupby("metric", sort=False)["network"].nunique()
+    return [
+        str(name)
+        for name, count in names.items()
+        if count == len(block.networks) and "other draw" not in str(name)
+    ]
+
+
+def compared(block: Block) -> list[str]:
+    """The criteria with all repairs."""
+    return measured(block, LONG)
+
+
+def summary(block: Block) -> pd.DataFrame:
+    """Every criterion's accuracy by repair and share removed, and layer after layer."""
+    rows = []
+    for schedule, repair in product((STEPWISE, LAYERWISE), REPAIRS):
+        for metric in measured(block, repair, schedule):
+            shares = SHARES if schedule == STEPWISE else {"the end": _last(block, schedule)}
+            for share, at in shares.items():
+                found = crossed_mean(block.accuracy(metric, repair, at, schedule))
+                rows.append((block.name, schedule, repair, metric, share, found.mean,
+                             (found.high - found.low) / 2))  # fmt: skip
+    return pd.DataFrame(
+        rows, columns=["block", "schedule", "repair", "criterion", "removed", "accuracy", "half"]
+    )
+
+
+def _last(block: Block, schedule: str) -> int:
+    return int(block.rows.loc[block.rows["schedule"] == schedule, "step"].max())
+
+
+def by_network(block: Block, repair: str, at: int | str) -> pd.DataFrame:
+    """Accuracies (networks, criteria)."""
+    names = measured(block, repair)
+    values = [block.accuracy(name, repair, at).mean(1) for name in names]
+    return pd.DataFrame(np.transpose(values), block.networks, names)
+
+
+def seconds(block: Block) -> pd.Series:
+    """How long each criterion took to score the whole network, median over the networks."""
+    first = block.rows[(block.rows["step"] == 1) & (block.rows["schedule"] == STEPWISE)]
+    return first.groupby("metric")["scoring_seconds"].median()
+
+
+def regret(block: Block) -> pd.DataFrame:
+    """P(best) and regret by repair, share removed and seconds that scoring may take."""
+    took, found = seconds(block), []
+    for repair, (share, at), budget in product(REPAIRS, SHARES.items(), BUDGETS):
+        table = by_network(block, repair, at)
+        within = table[[name for name in table if took[name] <= budget]]
+        if within.shape[1] < 2:
+            continue
+        rows = regrets(within).rename_axis("criterion").reset_index()
+        behind = table.mean().max() - within.mean().max()
+        head = {"block": block.name, "repair": repair, "removed": share, "seconds": budget}
+        found.append(rows.assign(**head, best_within_behind_best=behind))
+    return pd.concat(found, ignore_index=True)
+
+
+def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
+    """What it costs to choose the criterion that is best on the other models and data."""
+    found = []
+    for repair, (share, at) in product(REPAIRS, SHARES.items()):
+        means = {block.name: _most_pictures(by_network(block, repair, at)) for block in blocks}
+        table = pd.DataFrame(means).T.dropna(axis=1)
+        found.append(
+            regret_elsewhere(table).reset_index().assign(repair=repair, removed=share)
+        )  # fmt: skip
+    return pd.concat(found, ignore_index=True)
+
+
+def _most_pictures(table: pd.DataFrame) -> pd.Series:
+    """Means by criterion; of Shapley values those with the most pictures, without the number."""
+    means = table.mean()
+    return means.rename(index=_without_number).groupby(level=0, sort=False).last()
+
+
+def _without_number(name: str) -> str:
+    head, _, tail = name.rpartition(" ")
+    return head if tail.isdigit() else name
+
+
+def figure_rows(block: Block) -> pd.DataFrame:
+    """The rows of the figure, with the names of tracks that ``accuracy_curves`` knows."""
+    tracks = {"stale": "stale", NONE: "untuned", LONG: "main"}
+    most = {_without_number(name): name for name in compared(block)}
+    shown = {most[name]: name for name in DRAWN}
+    rows = block.rows
+    rows = rows[(rows["schedule"] == STEPWISE) & rows["repair"].isin(tracks)]
+    rows = rows[rows["metric"].isin(shown)]
+    return pd.DataFrame(
+        {
+            "run_id": rows["metric"] + rows["network"].astype(str), "block": rows["network"],
+            "metric": rows["metric"].map(shown), "track": rows["repair"].map(tracks),
+            "step": rows["step"], "removed_flops": rows["removed_flops"],
+            "test_accuracy_before": rows["test_accuracy_after"],
+            "test_accuracy_after": rows["test_accuracy_after"],
+            "model": rows["block"], "dataset": "Fashion-MNIST", "schedule": "geometric",
+            "finetune": "sgd", "setting": "", "metric_settings": "{}",
+        }
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Write the tables and the figure."""
+    blocks = [Block(name) for name in BLOCKS if any((Block(name).folder / name).glob("*.csv"))]
+    REPORT.mkdir(exist_ok=True)
+    tables = {
+        "contrasts": contrasts(blocks[0]),
+        "summary": pd.concat([summary(block) for block in blocks], ignore_index=True),
+        "regret": pd.concat([regret(block) for block in blocks], ignore_index=True),
+    }
+    if len(blocks) > 1:
+        tables["elsewhere"] = elsewhere(blocks)
+    for name, table in tables.items():
+        table.to_csv(REPORT / f"{name}.csv", index=False, float_format="%.6g")
+    figure = accuracy_curves(figure_rows(blocks[0]))
+    figure.savefig(REPORT / "accuracy_vs_flops.png", dpi=150, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

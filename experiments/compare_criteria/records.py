@@ -1,0 +1,75 @@
+"""What run.py has written: one row a measurement, and which test pictures were right."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+RECORDS = Path(__file__).with_name("records")
+STEPWISE, LAYERWISE = "Geometric", "LayerByLayer"
+AREA = "area"
+"""The mean over the share of FLOPs removed, instead of one step."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """All networks of a model on a data set."""
+
+    name: str
+    folder: Path = RECORDS
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """All rows of networks that are done, and have what the others have."""
+        paths = sorted((self.folder / self.name).glob("*.csv"))
+        return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+
+    @cached_property
+    def networks(self) -> list[int]:
+        """Their seeds."""
+        return sorted(self.rows["network"].unique().tolist())
+
+    @cached_property
+    def _answers(self) -> dict[int, np.ndarray]:
+        """Per network (measurements, pictures): whether a picture was right."""
+        found = {}
+        for network in self.networks:
+            with np.load(self.folder / self.name / f"{network:02d}.npz") as kept:
+                correct, count = kept["correct"], len(kept["targets"])
+            correct[1:] ^= correct[0]
+            found[network] = np.unpackbits(correct, axis=1, count=count)
+        return found
+
+    def accuracy(
+        self, metric: str, repair: str, at: int | str = AREA, schedule: str = STEPWISE
+    ) -> np.ndarray:
+        """Return (networks, pictures) in per cent: how much of the time a picture is right.
+
+        After step ``at`` that is 0 or 100; for the area the mean over the share of FLOPs removed,
+        from 0 to that of the last step, by straight lines between the steps.
+
+        Raises:
+            LookupError: for what was not measured on all networks.
+        """
+        rows = self.rows
+        rows = rows[(rows["metric"] == metric) & (rows["repair"] == repair)]
+        rows = rows[rows["schedule"] == schedule].sort_values("step")
+        found = []
+        for network in self.networks:
+            own = rows[rows["network"] == network]
+            if own.empty:
+                raise LookupError(f"{metric}, {repair}, {schedule} is not there for {network}.")
+            weights = _weights(own["removed_flops"].to_numpy(), own["step"].to_numpy(), at)
+            right = self._answers[network][own["pictures"].to_numpy()]
+            found.append(100 * weights @ right)
+        return np.array(found)
+
+
+def _weights(removed: np.ndarray, steps: np.ndarray, at: int | str) -> np.ndarray:
+    """How much each step counts: one of them, or the trapezoid rule."""
+    if at != AREA:
+        return (steps == at).astype(float)
+    gaps = np.diff(removed) / 2
+    return (np.append(gaps, 0) + np.append(0, gaps)) / removed[-1]

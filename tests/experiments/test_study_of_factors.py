@@ -1,0 +1,126 @@
+"""experiments/compare_criteria: what the second study writes is read back and tested right."""
+
+import shutil
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.compare_criteria import analyse, run
+from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
+from pruning_lab.training import Training
+
+METRICS = ["random", "taylor", "taylor_signed", "weight_norm", "shapley mean_plus_2_std 256",
+           *(f"shapley mean {samples}" for samples in (16, 64, 256)),
+           "shapley mean_abs 64", "shapley mean_plus_2_std 64"]  # fmt: skip
+NETWORKS, PICTURES, STEPS = 3, 5, 7
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """The block of three networks with random answers, and these answers by their names."""
+    monkeypatch.setattr(run, "RECORDS", tmp_path)
+    draw, answers = np.random.default_rng(0), {}
+    for network in range(NETWORKS):
+        rows, right = [], []
+        cases = product((STEPWISE, LAYERWISE), METRICS, analyse.REPAIRS, range(STEPS))
+        for schedule, metric, repair, step in cases:
+            own = draw.integers(0, 2, PICTURES)
+            answers[network, schedule, metric, repair, step] = own
+            rows.append(dict.fromkeys(run.COLUMNS, 1.0) | {
+                "block": "mine", "network": network, "metric": metric, "schedule": schedule,
+                "repair": repair, "step": step, "removed_flops": step**2 / 40,
+                "pictures": len(right), "scoring_seconds": len(metric) / 10,
+            })  # fmt: skip
+            right.append(np.packbits(own))
+        run.keep(pd.DataFrame(rows)[run.COLUMNS], np.array(right), np.zeros(PICTURES, int))
+    return Block("mine", tmp_path), answers
+
+
+def test_answers_come_back_as_they_were(written):
+    block, answers = written
+    found = block.accuracy("taylor", "stale", 3)
+    expected = [answers[n, STEPWISE, "taylor", "stale", 3] for n in range(NETWORKS)]
+    assert found.tolist() == (100 * np.array(expected)).tolist()
+    found = block.accuracy("taylor", "40 steps", schedule=LAYERWISE)
+    curves = np.array(
+        [
+            [answers[n, LAYERWISE, "taylor", "40 steps", step] for step in range(STEPS)]
+            for n in range(NETWORKS)
+        ]
+    )
+    removed = np.arange(STEPS) ** 2 / 40
+    area = np.trapezoid(curves, removed, axis=1) / removed[-1]
+    np.testing.assert_allclose(found, 100 * area)
+    with pytest.raises(LookupError, match="apoz, stale, Geometric is not there for 0"):
+        block.accuracy("apoz", "stale")
+
+
+def test_every_planned_contrast_is_tested(written):
+    block, _ = written
+    found = analyse.contrasts(block).set_index("contrast")
+    assert len(found) == 12
+    row = found.loc["shapley mean 256 - shapley mean 16"]
+    areas = [
+        [block.accuracy(f"shapley mean {samples}", "0 steps")[n].mean() for n in range(NETWORKS)]
+        for samples in (256, 16)
+    ]
+    gaps = np.subtract(*areas)
+    assert row["mean"] == pytest.approx(gaps.mean())
+    flipped = [abs(np.dot(signs, gaps)) for signs in product((1, -1), repeat=NETWORKS)]
+    assert row["p"] == np.mean(np.array(flipped) >= abs(gaps.sum()) - 1e-9)
+    assert row["low"] < row["mean"] < row["high"]
+    assert (found["p_holm"] >= found["p"]).all()
+    gain = found.loc["160 steps - 0 steps, all criteria", "mean"]
+    every = [
+        block.accuracy(name, "160 steps").mean() - block.accuracy(name, "0 steps").mean()
+        for name in METRICS
+    ]
+    assert gain == pytest.approx(np.mean(every))
+
+
+def test_tables_hold_what_was_measured(written):
+    block, _ = written
+    table = analyse.summary(block)
+    assert len(table) == len(METRICS) * len(analyse.REPAIRS) * (len(analyse.SHARES) + 1)
+    cell = table.query(
+        "schedule == 'Geometric' and criterion == 'taylor' and repair == 'stale' and "
+        "removed == '78 %'"
+    )
+    assert cell["accuracy"].tolist() == [block.accuracy("taylor", "stale", 3).mean()]
+    regret = analyse.regret(block)
+    own = regret.query("repair == '160 steps' and removed == '95 %' and seconds == 1")
+    assert sorted(own["criterion"]) == sorted(name for name in METRICS if len(name) <= 10)
+    means = {name: block.accuracy(name, "160 steps", 6).mean() for name in METRICS}
+    cheap = max(means[name] for name in METRICS if len(name) <= 10)
+    behind = own["best_within_behind_best"].unique().tolist()
+    assert behind == pytest.approx([max(means.values()) - cheap])
+    taken = own.set_index("criterion")["regret"].to_dict()
+    assert taken == pytest.approx({name: cheap - means[name] for name in taken})
+    shutil.copytree(block.folder / "mine", block.folder / "other")
+    elsewhere = analyse.elsewhere([block, Block("other", block.folder)])
+    assert (elsewhere["regret"] == 0).all()  # the same networks twice: the best is the best
+    assert not any(name.endswith("6") for name in elsewhere["chosen"])
+
+
+def test_what_happened_after_a_cut_has_one_name():
+    names = [run.repair(track, recipe) for track, recipe in [
+        ("stale", run.STEPS), ("untuned", run.STEPS), ("main", run.STEPS), ("main", "none"),
+        ("stale", "none"), ("untuned", run.STEPS_OF_FEW), ("main", run.STEPS_OF_FEW),
+    ]]  # fmt: skip
+    assert names == ["stale", "0 steps", "160 steps", "0 steps", "stale",
+                     "0 steps on 100 pictures", "160 steps on 100 pictures"]  # fmt: skip
+
+
+def test_criteria_and_repairs_are_those_of_the_plan():
+    main, varied, layerwise = run.arms(run.BLOCKS["convnet"], 0, Training(epochs=1), 10_000)
+    assert len(main.criteria) == 10
+    assert "random, other draw" in main.criteria
+    assert len(varied.criteria) == 6 + 1
+    assert {each.share for each in main.finetune.values()} == {1.0, 0.01}
+    assert sorted(each.steps for each in main.finetune.values()) == [40, 160, 160]
+    assert not varied.finetune["none"]
+    assert list(layerwise.finetune) == [run.STEPS_OF_FEW]
+    later = run.arms(run.BLOCKS["convnet"], 4, Training(epochs=1), 10_000)
+    assert len(later[1].criteria) == 6
