@@ -33,11 +33,11 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.datasets.cifar import cifar
 from pruning_lab.datasets.digits import digits
 from pruning_lab.datasets.fashion_mnist import fashion_mnist
+from pruning_lab.errors import check_count
 from pruning_lab.graph import find_structure, units_of
 from pruning_lab.models.vgg import VGG
 from pruning_lab.prunable import choose_layers
 from pruning_lab.training import Training, evaluate, fit
-from pruning_lab.truth import grid, mean_rise
 
 Orders = dict[str, list[np.ndarray]]
 """criterion -> an order of removal for each of its draws"""
@@ -93,6 +93,25 @@ def orders_of(
 
 def _ascending(scores: np.ndarray) -> np.ndarray:
     return np.argsort(scores, kind="stable")
+
+
+def grid(units: int, points: int | None) -> np.ndarray:
+    """Return the numbers of units removed: 1 to all, or ``points`` of them, evenly up to all."""
+    check_count("points", points if points is not None else units)
+    every = np.arange(1, units + 1)
+    if points is None or points >= units:
+        return every
+    return np.unique(np.rint(np.linspace(0, units, points + 1)).astype(int))[1:]
+
+
+def mean_rise(rises: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Average the rise after t removals over t = 1 ... units, by the trapezoid rule.
+
+    ``rises`` (..., counts) are those after ``counts`` removals, the last of them all units; exact
+    where no count is left out.
+    """
+    area = np.trapezoid(np.insert(rises, 0, 0, axis=-1), np.insert(counts, 0, 0), axis=-1)
+    return (area + rises[..., -1] / 2) / counts[-1]
 
 
 def layer_totals(

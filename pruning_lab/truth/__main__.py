@@ -1,4 +1,4 @@
-"""``python -m pruning_lab.truth``: what every criterion is worth on one trained network."""
+"""``python -m pruning_lab.truth``: compare criteria with random orders on one trained network."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from pruning_lab.attributions import AttributionMetric
 from pruning_lab.attributions.activations import shares_pass
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.scores import LayerEstimates
-from pruning_lab.compare import markdown, style_of
+from pruning_lab.compare import markdown
 from pruning_lab.composition import check_composed, where_given
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count
@@ -34,17 +34,21 @@ from pruning_lab.track import seeded
 from pruning_lab.training import evaluate
 from pruning_lab.truth.figures import harm_by_layer, quality_and_cost, removal_curves
 from pruning_lab.truth.layer import LayerTruth, Settings, judge
+from pruning_lab.truth.recalibrated import calibration_pictures
 from pruning_lab.truth.removals import Removals
-from pruning_lab.truth.tables import MEASURES, ORACLE, by_layer, overall
+from pruning_lab.truth.tables import MEASURES, RANDOM, by_layer, overall, readable
 
 log = logging.getLogger("pruning_lab")
 
 SHOWN = 6
-"""Criteria in the figure of curves: the best of them."""
+"""How many criteria, the best, are drawn in the figure of curves."""
+
+ONE_DRAW = "random"
+"""The criterion that is left out unless it is asked for: the random orders stand for it."""
 
 
 class Truth:
-    """Scores a baseline by all criteria and removes units as each of them says."""
+    """Score a baseline by all criteria and remove units in the order of each."""
 
     def __init__(self, config: DictConfig, names: Names, output: Path) -> None:
         if config.plan:
@@ -52,13 +56,14 @@ class Truth:
         self.config, self.names, self.output = config, names, output
         given = plain(config.truth)
         chosen, wanted = given.pop("criteria"), given.pop("layers")
-        self.samples = given.pop("samples"), given.pop("oracle_samples")
-        for name, samples in zip(("samples", "oracle_samples"), self.samples, strict=True):
-            check_count(f"truth.{name}", samples, 2)
+        self.samples, self.recalibrate = given.pop("samples"), given.pop("recalibrate")
+        check_count("truth.samples", self.samples, 2)
+        check_count("truth.recalibrate", self.recalibrate, 0)
         for key in given:
             check_choice("truth", key, [each.name for each in fields(Settings)])
         self.settings = Settings(**given)
-        chosen = criteria.names() if chosen is None else _names("criteria", chosen)
+        every = [name for name in criteria.names() if name != ONE_DRAW]
+        chosen = every if chosen is None else _names("criteria", chosen)
         self.criteria = {name: self._settings(name) for name in chosen} | dict(config.attributions)
         self.experiment = Experiment(config, names, output)
         self.network, self.baseline = self.experiment.network, self.experiment.baseline
@@ -69,7 +74,7 @@ class Truth:
             raise UserError(f"None of {', '.join(self.criteria)} can score any of the layers.")
 
     def run(self) -> pd.DataFrame:
-        """The table over all layers, which also lies in MLflow and in the output folder."""
+        """Return the table over all layers; it is written to MLflow and the output folder, too."""
         self.experiment.obtain_baseline()
         found: dict[str, LayerEstimates] = {}
         costs: dict[str, Cost] = {}
@@ -78,7 +83,7 @@ class Truth:
                 found[name], costs[name] = self._scores(name, players)
         truths = self._truths(found)
         layers = by_layer(truths)
-        table = overall(truths, layers, costs)
+        table = overall(layers, costs)
         self._record(truths, layers, table)
         return table
 
@@ -141,26 +146,27 @@ class Truth:
         return self.baseline.scores(name, about, score)
 
     def _truths(self, found: dict[str, LayerEstimates]) -> list[LayerTruth]:
-        """Layer by layer; what was measured is kept beside the baseline."""
-        batches = loader(self.experiment.splits.test, self.config.scoring.batch_size)
-        curves, oracles = (
-            Removals(
-                self.network.model, batches, self.experiment.device, samples,
-                self.baseline.folder / "truth",
-            )
-            for samples in self.samples
+        """Remove units layer by layer; what was measured is kept beside the baseline."""
+        splits, config = self.experiment.splits, self.config
+        pictures = calibration_pictures(
+            splits.train, self.recalibrate, seeded(config.seeds.score, 1)
+        )
+        removals = Removals(
+            self.network.model, loader(splits.test, config.scoring.batch_size),
+            self.experiment.device, self.samples, splits.num_classes, pictures,
+            self.baseline.folder / "truth",
         )  # fmt: skip
         truths = []
         for layer, players in tqdm(self.players.items(), "Removing units", disable=None):
             scores = {name: each[layer].scores for name, each in found.items() if layer in each}
             if scores:
-                truths.append(judge(layer, players, scores, curves, oracles, self.settings))
+                truths.append(judge(layer, players, scores, removals, self.settings))
         return truths
 
     def _record(self, truths: list[LayerTruth], layers: pd.DataFrame, table: pd.DataFrame) -> None:
         """Tables and figures, in MLflow and as files."""
         accuracy = evaluate(self.network.model, self.experiment.splits.test).accuracy
-        order = list(table["criterion"])
+        order = [name for name in table["criterion"] if name != RANDOM]
         figures = {
             "quality_and_cost": quality_and_cost(table),
             "harm_by_layer": harm_by_layer(layers, order),
@@ -189,9 +195,8 @@ class Truth:
                 run.file((self.output / f"{name}.png").read_bytes(), f"truth/{name}.png")
             for name, content in files.items():
                 run.text(content, f"truth/{name}")
-            for row in table.itertuples():
-                if pd.notna(row.harm):
-                    run.metrics(0, {f"harm/{row.criterion}": row.harm})
+            for name, row in table.set_index("criterion").loc[order].iterrows():
+                run.metrics(0, {f"{key}/{name}": row[key] for key in MEASURES})
         log.info("\n%s\n", text)
         log.info("%-9s %s", "Files", self.output)
         where = tracking.where_to_look(self.config.tracking.uri, run.experiment_id)
@@ -206,17 +211,27 @@ class Truth:
     def _about(self, accuracy: float) -> str:
         settings, splits = self.settings, self.experiment.splits
         score, test = len(splits.score), len(splits.test)  # type: ignore[arg-type]
-        samples, few = (min(each, test) for each in self.samples)
+        shares = ", ".join(f"{100 * share:g}" for share in settings.shares)
+        statistics = (
+            f"made anew for each set from {self.recalibrate} training samples"
+            if self.recalibrate
+            else "as they were"
+        )
         return (
             f"{self.names.model} on {self.names.dataset}, {accuracy:.1%} right on {test} test "
             f"samples, {len(self.players)} layers; scored on {score} samples (fewer where a "
-            f"criterion has `samples`), units removed on {samples} test samples at "
-            f"{settings.points} numbers of units, sets and the greedy oracle on {few}. Harm is the "
-            "mean rise of the loss over all removals, lowest score first, as a share of that of "
-            f"{settings.draws} random orders, reverse the same highest score first; behind both "
-            "95 % intervals over the samples and these orders, for this one network. Oracle k: the "
-            "share of all other sets of k units that do less harm than the criterion's. Greedy: "
-            f"units in common with the first {settings.greedy} of the greedy oracle, 0 by chance."
+            f"criterion has `samples`). In one layer at a time, {shares} % of the units are "
+            f"removed, lowest score first, BatchNorm's statistics {statistics}; measured on "
+            f"{min(self.samples, test)} test samples. Quantile: the share of {settings.draws} "
+            "random orders of the same layer that do less harm (rise of the loss, capped at "
+            "ln(classes) for each sample), 0.5 for a random order. Points and nats vs random: "
+            "accuracy lost and rise of the capped loss, minus the mean of the random orders; "
+            "negative is better. All are means over layers with 95 % intervals by Student's t over "
+            "the layers; in the row of the random orders, the range of 95 % of them. Reverse: the "
+            "quantile when the highest scores go first, "
+            f"{100 * settings.shares[-1]:g} % of the units. Oracle k: the share of all other sets "
+            "of k units that do less harm than the criterion's. Greedy: units in common with the "
+            f"first {settings.greedy} of the greedy oracle, 0 by chance."
         )
 
 
@@ -226,26 +241,6 @@ def _names(which: str, given: Any) -> list[str]:
             f"truth.{which}={given} is not possible; give a list of names, or null for all."
         )
     return given
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """``overall``'s table for people."""
-    oracles = [key for key in table if key.startswith(ORACLE.format("")) and key[-1].isdigit()]
-    shown = pd.DataFrame(index=pd.Index([style_of(name).label for name in table["criterion"]],
-                                        name="criterion"))  # fmt: skip
-    shown["layers"] = table["layers"].to_numpy()
-    for key in ("harm", "reverse"):
-        shown[key] = [
-            ""
-            if pd.isna(row[key])
-            else f"{row[key]:.2f} ({row[f'{key}_low']:.2f} to {row[f'{key}_high']:.2f})"
-            for _, row in table.iterrows()
-        ]
-    for key in [*oracles, *(each for each in MEASURES if each in table)]:
-        shown[key.replace("_", " ")] = ["" if pd.isna(v) else f"{v:.2f}" for v in table[key]]
-    for key in ("forward", "backward", "seconds"):
-        shown[key] = [f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in table[key]]
-    return shown
 
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="truth")

@@ -1,107 +1,132 @@
-"""What really happens in one layer when its units go as each criterion says."""
+"""Remove the units of one layer in the order of each criterion, and at random."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
 from pruning_lab.attributions.players import Players
 from pruning_lab.attributions.removals import first_of, sets_of
-from pruning_lab.errors import check_count, check_counts
-from pruning_lab.truth.removals import Removals, grid, mean_rise
+from pruning_lab.errors import UserError, check_count, check_counts, check_number
+from pruning_lab.truth.removals import Harm, Removals, at_shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How closely it is looked.
+    """Which removals are measured.
 
-    Curves are measured at ``points`` numbers of removed units; ``draws`` random orders stand for
-    chance. All sets of a size in ``sizes`` are tried where a layer has no more than ``sets``
-    of them. The greedy oracle makes its first ``greedy`` removals, where a layer has no more units.
+    ``shares`` of a layer's units are removed in the order of each criterion and in ``draws`` random
+    orders. All sets of a size in ``sizes`` are measured where a layer has at most ``sets`` of them.
+    The greedy oracle removes its first ``greedy`` units where a layer has at most ``sets`` units.
     """
 
-    points: int = 16
+    shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
     draws: int = 16
-    sizes: Sequence[int] = (1, 2, 3, 4, 5)
-    sets: int = 600
-    greedy: int = 4
+    sizes: Sequence[int] = (1, 2)
+    sets: int = 64
+    greedy: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("points", 1), ("draws", 2), ("sets", 1), ("greedy", 1)):
+        for name, least in (("draws", 3), ("sets", 1), ("greedy", 0)):
             check_count(f"truth.{name}", getattr(self, name), least)
         check_counts("truth.sizes", self.sizes, (1, 2, 3))
+        if not isinstance(self.shares, Sequence) or isinstance(self.shares, str) or not self.shares:
+            raise UserError(
+                f"truth.shares={self.shares} is not possible; it is a list, [0.1,0.3,0.5] for "
+                "example."
+            )
+        for share in self.shares:
+            check_number("truth.shares", share, lambda v: 0 < v < 1, "between 0 and 1")
+        if any(one >= other for one, other in pairwise(self.shares)):
+            raise UserError(f"truth.shares={list(self.shares)} is not possible; shares must rise.")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean harm over the samples after each number of removals, (counts,).
+
+    ``points`` is the accuracy lost, in percentage points, ``nats`` the rise of the capped loss.
+    """
+
+    points: np.ndarray
+    nats: np.ndarray
+
+    @classmethod
+    def of(cls, harm: Harm) -> "Curve":
+        """Average the harm over the samples."""
+        return cls(100 * harm.lost.mean(0), harm.nats.mean(0))
 
 
 @dataclass
 class LayerTruth:
     """What was measured in a layer (or group of layers).
 
-    ``forward`` and ``reverse`` are by criterion the mean rise of the loss (samples,) over all
-    removals, lowest score first and highest first; ``chance`` (draws, samples) that of random
-    orders. ``sets`` are
-    by size the rises (samples, sets) of all sets; ``greedy`` are the units that the greedy oracle
-    removes, one after another.
+    ``forward`` holds by criterion what happens after ``counts`` removals, lowest score first;
+    ``reverse`` the same after the last of ``counts``, highest score first; ``random`` is one curve
+    for each random order. ``sets`` holds by size the rises of the capped loss (samples, sets) of
+    all sets; ``greedy`` lists the units that the greedy oracle removes, in its order.
     """
 
     layer: str
     units: int
+    counts: np.ndarray
     scores: Mapping[str, np.ndarray]
-    chance: np.ndarray
-    forward: dict[str, np.ndarray] = field(default_factory=dict)
-    reverse: dict[str, np.ndarray] = field(default_factory=dict)
+    random: list[Curve]
+    forward: dict[str, Curve]
+    reverse: dict[str, Curve]
     sets: dict[int, np.ndarray] = field(default_factory=dict)
     greedy: list[int] = field(default_factory=list)
-    curves: dict[str, np.ndarray] = field(default_factory=dict)
-    """By criterion the mean rise after ``counts`` removals, lowest score first; ``chance`` too."""
-    counts: np.ndarray = field(default_factory=lambda: np.arange(0))
 
 
 def judge(
     layer: str,
     players: Players,
     scores: Mapping[str, np.ndarray],
-    curves: Removals,
-    oracles: Removals,
+    removals: Removals,
     settings: Settings,
 ) -> LayerTruth:
-    """Remove the units of a layer as the criteria say, by ``scores`` (units,) of each.
-
-    ``curves`` measures all orders, ``oracles`` (of fewer samples, perhaps) all sets of some sizes.
-    """
+    """Remove the units of a layer in the order of the ``scores`` (units,) of each criterion."""
     units = len(next(iter(scores.values())))
-    counts = grid(units, settings.points)
-    stream = np.random.default_rng(0)
-    random = [stream.permutation(units) for _ in range(settings.draws)]
+    counts, stream = at_shares(units, settings.shares), np.random.default_rng(0)
     ascending = [np.argsort(each, kind="stable") for each in scores.values()]
-    orders = [*ascending, *(each[::-1] for each in ascending), *random]
-    rises = curves.rises(players, [first_of(order, counts) for order in orders])
-    there, back, drawn = (
-        rises[: len(scores)], rises[len(scores) : -len(random)], rises[-len(random) :]
-    )  # fmt: skip
-    chance = np.stack(drawn)  # (draws, samples, counts)
-    found = LayerTruth(layer, units, scores, mean_rise(chance, counts), counts=counts)
-    for name, forward, reverse in zip(scores, there, back, strict=True):
-        found.forward[name] = mean_rise(forward, counts)
-        found.reverse[name] = mean_rise(reverse, counts)
-        found.curves[name] = forward.mean(0)
-    found.curves["chance"] = chance.mean((0, 1))
+    drawn = [stream.permutation(units) for _ in range(settings.draws)]
+    found = removals.harm(
+        players,
+        [
+            *(first_of(order, counts) for order in [*ascending, *drawn]),
+            *(first_of(order[::-1], counts[-1:]) for order in ascending),
+        ],
+    )
+    curves = [Curve.of(harm) for harm in found]
+    last = len(scores) + len(drawn)
+    truth = LayerTruth(
+        layer,
+        units,
+        counts,
+        scores,
+        random=curves[len(scores) : last],
+        forward=dict(zip(scores, curves, strict=False)),
+        reverse=dict(zip(scores, curves[last:], strict=True)),
+    )
     for size in settings.sizes:
         if size < units and math.comb(units, size) <= settings.sets:
-            (found.sets[size],) = oracles.rises(players, [sets_of(units, size)])
+            (harm,) = removals.harm(players, [sets_of(units, size)])
+            truth.sets[size] = harm.nats
     if units <= settings.sets:
-        found.greedy = _greedy(players, units, oracles, min(settings.greedy, units // 2))
-    return found
+        truth.greedy = _greedy(players, units, removals, min(settings.greedy, units // 2))
+    return truth
 
 
-def _greedy(players: Players, units: int, oracles: Removals, steps: int) -> list[int]:
-    """Whichever unit raises the loss least when it goes, again and again."""
-    gone: list[int] = []
+def _greedy(players: Players, units: int, removals: Removals, steps: int) -> list[int]:
+    """Remove, step by step, the unit whose removal raises the capped loss least."""
+    removed: list[int] = []
     for _ in range(steps):
-        rest = [unit for unit in range(units) if unit not in gone]
-        removed = np.zeros((len(rest), units), dtype=bool)
-        removed[:, gone] = True
-        removed[np.arange(len(rest)), rest] = True
-        (rises,) = oracles.rises(players, [removed])
-        gone.append(rest[int(rises.mean(0).argmin())])
-    return gone
+        rest = [unit for unit in range(units) if unit not in removed]
+        sets = np.zeros((len(rest), units), dtype=bool)
+        sets[:, removed] = True
+        sets[np.arange(len(rest)), rest] = True
+        (harm,) = removals.harm(players, [sets])
+        removed.append(rest[int(harm.nats.mean(0).argmin())])
+    return removed

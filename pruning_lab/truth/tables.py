@@ -1,6 +1,21 @@
-"""The verdicts on criteria, layer by layer and over all layers, with intervals."""
+"""Compare criteria with random orders: in each layer, over layers, and over networks.
 
-from collections.abc import Callable, Mapping, Sequence
+The loss that random removal does differs between layers by a factor of a hundred, so sums and
+ratios are dominated by a few layers: a sum by those where much is lost, a mean of ratios by those
+where almost nothing is. Two statistics avoid both, and every layer has the same weight in them.
+
+- ``quantile`` ranks: the share of random orders of the same layer that do less harm. It is 0 where
+  a criterion is better than all random orders, and 0.5 is what a random order has. Equal orders
+  count half, so that a layer in which no removal does any harm gives 0.5, neither good nor bad.
+- ``points_vs_random`` and ``nats_vs_random`` say how much it matters: accuracy lost (percentage
+  points) and rise of the capped loss, minus the mean of the random orders of the same layer.
+  Negative is better than random. A layer in which random removal does no harm gives about 0.
+
+No ratio to random removal is computed, since it has no bound where random removal does no harm.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,92 +24,170 @@ from scipy import stats
 
 from pruning_lab.attributions.removals import oracle_rank
 from pruning_lab.compare.agreement import spearman, spearman_of_rows
+from pruning_lab.compare.style import style_of
 from pruning_lab.ledger import Cost
-from pruning_lab.truth.layer import LayerTruth
+from pruning_lab.truth.layer import Curve, LayerTruth
 
-DRAWS = 500
-"""Of the bootstrap over samples, behind 95 % intervals."""
+RANDOM = "random orders"
+"""The name of random orders in the tables."""
+
+RESAMPLES = 500
+"""Of the bootstrap over samples, for the oracle's intervals."""
 
 LEVEL = 0.95
+"""Of all intervals."""
 
 ORACLE = "oracle_{}"
 """The column of the oracle rank of a size."""
 
 SHAPLEY = "shapley"
 
-MEASURES = ("leave_one_out", "shapley", "greedy")
-"""Columns of agreement with what a criterion may be held against."""
+MEASURES = ("quantile", "points_vs_random", "nats_vs_random")
+"""Columns that compare with random orders; they have intervals."""
+
+AGREEMENT = ("leave_one_out", SHAPLEY, "greedy")
+"""Columns of agreement with other rankings."""
+
+COSTS = ("forward", "backward", "seconds")
 
 
 def by_layer(truths: Sequence[LayerTruth]) -> pd.DataFrame:
-    """One row a criterion and layer.
+    """Return one row for each layer and criterion, and for each layer and random order.
 
-    ``rise`` is the mean rise of the loss over all removals, lowest score first (``_half``: half its
-    95 % interval over the samples, by Student's t), ``reverse`` highest first; ``harm`` is ``rise``
-    over that of random orders. ``oracle_k``: which share of all other sets of k units do less harm
-    than the criterion's. ``leave_one_out``: Spearman's correlation with the single removals;
-    ``shapley`` with the Shapley values among the scores; ``greedy``: how many of the greedy
-    oracle's units are among as many of the criterion's, 0 by chance and 1 if all are. ``_low`` and
-    ``_high`` are ends of 95 % intervals, by bootstrap over the samples, and over the random orders
-    as well. Harm is NaN where random removal raises the loss by nothing that could be told from 0.
+    ``order`` is the number of the random order, NaN for a criterion. ``points`` (accuracy lost) and
+    ``nats`` (rise of the capped loss) are means over the samples and over the measured numbers of
+    removals. ``MEASURES`` compare them with the layer's random orders, a random order with all
+    others; the quantile is that of ``nats``, which has fewer ties than accuracy. ``reverse`` is the
+    quantile when the highest scores go first, after the largest number of removals alone: near 1
+    for a good criterion. ``oracle_k``: the share of all other sets of k units that do less harm
+    than the criterion's, with the ends of a 95 % interval by bootstrap over the samples.
+    ``leave_one_out``: Spearman's correlation with the single removals; ``shapley`` with the Shapley
+    values among the scores; ``greedy``: the criterion's overlap with the greedy oracle's units, 0
+    by chance and 1 if all are the same.
     """
-    return pd.DataFrame([_row(each, name) for each in truths for name in each.scores])
+    rows = [
+        {"criterion": name, "layer": truth.layer, "units": truth.units, "order": order} | row
+        for truth in truths
+        for name, order, row in (*_criteria(truth), *_random(truth))
+    ]
+    return pd.DataFrame(rows)
 
 
-def _row(truth: LayerTruth, name: str) -> dict[str, object]:
-    forward, reverse, scores = truth.forward[name], truth.reverse[name], truth.scores[name]
-    row: dict[str, object] = {
-        "criterion": name, "layer": truth.layer, "units": truth.units,
-        "rise": forward.mean(), "rise_half": _half(forward),
-        "reverse": reverse.mean(), "reverse_half": _half(reverse),
-    }  # fmt: skip
-    row |= _share_of_chance("harm", [forward], [truth.chance])
-    for size, rises in truth.sets.items():
-        row |= _interval(ORACLE.format(size), partial(oracle_rank, scores, size), rises)
-    if 1 in truth.sets:
-        row |= _interval("leave_one_out", partial(spearman_of_rows, scores), truth.sets[1])
-    if SHAPLEY in truth.scores and name != SHAPLEY:
-        row["shapley"] = spearman(scores, truth.scores[SHAPLEY])
-    row["greedy"] = _beyond_chance(truth, scores)
-    return row
+def _criteria(truth: LayerTruth) -> Iterator[tuple[str, float, dict[str, float]]]:
+    last = [curve.nats[-1] for curve in truth.random]
+    for name, scores in truth.scores.items():
+        row = _beside(truth.forward[name], truth.random)
+        row["reverse"] = quantile(truth.reverse[name].nats[-1], last)
+        for size, rises in truth.sets.items():
+            row |= _interval(ORACLE.format(size), partial(oracle_rank, scores, size), rises)
+        if 1 in truth.sets:
+            row |= _interval("leave_one_out", partial(spearman_of_rows, scores), truth.sets[1])
+        if SHAPLEY in truth.scores and name != SHAPLEY:
+            row[SHAPLEY] = spearman(scores, truth.scores[SHAPLEY])
+        row["greedy"] = _beyond_chance(truth, scores)
+        yield name, float("nan"), row
 
 
-def overall(
-    truths: Sequence[LayerTruth], layers: pd.DataFrame, costs: Mapping[str, Cost]
-) -> pd.DataFrame:
-    """One row a criterion over all layers that it scores, least harm first.
+def _random(truth: LayerTruth) -> Iterator[tuple[str, float, dict[str, float]]]:
+    for number, curve in enumerate(truth.random):
+        others = [*truth.random[:number], *truth.random[number + 1 :]]
+        yield RANDOM, float(number), _beside(curve, others)
 
-    ``layers`` is ``by_layer(truths)``.
-    Those that refuse some layers come last: their harm is that in other layers. ``harm`` is the sum
-    over the layers of the rises over the same sum of random orders, ``reverse`` the same highest
-    score first; the others are means over the layers that have them. ``seconds``, ``forward`` and
-    ``backward`` are what all scores took.
+
+def _beside(own: Curve, random: Sequence[Curve]) -> dict[str, float]:
+    """Compare a curve with those of random orders."""
+    nats = [curve.nats.mean() for curve in random]
+    points = np.mean([curve.points.mean() for curve in random])
+    return {
+        "points": own.points.mean(),
+        "nats": own.nats.mean(),
+        "quantile": quantile(own.nats.mean(), nats),
+        "points_vs_random": own.points.mean() - points,
+        "nats_vs_random": own.nats.mean() - np.mean(nats),
+    }
+
+
+def quantile(own: float, random: Sequence[float]) -> float:
+    """Return the share of ``random`` below ``own``; equal ones count half (mid-rank)."""
+    harms = np.asarray(random)
+    return float(((harms < own) + (harms == own) / 2).mean())
+
+
+def overall(layers: pd.DataFrame, costs: Mapping[str, Cost]) -> pd.DataFrame:
+    """Return one row for each criterion, lowest quantile first, and one for the random orders.
+
+    ``layers`` is the table ``by_layer`` of one network. All columns are means over the layers that
+    a criterion can score. Those of ``MEASURES`` have 95 % intervals ``_low`` and ``_high`` by
+    Student's t over the layers. In the row of the random orders these are the ends of the range
+    that holds 95 % of all random orders (Student's t, from the spread of their own means over
+    the layers): a criterion inside of it cannot be told from one random order. Criteria that refuse
+    some layers come last. ``seconds``, ``forward`` and ``backward`` are the cost of all scores.
     """
+    table = _summary(layers, "layers")
+    spent = [costs.get(name, Cost()) for name in table["criterion"]]
+    return table.assign(**{key: [getattr(cost, key) for cost in spent] for key in COSTS})
+
+
+def over_networks(networks: Sequence[pd.DataFrame], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the table of ``overall`` for several networks.
+
+    ``networks`` are their tables ``by_layer``, ``tables`` those of ``overall``, which tell the
+    costs. A network's value is its mean over layers. Intervals are by Student's t over these
+    values: they hold for other networks of this kind, trained from other seeds, and need no
+    assumption about layers. The random orders are averaged over the networks before their spread
+    is taken.
+    """
+    blocks = []
+    for layers in networks:
+        groups = layers.groupby(["criterion", "order"], dropna=False, sort=False)
+        own = groups.mean(numeric_only=True)
+        blocks.append(own.assign(layers=groups.size()).reset_index())
+    table = _summary(pd.concat(blocks, ignore_index=True), "networks")
+    costs = pd.concat(tables).groupby("criterion")[list(COSTS)].mean()
+    return table.join(costs, on="criterion")
+
+
+def _summary(blocks: pd.DataFrame, of: str) -> pd.DataFrame:
+    """Average over blocks, which are the rows of a criterion or random order."""
+    means = ["points", "nats", "reverse", *_extras(blocks)]
     rows = []
-    means = [key for key in layers if key in MEASURES or key.startswith(ORACLE.format(""))]
-    means = [key for key in means if not key.endswith(("_low", "_high"))]
-    for name, own in layers.groupby("criterion", sort=False):
-        scored = [each for each in truths if name in each.scores]
-        chance = [each.chance for each in scored]
-        row: dict[str, object] = {"criterion": name, "layers": len(scored)}
-        row |= _share_of_chance("harm", [each.forward[str(name)] for each in scored], chance)
-        row |= _share_of_chance("reverse", [each.reverse[str(name)] for each in scored], chance)
-        row |= own[means].mean().to_dict()
-        cost = costs.get(str(name), Cost())
-        row |= {"seconds": cost.seconds, "forward": cost.forward, "backward": cost.backward}
+    for name, own in blocks.groupby("criterion", sort=False):
+        row: dict[str, object] = {"criterion": name, of: len(own)}
+        if of == "networks":
+            row["layers"] = own["layers"].mean()
+        if name == RANDOM:
+            own = own.groupby("order").mean(numeric_only=True)  # a random order's own means
+            row[of] = len(blocks[blocks["criterion"] == name]) // len(own)
+        for key in MEASURES:
+            row |= _spread(key, own[key].to_numpy(), one=name == RANDOM)
+        row |= own.reindex(columns=means).mean().to_dict()
         rows.append(row)
-    found = pd.DataFrame(rows)
-    partly = found["layers"] < found["layers"].max()
-    by = found.assign(partly=partly).sort_values(["partly", "harm"], kind="stable")
-    return by.drop(columns="partly").reset_index(drop=True)
+    table = pd.DataFrame(rows)
+    partly = table["layers"] < table["layers"].max()
+    table = table.assign(partly=partly).sort_values(["partly", "quantile"], kind="stable")
+    return table.drop(columns="partly").reset_index(drop=True)
 
 
-def _half(values: np.ndarray) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+def _extras(table: pd.DataFrame) -> list[str]:
+    """Return the columns of oracle ranks and of agreement with other rankings."""
+    oracles = [key for key in table if re.fullmatch(ORACLE.format(r"\d+"), key)]
+    return [*oracles, *(key for key in AGREEMENT if key in table)]
+
+
+def _spread(key: str, values: np.ndarray, one: bool) -> dict[str, float]:
+    """Return the mean and the ends of its interval; with ``one`` of the range of single values."""
+    mean, half, count = values.mean(), float("nan"), len(values)
+    if count > 1:
+        half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * values.std(ddof=1)
+        half = half if one else half / np.sqrt(count)
+    low, high = mean - half, mean + half
+    if key == "quantile":  # a share
+        low, high = max(0.0, low), min(1.0, high)
+    return {key: mean, f"{key}_low": low, f"{key}_high": high}
 
 
 def _beyond_chance(truth: LayerTruth, scores: np.ndarray) -> float:
-    """The overlap with the greedy oracle's units, on a scale from chance, 0, to all of them, 1."""
+    """Return the overlap with the greedy oracle's units, scaled from chance, 0, to all of them."""
     count = len(truth.greedy)
     if not count:
         return float("nan")
@@ -103,41 +196,33 @@ def _beyond_chance(truth: LayerTruth, scores: np.ndarray) -> float:
     return (len({*truth.greedy} & {*lowest}) / count - chance) / (1 - chance)
 
 
-def _share_of_chance(
-    key: str, rises: Sequence[np.ndarray], chance: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """The sum of rises (samples,) over layers as a share of that of random orders, with its ends.
-
-    Samples are drawn anew for all layers together, the orders of ``chance`` (draws, samples) layer
-    by layer.
-    """
-    stream, nan = np.random.default_rng(0), float("nan")
-    own, shares = np.sum(rises, axis=0), []
-    samples = len(own)
-    for _ in range(DRAWS):
-        some = stream.integers(samples, size=samples)
-        orders = (each[stream.integers(len(each), size=len(each))] for each in chance)
-        shares.append((own[some].mean(), sum(each[:, some].mean() for each in orders)))
-    above, below = np.array(shares).T
-    if np.quantile(below, (1 - LEVEL) / 2) <= 0:
-        return {key: nan, f"{key}_low": nan, f"{key}_high": nan}
-    share = own.mean() / sum(each.mean() for each in chance)
-    return {key: float(share)} | _ends(key, above / below)
-
-
 def _interval(
     key: str, of: Callable[[np.ndarray], np.ndarray], rises: np.ndarray
 ) -> dict[str, float]:
-    """A statistic of the mean rises of sets, from (samples, sets), with its ends.
+    """Return a statistic of the mean rises of sets, from (samples, sets), with its interval.
 
     ``of`` gives it for each row of means (rows, sets).
     """
     stream, count = np.random.default_rng(0), len(rises)
-    drawn = stream.multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    drawn = stream.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     (value,) = of(rises.mean(0, keepdims=True))
-    return {key: float(value)} | _ends(key, of(drawn @ rises / count))
+    low, high = np.quantile(of(drawn @ rises / count), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {key: float(value), f"{key}_low": float(low), f"{key}_high": float(high)}
 
 
-def _ends(key: str, values: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {f"{key}_low": float(low), f"{key}_high": float(high)}
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of ``overall`` or ``over_networks`` for people."""
+    names = [style_of(name).label for name in table["criterion"]]
+    shown = pd.DataFrame(index=pd.Index(names, name="criterion"))
+    for key in ("networks", "layers"):
+        if key in table:
+            shown[key] = [f"{value:g}" for value in table[key]]
+    labels = ("quantile", "points vs random", "nats vs random")
+    for key, label, form in zip(MEASURES, labels, ("z.2f", "+z.2f", "+z.3f"), strict=True):
+        ends = zip(*(table[f"{key}{end}"] for end in ("", "_low", "_high")), strict=True)
+        shown[label] = [f"{v:{form}} ({low:{form}} to {high:{form}})" for v, low, high in ends]
+    for key in ("reverse", *_extras(table)):
+        shown[key.replace("_", " ")] = ["" if pd.isna(v) else f"{v:.2f}" for v in table[key]]
+    for key in COSTS:
+        shown[key] = [f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in table[key]]
+    return shown

@@ -57,6 +57,22 @@ def test_the_published_figures_are_those_of_the_paper(experiment):
     assert len(experiment["PUBLISHED"]) == 8
 
 
+def test_the_mean_is_exact_for_straight_lines_and_without_gaps(experiment):
+    grid, mean_rise = experiment["grid"], experiment["mean_rise"]
+    assert grid(64, 32).tolist() == list(range(2, 65, 2))
+    assert grid(10, 32).tolist() == grid(10, None).tolist() == list(range(1, 11))
+    counts = grid(64, 8)
+    assert mean_rise(3.0 * counts, counts) == pytest.approx(3 * 65 / 2)
+    every = np.random.default_rng(0).random((2, 20))
+    np.testing.assert_allclose(mean_rise(every, grid(20, None)), every.mean(1))
+
+
+def test_the_mean_by_hand(experiment):
+    # after 2 and 4 of 4 units 6 and 10: on straight lines 3, 6, 8, 10
+    found = experiment["mean_rise"](np.array([6.0, 10.0]), np.array([2, 4]))
+    assert found == pytest.approx(27 / 4)
+
+
 def test_robustness_is_the_mean_over_all_single_removals(experiment, network):
     model, layers, scored, tested = network
     totals = experiment["robustness"](model, layers, scored, tested, draws=2, points=None)

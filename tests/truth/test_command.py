@@ -9,10 +9,11 @@ from hydra import compose, initialize_config_module
 from hydra.errors import CompactHydraException
 
 from pruning_lab import criteria, tracking
-from pruning_lab.attributions.removals import RemovalMetric
 from pruning_lab.errors import UserError
 from pruning_lab.record import Names
+from pruning_lab.truth import RecalibratedRemovals
 from pruning_lab.truth.__main__ import Truth, main
+from pruning_lab.truth.tables import MEASURES, RANDOM
 
 NAMES = Names("convnet", "digits", "taylor", "geometric", "sgd")
 
@@ -22,8 +23,9 @@ def truth(tmp_path, *overrides):
         config = compose("truth", [
             "model=convnet", "model.channels=[4,6]", "model.hidden=24", "dataset=synthetic",
             "dataset.train=128", "dataset.score=32", "dataset.test=64", "threads=1",
-            "baseline.training.epochs=8", "truth.points=4", "truth.samples=16",
-            "truth.oracle_samples=8", "truth.greedy=2", f"baseline.folder={tmp_path}/baselines",
+            "baseline.training.epochs=8", "truth.shares=[0.2,0.5]", "truth.samples=16",
+            "truth.recalibrate=12", "truth.draws=4", "truth.greedy=1",
+            f"baseline.folder={tmp_path}/baselines",
             f"checkpoints={tmp_path}/checkpoints", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
             *overrides,
         ])  # fmt: skip
@@ -38,12 +40,13 @@ def done(tmp_path_factory):
 
 def test_every_criterion_has_a_row(done):
     folder, table = done
-    assert sorted(table["criterion"]) == criteria.names()
+    assert set(table["criterion"]) == {*criteria.names(), RANDOM} - {"random"}
     layers = pd.read_csv(folder / "output" / "layers.csv")
+    assert len(layers[layers["criterion"] == RANDOM]) == 3 * 4
     of = layers.groupby("criterion")["layer"].nunique()
     assert dict(zip(table["criterion"], table["layers"], strict=True)) == of.to_dict()
     assert of["shapley_exact"] + 1 == of["taylor"] == 3  # 24 units are too many for it
-    assert np.isfinite(table[["oracle_1", "seconds"]]).all().all()
+    assert np.isfinite(table[["quantile", "points_vs_random", "seconds"]]).all().all()
 
 
 def test_costs_are_those_of_each_criterion_alone(done):
@@ -65,12 +68,14 @@ def test_tables_and_figures_are_files_and_in_mlflow(done):
     assert {
         Path(each.path).name for each in client.list_artifacts(run.info.run_id, "truth")
     } == names
-    harm = table.set_index("criterion")["harm"]
-    known = harm[harm.notna()]
-    assert run.data.metrics == {f"harm/{name}": known[name] for name in known.index}
-    assert run.data.params["truth.points"] == "4"
+    rows = table[table["criterion"] != RANDOM].set_index("criterion")
+    assert run.data.metrics == {
+        f"{key}/{name}": rows.loc[name, key] for key in MEASURES for name in rows.index
+    }
+    assert run.data.params["truth.recalibrate"] == "12"
     text = (folder / "output" / "truth.md").read_text()
-    assert "16 test samples at 4 numbers of units, sets and the greedy oracle on 8" in text
+    assert "20, 50 % of the units" in text
+    assert "from 12 training samples; measured on 16 test samples" in text
 
 
 def test_the_comparison_of_runs_does_not_take_it_for_one(done):
@@ -85,7 +90,7 @@ def test_again_nothing_is_scored_or_measured_anew(done, monkeypatch):
         raise AssertionError("measured again")
 
     again = truth(folder)
-    monkeypatch.setattr(RemovalMetric, "estimate", never)
+    monkeypatch.setattr(RecalibratedRemovals, "outcomes", never)
     for metric in again.metrics.values():
         monkeypatch.setattr(metric, "estimate", never, raising=False)
     pd.testing.assert_frame_equal(again.run(), table)
@@ -117,11 +122,11 @@ def test_settings_of_a_criterion_can_be_changed(tmp_path):
     [
         ("truth.criteria=[tailor]", "criterion=tailor .*taylor, taylor_signed"),
         ("truth.layers=['2']", r"truth\.layers=2 .* 0, 4, "),
-        ("truth.points=0", r"truth\.points=0"),
+        ("truth.shares=[]", r"truth\.shares=\[\]"),
         ("truth.samples=null", r"truth\.samples=None"),
-        ("truth.oracle_samples=1", r"truth\.oracle_samples=1"),
+        ("truth.recalibrate=-1", r"truth\.recalibrate=-1"),
         ("truth.sizes=3", r"truth\.sizes=3 .* a list"),
-        ("+truth.point=4", "truth=point .* points, draws, sizes, sets, greedy"),
+        ("+truth.point=4", "truth=point .* shares, draws, sizes, sets, greedy"),
         ("truth.criteria=taylor", r"truth\.criteria=taylor .* a list of names"),
         ("truth.criteria=[]", r"truth\.criteria=\[\] .* a list of names"),
         ("truth.layers=[0]", r"truth\.layers=\[0\] .* a list of names"),

@@ -1,4 +1,4 @@
-"""Rises of the loss as they are kept, and their mean over all removals."""
+"""Harm as it is kept, and the cap of the loss."""
 
 import numpy as np
 import pytest
@@ -8,63 +8,88 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pruning_lab.attributions.players import units_of_module
-from pruning_lab.attributions.removals import RemovalMetric, sets_of
+from pruning_lab.attributions.removals import sets_of
 from pruning_lab.errors import UserError
-from pruning_lab.truth import Removals, grid, mean_rise
+from pruning_lab.truth import RecalibratedRemovals, Removals, at_shares, capped
 
 
-def test_the_mean_is_exact_for_straight_lines_and_without_gaps():
-    assert grid(64, 32).tolist() == list(range(2, 65, 2))
-    assert grid(10, 32).tolist() == grid(10, None).tolist() == list(range(1, 11))
-    counts = grid(64, 8)
-    assert mean_rise(3.0 * counts, counts) == pytest.approx(3 * 65 / 2)
-    every = np.random.default_rng(0).random((2, 20))
-    np.testing.assert_allclose(mean_rise(every, grid(20, None)), every.mean(1))
+def test_numbers_of_units():
+    assert at_shares(16, (0.1, 0.3, 0.5)).tolist() == [2, 5, 8]
+    assert at_shares(5, (0.1, 0.2, 0.3, 0.4)).tolist() == [1, 2]  # 0.5, 1, 1.5 and 2
+    assert at_shares(2, (0.1, 0.9)).tolist() == [1]  # one is left
+    assert at_shares(1, (0.5,)).tolist() == [0]
 
 
-def test_the_mean_by_hand():
-    # after 2 and 4 of 4 units 6 and 10: on straight lines 3, 6, 8, 10
-    assert mean_rise(np.array([6.0, 10.0]), np.array([2, 4])) == pytest.approx(27 / 4)
+def test_the_cap_is_the_loss_of_knowing_nothing():
+    uniform = F.cross_entropy(torch.zeros(1, 10), torch.tensor([3])).item()
+    found = capped(np.array([[0.5, 5.6], [2.4, 2.2]]), 10)
+    np.testing.assert_allclose(found, [[0.5, uniform], [uniform, 2.2]], rtol=1e-6)
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double().eval()
+    model = nn.Sequential(
+        nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 4), nn.BatchNorm1d(4),
+        nn.ReLU(), nn.Linear(4, 2),
+    ).double().eval()  # fmt: skip
+    nn.init.normal_(model[-1].weight, 0, 8)  # some losses are above the cap
     x = torch.randn(9, 3, dtype=torch.float64)
     return model, DataLoader(TensorDataset(x, torch.tensor([0, 1, 1] * 3)), 4)
 
 
-def test_what_is_measured_is_that_of_the_metric_and_kept(network, tmp_path, monkeypatch):
+def removals(network, folder, samples=6, pictures=(3.0,)):
     model, batches = network
-    given = (model, batches, torch.device("cpu"), 6, tmp_path / "kept")
-    players, sets = units_of_module(model[0]), [sets_of(5, 2), sets_of(5, 1)]
-    found = Removals(*given).rises(players, sets)
-    for each, rises in zip(sets, found, strict=True):
-        metric = RemovalMetric(model, batches, F.cross_entropy, "cpu", "none", samples=6)
-        expected = metric.run(model[0], True, removed=each)
-        assert rises.shape == (6, len(each))
-        np.testing.assert_allclose(rises, expected, rtol=1e-12)
-    asked, estimate = [], RemovalMetric.estimate
+    some = [torch.arange(12).view(4, 3).double().cos() * value for value in pictures]
+    return Removals(model, batches, torch.device("cpu"), samples, 2, some, folder)
 
-    def watched(self, *args):
-        asked.append(len(self.removed))
-        return estimate(self, *args)
 
-    monkeypatch.setattr(RemovalMetric, "estimate", watched)
-    again = Removals(*given).rises(players, [sets[1], sets_of(5, 3), sets[0]])
+def test_harm_by_hand(network):
+    model, batches = network
+    players, sets = units_of_module(model[0]), sets_of(5, 2)
+    (found,) = removals(network, None, pictures=()).harm(players, [sets])
+    x, target = next(iter(DataLoader(batches.dataset, 6)))
+    with torch.no_grad():
+        inside = model[:3](x)
+        outputs = [model[3:](inside)]
+        outputs += [model[3:](inside * torch.tensor(~gone)) for gone in sets]
+    losses = [F.cross_entropy(o, target, reduction="none").clamp(max=np.log(2)) for o in outputs]
+    right = [(o.argmax(1) == target).double() for o in outputs]
+    for number in range(len(sets)):
+        np.testing.assert_allclose(found.nats[:, number], losses[number + 1] - losses[0])
+        np.testing.assert_allclose(found.lost[:, number], right[0] - right[number + 1])
+    assert np.abs(found.lost).max() == 1
+    assert max(loss.max() for loss in losses) == pytest.approx(np.log(2))
+
+
+def test_what_was_measured_is_kept(network, tmp_path, monkeypatch):
+    folder = tmp_path / "kept"
+    players, sets = units_of_module(network[0][0]), [sets_of(5, 2), sets_of(5, 1)]
+    found = removals(network, folder).harm(players, sets)
+    for each, harm in zip(sets, found, strict=True):
+        assert harm.lost.shape == harm.nats.shape == (6, len(each))
+    asked, measure = [], RecalibratedRemovals.outcomes
+
+    def watched(self, players, removed, pictures):
+        asked.append(len(removed))
+        return measure(self, players, removed, pictures)
+
+    monkeypatch.setattr(RecalibratedRemovals, "outcomes", watched)
+    again = removals(network, folder).harm(players, [sets[1], sets_of(5, 3), sets[0]])
     assert asked == [10]  # the sets of three alone
-    np.testing.assert_array_equal(again[0], found[1])
-    np.testing.assert_array_equal(again[2], found[0])
-    Removals(*given[:3], 5, given[4]).rises(players, sets)  # other samples
-    assert asked == [10, 15]
+    np.testing.assert_array_equal(again[0].nats, found[1].nats)
+    np.testing.assert_array_equal(again[2].lost, found[0].lost)
+    removals(network, folder, samples=5).harm(players, sets)
+    removals(network, folder, pictures=(2.0,)).harm(players, sets)
+    removals(network, folder, pictures=()).harm(players, sets)
+    assert asked == [10, 16, 16, 16]  # both, and the whole network
 
 
 def test_a_damaged_file_is_named(network, tmp_path):
-    model, batches = network
-    removals = Removals(model, batches, torch.device("cpu"), 6, tmp_path)
-    removals.rises(units_of_module(model[0]), [sets_of(5, 1)])
+    measured = removals(network, tmp_path)
+    players = units_of_module(network[0][0])
+    measured.outcomes(players, [sets_of(5, 1)])
     (path,) = tmp_path.iterdir()
     path.write_bytes(b"torn")
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
-        removals.rises(units_of_module(model[0]), [sets_of(5, 1)])
+        measured.outcomes(players, [sets_of(5, 1)])
