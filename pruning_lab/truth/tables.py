@@ -182,7 +182,7 @@ def _spread(key: str, values: np.ndarray, one: bool) -> dict[str, float]:
         half = half if one else half / np.sqrt(count)
     low, high = mean - half, mean + half
     if key == "quantile":  # a share
-        low, high = max(0.0, low), min(1.0, high)
+        low, high = np.clip([low, high], 0, 1)
     return {key: mean, f"{key}_low": low, f"{key}_high": high}
 
 
@@ -220,7 +220,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     labels = ("quantile", "points vs random", "nats vs random")
     for key, label, form in zip(MEASURES, labels, ("z.2f", "+z.2f", "+z.3f"), strict=True):
         ends = zip(*(table[f"{key}{end}"] for end in ("", "_low", "_high")), strict=True)
-        shown[label] = [f"{v:{form}} ({low:{form}} to {high:{form}})" for v, low, high in ends]
+        shown[label] = [
+            f"{value:{form}}" + ("" if np.isnan(low) else f" ({low:{form}} to {high:{form}})")
+            for value, low, high in ends
+        ]
     for key in ("reverse", *_extras(table)):
         shown[key.replace("_", " ")] = ["" if pd.isna(v) else f"{v:.2f}" for v in table[key]]
     for key in COSTS:
