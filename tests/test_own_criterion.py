@@ -50,7 +50,7 @@ def test_the_commands_do_what_the_page_says(place):
     assert "scored by loudest" in run(plan, place)
     told = run(judge, place)
     rows = {line.split("|")[1].strip() for line in told.splitlines() if line.startswith("| ")}
-    assert {"loudest", "Taylor", "Random"} < rows
+    assert {"loudest", "Taylor", "Weight norm", "Random orders"} < rows
 
 
 def test_its_scores_by_hand(place, monkeypatch):
