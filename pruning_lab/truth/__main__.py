@@ -90,7 +90,7 @@ class Truth:
     # -- what is built, and refused before any work starts -------------------------------------
 
     def _settings(self, name: str) -> DictConfig:
-        """A criterion's, with what they ask of the rest of the configuration."""
+        """Return a criterion's settings, with the values they refer to in the configuration."""
         whole = OmegaConf.create(plain(self.config) | {"own": {}})
         whole.own = criteria.settings(name)
         return DictConfig(OmegaConf.to_container(whole.own, resolve=True))
@@ -108,7 +108,7 @@ class Truth:
         return make(self.network.model, experiment.batches, F.cross_entropy, experiment.device)
 
     def _accepted(self, name: str) -> dict[str, Players]:
-        """The layers that a criterion can score; says which it refuses."""
+        """Return the layers that a criterion can score; log why it refuses the others."""
         metric, accepted = self.metrics[name], dict(self.players)
         try:
             metric.check(list(accepted.values()), True)
@@ -127,7 +127,7 @@ class Truth:
     # -- the stages ---------------------------------------------------------------------------
 
     def _scores(self, name: str, players: dict[str, Players]) -> tuple[LayerEstimates, Cost]:
-        """Kept beside the baseline, with what they took; criteria share no pass here."""
+        """Score by one criterion alone, or read its scores and cost from beside the baseline."""
         metric, config = self.metrics[name], self.config
 
         def score() -> tuple[LayerEstimates, Cost]:
@@ -164,7 +164,7 @@ class Truth:
         return truths
 
     def _record(self, truths: list[LayerTruth], layers: pd.DataFrame, table: pd.DataFrame) -> None:
-        """Tables and figures, in MLflow and as files."""
+        """Write tables and figures to MLflow and to the output folder."""
         accuracy = evaluate(self.network.model, self.experiment.splits.test).accuracy
         order = [name for name in table["criterion"] if name != RANDOM]
         figures = {
@@ -245,7 +245,7 @@ def _names(which: str, given: Any) -> list[str]:
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="truth")
 def main(config: DictConfig) -> None:
-    """The command."""
+    """Run the command."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CompactHydraException("pruning_lab.truth is one process: start it without torchrun.")
     hydra_config = HydraConfig.get()

@@ -28,7 +28,7 @@ Run = Callable[[State, torch.Tensor], Any]
 
 
 class Outcomes(NamedTuple):
-    """What a network answers when sets of units are removed.
+    """Losses and right answers of a network with sets of units removed.
 
     ``losses`` (samples, sets) are cross-entropies in nats, ``right`` (samples, sets) says whether
     the most probable class is the true one.
@@ -55,7 +55,7 @@ def calibration_pictures(
 
 
 class RecalibratedRemovals(RemovalMetric):
-    """Answers of a network without sets of units, with BatchNorm statistics that belong to them.
+    """Outputs of a network with sets of units removed and its BatchNorm statistics recalibrated.
 
     Units are put to 0 after BatchNorm and non-linearity, so only the statistics of later layers
     shift. The statistics of all layers are made anew from ``pictures`` as ``training.recalibrate``
@@ -76,7 +76,7 @@ class RecalibratedRemovals(RemovalMetric):
         metric._check_known([players])
         with at_rest(self.model):
             graph, (count,) = metric._opened([players], True)
-            metric._at_most(count)  # which refuses another number of units
+            metric._at_most(count)  # refuses another number of units
             sites, opened = metric._cut(graph, players, True)
             keep = torch.as_tensor(~removed, dtype=torch.float32, device=self.device)
             with closing(opened) as cut:
@@ -86,7 +86,7 @@ class RecalibratedRemovals(RemovalMetric):
                     every = torch.arange(len(state), device=self.device)
                     return cut.after(state, every, [keep_rows(rows, site.row) for site in sites])
 
-                cut.before(metric.batches.example())  # which looks at the model the first time
+                cut.before(metric.batches.example())  # its first call inspects the model
                 after, made = metric._statistics(cut, run, keep, pictures)
                 return metric._answers(cut, run, keep, after, made)
 
@@ -131,7 +131,7 @@ class RecalibratedRemovals(RemovalMetric):
     def _answers(
         self, cut: Any, run: Run, keep: torch.Tensor, after: list[Any], made: list[Statistics]
     ) -> Outcomes:
-        """Return what the network answers to the test pictures, set by set."""
+        """Run the test pictures through the network for each set, with the set's statistics."""
         losses, right = [], []
         for x, target in self.batches.read(self.samples):
             state, own = cut.before(x), list[tuple[torch.Tensor, torch.Tensor]]()

@@ -13,6 +13,7 @@ from pruning_lab.attributions.players import Players, units_of_module
 from pruning_lab.attributions.removals import RemovalMetric, sets_of
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
+from pruning_lab.graph.hooked import HookedCut
 from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.training import recalibrate
 from pruning_lab.truth import RecalibratedRemovals, calibration_pictures
@@ -119,11 +120,25 @@ def test_residual_sums():
     agree(found, by_hooks(model, places, removed, pictures, tested))
 
 
-def test_a_network_that_is_run_by_hooks(convnet):
-    """A hook on a block is not traced, so that every set takes whole passes."""
-    convnet.register_forward_hook(lambda module, given, output: output * 1.5)
-    model, pictures = nn.Sequential(convnet), [data(6, seed=n).tensors[0] for n in (2, 3)]
+class OtherWay(nn.Module):
+    """A network that does something else while it is traced."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        x = self.inner(x)
+        return 1.5 * x if isinstance(x, torch.Tensor) else x
+
+
+def test_a_network_that_is_run_by_hooks(convnet, monkeypatch):
+    """Where the trace is not the model, every set takes whole passes."""
+    passes, after = [], HookedCut.after
+    monkeypatch.setattr(HookedCut, "after", lambda *a: passes.append(1) or after(*a))
+    model, pictures = OtherWay(convnet), [data(6, seed=n).tensors[0] for n in (2, 3)]
     found = measured(model, units_of_module(convnet[3]), sets_of(4, 2), pictures)
+    assert passes
     places = [(convnet[5], range(4))]
     agree(found, by_hooks(model, places, sets_of(4, 2), pictures, data(11, seed=1)))
 
