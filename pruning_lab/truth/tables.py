@@ -224,7 +224,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             f"{value:{form}}" + ("" if np.isnan(low) else f" ({low:{form}} to {high:{form}})")
             for value, low, high in ends
         ]
-    for key in ("reverse", *_extras(table)):
+    for key in ("reverse", *(key for key in _extras(table) if table[key].notna().any())):
         shown[key.replace("_", " ")] = ["" if pd.isna(v) else f"{v:.2f}" for v in table[key]]
     for key in COSTS:
         shown[key] = [f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in table[key]]

@@ -134,4 +134,5 @@ def test_the_table_for_people():
     assert shown.loc["good", ["layers", "reverse", "forward", "seconds"]].tolist() == [
         "3", "1.00", "1,234", "0.5",
     ]  # fmt: skip
+    assert "greedy" not in shown  # which nobody has here
     assert shown.loc["part", "nats vs random"] == "-2.500"  # one layer has no interval
