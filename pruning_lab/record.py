@@ -252,7 +252,7 @@ def block(config: DictConfig) -> str:
     if config.baseline.checkpoint is not None or config.model.get("weights"):
         return GIVEN
     training = config.baseline.training
-    trained = training.epochs > 0 if training.steps is None else training.steps > 0
+    trained = training.epochs or training.steps
     return f"init {config.seeds.init}" + (f", order {config.seeds.order}" if trained else "")
 
 

@@ -41,7 +41,7 @@ from pruning_lab.progress import ScoringBar
 from pruning_lab.record import Names, Rows, find_finished, recording, tags
 from pruning_lab.rehearsal import check_storable, check_trained_state
 from pruning_lab.resume import Checkpoint
-from pruning_lab.schedules import Schedule, ToTarget
+from pruning_lab.schedules import NegativeScores, Schedule, ToTarget
 from pruning_lab.setup import build, plain
 from pruning_lab.sources import digest_of_program
 from pruning_lab.track import (
@@ -382,6 +382,12 @@ class Experiment:
         settings = self.criteria[name]
         if settings.get("reduction") == "none":
             raise UserError("metric.reduction=none gives no ranking; choose mean, for example.")
+        hides_sign = settings.get("reduction") in ("mean_abs", "mean_plus_2_std")
+        if hides_sign and isinstance(self.schedule, NegativeScores) and name == self.names.metric:
+            raise UserError(
+                f"metric.reduction={settings.reduction} leaves hardly a score below 0, and "
+                "schedule=negative_scores removes those below 0. Give metric.reduction=mean."
+            )
         make = build(settings, "metric")
         try:
             with watching():

@@ -28,13 +28,13 @@ LR_SCHEDULES = ("constant", "cosine", "one_cycle")
 class Training:
     """How a model is fitted: stochastic gradient descent on the cross-entropy.
 
-    It lasts for ``epochs`` passes over the training data or, where they are given, for ``steps``
-    batches; 0 means no training. ``share`` is the share of the training data that is used (the
+    It lasts for ``epochs`` passes over the training data or for ``steps`` batches, of which one is
+    given; 0 means no training. ``share`` is the share of the training data that is used (the
     low-data regime). With ``lr_schedule="cosine"`` the learning rate falls from ``lr`` to 0, with
     ``"one_cycle"`` it rises from lr / 25 to ``lr`` in the first 30 % and falls to 0 then.
     """
 
-    epochs: int
+    epochs: int | None = None
     lr: float = 0.01
     momentum: float = 0.9
     nesterov: bool = False
@@ -45,9 +45,14 @@ class Training:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, 0)
-        if self.steps is not None:
-            check_count("steps", self.steps, 0)
+        if (self.epochs is None) == (self.steps is None):
+            both = "none of them" if self.epochs is None else "both"
+            raise UserError(
+                f"epochs={self.epochs} and steps={self.steps}: {both} given. Give one, and leave "
+                "the other out or set it to null: it is how long the training lasts."
+            )
+        unit = "epochs" if self.steps is None else "steps"
+        check_count(unit, getattr(self, unit), 0)
         check_number("lr", self.lr, lambda lr: lr > 0, "above 0")
         check_number("momentum", self.momentum, lambda m: 0 <= m < 1, "from 0 to below 1")
         check_number("weight_decay", self.weight_decay, lambda decay: decay >= 0, "from 0 on")
@@ -60,12 +65,12 @@ class Training:
 
     def __bool__(self) -> bool:
         """Whether anything is trained."""
-        return bool(self.epochs if self.steps is None else self.steps)
+        return bool(self.epochs or self.steps)
 
     @property
     def length(self) -> str:
         """``2 epochs``, for people."""
-        count, unit = (self.epochs, "epoch") if self.steps is None else (self.steps, "step")
+        count, unit = (self.epochs, "epoch") if self.epochs is not None else (self.steps, "step")
         return f"{count} {unit}{'' if count == 1 else 's'}"
 
     def batches(self, samples: int) -> int:
@@ -73,11 +78,11 @@ class Training:
 
         A lone sample in the last batch of an epoch is left out: BatchNorm cannot normalise it.
         """
-        return self.epochs * self.per_epoch(samples) if self.steps is None else self.steps
+        return (self.epochs or 0) * self.per_epoch(samples) + (self.steps or 0)
 
     def samples(self, of: int) -> int:
         """How many samples pass, the same one again counted again."""
-        return self.epochs * of if self.steps is None else self.steps * min(self.batch_size, of)
+        return (self.epochs or 0) * of + (self.steps or 0) * min(self.batch_size, of)
 
     def per_epoch(self, samples: int) -> int:
         """Batches in an epoch of so many samples."""

@@ -23,7 +23,8 @@ TINY = [
     "baseline.training.batch_size=16",
     "threads=1",
 ]
-TWO_STEPS = ["schedule.steps=2", "schedule.target=0.5", "finetune.epochs=1"]
+TWO_STEPS = ["schedule.steps=2", "schedule.target=0.5", "finetune.epochs=1",
+             "finetune.steps=null"]  # fmt: skip
 
 
 def two_steps(folder: Path, *overrides: str) -> Experiment:

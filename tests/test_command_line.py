@@ -122,7 +122,19 @@ REFUSALS = {
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),
     "orders": (["metric=shapley", "metric.sv_samples=0"], "sv_samples=0 is not possible"),
     "device": (["device=tpu"], r"device=tpu is not available on this machine"),
-    "epochs": (["finetune.epochs=-1"], "finetune: epochs=-1 .*; it is a whole number from 0"),
+    "epochs": (
+        ["finetune.epochs=-1", "finetune.steps=null"],
+        "finetune: epochs=-1 .*; it is a whole number from 0",
+    ),
+    "two lengths": (
+        ["finetune.epochs=2"],
+        "finetune: epochs=2 and steps=160: both given. Give one, .* set it to null",
+    ),
+    "no length": (["finetune.steps=null"], "epochs=None and steps=None: none of them given"),
+    "never below 0": (
+        ["metric=shapley", "schedule=negative_scores"],
+        "metric.reduction=mean_plus_2_std .* schedule=negative_scores .* metric.reduction=mean",
+    ),
     "split": (
         ["dataset=digits", "dataset.test=5000"], r"dataset.test=5000 .* samples of 10 classes are",
     ),
@@ -140,7 +152,9 @@ REFUSALS = {
     ),
     "no class": (["model=custom"], "model._target_ is missing"),
     "no number": (["schedule.target=abc"], "schedule.target=abc is not possible; it is a number"),
-    "half an epoch": (["finetune.epochs=1.5"], "finetune: epochs=1.5 is not possible"),
+    "half an epoch": (
+        ["finetune.epochs=1.5", "finetune.steps=null"], "finetune: epochs=1.5 is not possible"
+    ),
     "infinite": (["baseline.training.lr=inf"], "baseline.training: lr=inf is not possible"),
     "seed": (["seed=-1"], "seeds.init=-1 is not possible; it is a whole number from 0"),
     "threads": (["threads=0"], "threads=0 is not possible"),

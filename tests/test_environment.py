@@ -196,7 +196,13 @@ class Rated(Small):
 )
 def test_a_run_under_another_value_is_another_run(kind, variable, value, tmp_path, monkeypatch):
     base = [o for o in TINY if not o.startswith("model")]
-    base += ["schedule.steps=1", "schedule.target=0.3", "finetune.epochs=1", "attributions=none"]
+    base += [
+        "schedule.steps=1",
+        "schedule.target=0.3",
+        "finetune.epochs=1",
+        "finetune.steps=null",
+        "attributions=none",
+    ]
 
     def made():
         target = f"model._target_={__name__}.{kind.__name__}"

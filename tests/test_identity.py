@@ -190,7 +190,7 @@ def test_what_does_not_determine_the_result_does_not_change_the_identity(other, 
     [
         "seed=1", "seeds.init=1", "seeds.order=1", "seeds.score=1", "threads=2", "metric=random",
         "metric.signed=true", "attributions=none", "schedule.target=0.5", "schedule.steps=2",
-        "finetune.lr=0.1", "finetune.epochs=3", "finetune.share=0.5", "controls.untuned=true",
+        "finetune.lr=0.1", "finetune.steps=3", "finetune.share=0.5", "controls.untuned=true",
         "controls.scratch=true", "after_cut.recalibrate=9", "after_cut.rescale_dropout=false",
         "scoring.batch_size=7", "baseline.training.epochs=4", "model.hidden=[16,13]",
         "dataset.noise=0.2", "dataset.score=16",

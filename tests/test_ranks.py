@@ -28,8 +28,8 @@ from tests.contracts.test_criteria import LAYERS, NAMES, metric, network
 from tests.experiment import TINY, TWO_STEPS, two_steps
 
 CONVNET = ["model=convnet", "~model.hidden", "model.channels=[6,8]", "+model.hidden=12",
-           "metric=shapley", "attributions=none", "finetune.epochs=2", "keep=all",
-           "device=cpu"]  # fmt: skip
+           "metric=shapley", "attributions=none", "finetune.epochs=2", "finetune.steps=null",
+           "keep=all", "device=cpu"]  # fmt: skip
 
 
 def child(rank, world, port, path, work):

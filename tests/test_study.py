@@ -88,7 +88,7 @@ def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
         told.append((track.name, len(done.test)))
         return {"mine": len(told)}
 
-    recipes = {"short": Training(epochs=1, steps=1), "long": Training(epochs=1, steps=5)}
+    recipes = {"short": Training(steps=1), "long": Training(steps=5)}
     frame = compare_criteria(
         done.model, done.splits, {"taylor": Counted}, SCHEDULE, recipes, stale=True,
         undo_harm=False, seeds=[7], also=also,

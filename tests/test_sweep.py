@@ -20,7 +20,7 @@ from tests.commands import python
 from tests.experiment import TINY
 
 SWEEP = ["-m", *TINY, "attributions=none", "schedule=one_shot", "finetune.epochs=9",
-         "metric=random,taylor", "finetune.lr=0.01,1e9"]  # fmt: skip
+         "finetune.steps=null",         "metric=random,taylor", "finetune.lr=0.01,1e9"]  # fmt: skip
 
 
 def statuses(folder):

@@ -124,8 +124,8 @@ def test_blocks_are_networks_that_were_trained_apart(tmp_path):
     assert block("seed=3", "metric=random") == "init 3, order 3"
     assert block("seed=3", "seeds.order=1", "seeds.score=9") == "init 3, order 1"
     assert block("seed=3", "baseline.training.epochs=0") == "init 3"
-    assert block("seed=3", "baseline.training.steps=0") == "init 3"
-    steps = ["baseline.training.epochs=0", "baseline.training.steps=5"]
+    assert block("seed=3", "baseline.training.epochs=null", "baseline.training.steps=0") == "init 3"
+    steps = ["baseline.training.epochs=null", "baseline.training.steps=5"]
     assert block("seed=3", *steps) == "init 3, order 3"
     assert block(f"baseline.checkpoint={path}", "seed=3") == "given weights"
 

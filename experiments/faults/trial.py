@@ -18,7 +18,8 @@ from pruning_lab.__main__ import run
 from pruning_lab.track import OF_THE_MACHINE
 
 RUN = ["model=convnet", "model.channels=[6,8]", "model.hidden=8", "dataset=digits", "threads=1",
-       "attributions=cheap", "baseline.training.epochs=3", "schedule.steps=2", "finetune.epochs=2",
+       "attributions=cheap", "baseline.training.epochs=3", "schedule.steps=2",
+       "finetune.epochs=2", "finetune.steps=null",
        "controls.untuned=true", "controls.scratch=true", "keep=all"]  # fmt: skip
 Prepare = Callable[[], None]
 """Breaks something in the process of a run, before it begins."""

@@ -82,9 +82,7 @@ def recovery(pilot: Pilot) -> Rows:
     for name, target, pruned in cases:
         before = evaluate(pruned.model, pilot.splits.val)
         for lr_schedule, lr, steps in tqdm(RECIPES, f"Recipes, {name}, {target}", leave=False):
-            recipe = Training(
-                epochs=1, steps=steps, lr=lr, weight_decay=5e-4, lr_schedule=lr_schedule
-            )
+            recipe = Training(steps=steps, lr=lr, weight_decay=5e-4, lr_schedule=lr_schedule)
             undo = snapshot(pruned.model, recipe.optimizer(pruned.model))
             train(pilot, pruned, recipe)
             after = evaluate(pruned.model, pilot.splits.val)

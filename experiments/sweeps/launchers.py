@@ -28,6 +28,7 @@ SWEEP = (
     "threads=1",
     "schedule.steps=2",
     "finetune.epochs=1",
+    "finetune.steps=null",
 )
 BASIC = "basic"
 LAUNCHERS: dict[str, tuple[str, ...]] = {

@@ -41,6 +41,7 @@ TINY = (
     "attributions=none",
     "baseline.training.epochs=1",
     "finetune.epochs=1",
+    "finetune.steps=null",
     "schedule.target=0.5",
     f"schedule.steps={STEPS}",
     "device=cpu",
