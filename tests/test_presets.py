@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 from pruning_lab.track import MAIN
 from tests.experiment import experiment
@@ -10,6 +11,7 @@ from tests.experiment import experiment
 SMALL = {
     "compare_criteria": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "low_data": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
+    "tune_finetune": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
     "untrained_networks": ["model.hidden=[16,12]", "metric.samples=8"],
 }
 DATA = ["dataset=synthetic", "dataset.train=128", "dataset.test=64", "attributions=none"]
@@ -33,3 +35,15 @@ def test_the_preset_runs_to_its_end(preset, tmp_path):
     assert (done.names.model, trained) == (
         ("mlp", False) if preset == "untrained_networks" else ("convnet", True)
     )
+
+
+def test_the_tuning_preset_is_compare_criteria_with_several_learning_rates():
+    with initialize_config_module("pruning_lab.conf", version_base="1.3"):
+        one, other = (
+            compose("config", [f"experiment={preset}"], return_hydra_config=True)
+            for preset in ("compare_criteria", "tune_finetune")
+        )
+    for section in ("model", "dataset", "schedule", "finetune", "baseline", "after_cut", "scoring"):
+        assert one[section] == other[section]
+    values = other.hydra.sweeper.params["finetune.lr"].split(",")
+    assert str(one.finetune.lr) in values[1:-1]

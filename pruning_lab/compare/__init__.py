@@ -1,6 +1,7 @@
 """From recorded runs to what can be said of them: measures, statistics, figures, a report."""
 
 from pruning_lab.compare.agreement import between_criteria, between_scorings
+from pruning_lab.compare.best import best_runs
 from pruning_lab.compare.curves import accuracy_curves
 from pruning_lab.compare.figures import (
     rank_correlation,
@@ -21,6 +22,7 @@ __all__ = [
     "Style",
     "accuracy_curves",
     "accuracy_table",
+    "best_runs",
     "between_criteria",
     "between_scorings",
     "by_block",

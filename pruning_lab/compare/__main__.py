@@ -12,12 +12,15 @@ from pathlib import Path
 import pandas as pd
 
 from pruning_lab.compare.across import across
+from pruning_lab.compare.best import Value, best_runs
 from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.recorded import (
     baseline_scores,
+    number_or_text,
     options,
     shared_options,
     tuned_scores,
+    with_value,
 )
 from pruning_lab.compare.report import Section, sections, write_report
 from pruning_lab.compare.runs import comparable
@@ -32,13 +35,18 @@ def main() -> None:
     """Write a report for all finished runs, and keep it in MLflow.
 
     Runs that differ in more than criterion and seed get a report of their own each; where there
-    are several models and data sets, one more has the ranks over them.
+    are several models and data sets, one more has the ranks over them. With ``--best`` only the
+    runs with each criterion's best value of a setting are in it.
     """
     given = _parser().parse_args()
     try:
         tags = dict(_tag(text) for text in given.tag)
+        key, values = _choice(given.best) if given.best else ("", [])
         found = find_runs(given.uri, given.experiment, tags, given.since, given.until)
-        groups = comparable(found.frame)
+        frame = found.frame
+        if key and len(frame):
+            frame = with_value(frame, given.uri, key)
+        groups = comparable(frame)
         if not groups:
             reasons = "".join(f"\n{_left_out(row)}" for _, row in found.left_out.iterrows())
             names = ", ".join(given.experiment)
@@ -49,15 +57,18 @@ def main() -> None:
     for name, runs in groups.items():
         folder = given.output if len(groups) == 1 else given.output / name
         try:
-            _publish(given, name, folder, runs, partial(report, runs, found, uri=given.uri))
+            runs, chosen = best_runs(runs, key, values) if key else (runs, None)
+            write = partial(report, runs, found, uri=given.uri, chosen=chosen)
+            _publish(given, name, folder, runs, write)
         except UserError as error:
             failed.append(f"No report of {name}: {error}")
         else:
             told |= set(runs["run_id"])
-    if told and (parts := across(found.frame[found.frame["run_id"].isin(told)])):
+    frame = frame[frame["run_id"].isin(told)]
+    if told and (parts := across(frame)):
         title = "Criteria over models and data sets"
         write = partial(write_report, title=title, about=[], parts=parts)
-        _publish(given, ACROSS, given.output / ACROSS, found.frame, write)
+        _publish(given, ACROSS, given.output / ACROSS, frame, write)
     if failed:
         raise SystemExit("\n".join(failed))
 
@@ -90,8 +101,13 @@ def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame
     return f"Kept in MLflow as the run {run_id} of '{experiment}'."
 
 
-def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
-    """The report of runs that may be compared, with the frame itself beside it."""
+def report(
+    runs: pd.DataFrame, found: Runs, folder: Path, uri: str, chosen: Section | None = None
+) -> Path:
+    """The report of runs that may be compared, with the frame itself beside it.
+
+    ``chosen`` says how they were chosen.
+    """
     first = runs.iloc[0]
     title = f"{first['model']} on {first['dataset']}: "
     title += counted(runs["metric"].nunique(), "criterion", "criteria")
@@ -105,7 +121,8 @@ def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
         *(f"{metric}: {options(texts)}." for metric, texts in settings.items()),
         *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),
     ]
-    parts = sections(runs, baseline_scores(runs, uri), tuned_scores(runs, uri))
+    parts = [] if chosen is None else [chosen]
+    parts += sections(runs, baseline_scores(runs, uri), tuned_scores(runs, uri))
     parts.append(Section("What the runs share", tables={"shared": shared_options(runs, uri)}))
     page = write_report(folder, title, about, parts)
     runs.to_csv(folder / "runs.csv", index=False)
@@ -114,6 +131,16 @@ def report(runs: pd.DataFrame, found: Runs, folder: Path, uri: str) -> Path:
 
 def _left_out(row: pd.Series) -> str:
     return f"{row['run']} ({row['run_id']}): {row['reason']}"
+
+
+def _choice(text: str) -> tuple[str, list[Value]]:
+    """The setting to choose for each criterion, and among which values (none: all)."""
+    if not (match := re.fullmatch(r"([^=]+)(?:=([^=]+))?", text)):
+        raise UserError(
+            f"--best {text} is neither KEY nor KEY=VALUE,VALUE; write finetune.lr, or "
+            "finetune.lr=0.003,0.01 for example."
+        )
+    return match[1], [number_or_text(value) for value in (match[2] or "").split(",") if value]
 
 
 def _tag(text: str) -> tuple[str, str]:
@@ -137,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--tag", action="append", default=[], metavar="NAME=VALUE", help="only runs with this tag")
     add("--since", type=_day, help="only runs begun on this day or later (UTC)")
     add("--until", type=_day, help="only runs begun on this day or earlier (UTC)")
+    add(
+        "--best", metavar="KEY[=VALUE,VALUE]",
+        help="keep of each criterion the runs with the value of this setting that is best for it "
+        "on val, finetune.lr for example; every criterion must have been tried with the same",
+    )  # fmt: skip
     add("--no-keep", dest="keep", action="store_false", help="do not keep the report in MLflow")
     add("--output", type=Path, default=Path("outputs/compare"), help="a folder")
     return parser

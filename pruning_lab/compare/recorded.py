@@ -1,7 +1,8 @@
 """What runs have recorded beside their rows: their scores and their configuration."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -18,6 +19,13 @@ SHARED = ("model.", "dataset.", "schedule.", "finetune.", "baseline.training.", 
 
 PLACES = (".root", ".download", ".debian_package")
 """What in them says only where the data are."""
+
+SETTING = ("model.", "dataset.", "schedule.", "finetune.", "baseline.training.",
+           "baseline.checkpoint", "after_cut.", "scoring.")  # fmt: skip
+"""The parts in which runs must agree to be compared."""
+
+CHOSEN = ("finetune.", "after_cut.")
+"""The parts of which a setting may be chosen for each criterion: what is done after a cut."""
 
 SECOND = 2
 """The first step whose scores are those of a network that was fine-tuned."""
@@ -67,11 +75,61 @@ def options(texts: Sequence[str]) -> str:
 
 
 def shared_options(runs: pd.DataFrame, uri: str) -> pd.DataFrame:
-    """The configuration of what all runs have alike, by one of them."""
+    """The configuration of what all runs have alike, by one of them.
+
+    A setting with a column of its own was chosen for each criterion: it is not shared.
+    """
     params = read_params(uri, runs["run_id"].iloc[0])
     shared = {
         key: value
         for key, value in params.items()
         if key.startswith(SHARED) and not key.endswith(PLACES) and value != "None"
     }
-    return pd.DataFrame({"value": shared}).rename_axis("option").sort_index()
+    frame = pd.DataFrame({"value": shared}).rename_axis("option").sort_index()
+    return frame.drop(index=runs.columns, errors="ignore")
+
+
+def with_value(runs: pd.DataFrame, uri: str, key: str) -> pd.DataFrame:
+    """Return the runs with the value of a setting in the column ``key``.
+
+    ``setting`` is then a hash of the configuration without it, so that runs that differ in nothing
+    else (but criterion and seeds) may be compared. Raises UserError for a setting that no run has,
+    for one that is no part of what is done after a cut, and for runs of equal configuration that
+    differ in what the configuration does not tell, the content of their data for example.
+    """
+    params = {run: read_params(uri, run) for run in runs["run_id"].unique()}
+    known = sorted({name for each in params.values() for name in each if name.startswith(CHOSEN)})
+    if key not in known:
+        raise UserError(
+            f"{key} cannot be chosen for each criterion. Of the settings of these runs, these can: "
+            f"{', '.join(known) or 'none'}."
+        )
+    rest = {run: _hash_without(key, each) for run, each in params.items()}
+    values = {run: number_or_text(each[key]) for run, each in params.items() if key in each}
+    found = runs.assign(**{key: runs["run_id"].map(values), "setting": runs["run_id"].map(rest)})
+    for (_, value), settings in runs["setting"].groupby([found["setting"], found[key]]):
+        if settings.nunique() > 1:
+            raise UserError(
+                f"Runs with {key}={value} have the same configuration but other data, or were "
+                f"recorded by other versions (settings {', '.join(settings.unique())}). Read those "
+                "of one kind alone, by --experiment, --since and --until."
+            )
+    return found
+
+
+def number_or_text(text: str) -> float | str:
+    """The value of a setting as it is compared: ``1e-3`` is ``0.001``."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _hash_without(key: str, params: Mapping[str, str]) -> str:
+    """Twelve digits for all settings of a run but one, criterion, seeds and places."""
+    rest = {
+        name: value
+        for name, value in params.items()
+        if name.startswith(SETTING) and not name.endswith(PLACES) and name != key
+    }
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,108 @@
+"""Keep of each criterion the runs with the setting that is best for it, chosen on ``val``."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from pruning_lab.compare.pairs import counted
+from pruning_lab.compare.report import Section, mean_and_half_width
+from pruning_lab.compare.runs import main_track
+from pruning_lab.compare.style import in_order, style_of
+from pruning_lab.errors import UserError
+
+Value = float | str
+
+
+def best_runs(
+    runs: pd.DataFrame, key: str, values: Sequence[Value] = ()
+) -> tuple[pd.DataFrame, Section]:
+    """Return the runs with each criterion's best value of a setting, and how it was chosen.
+
+    The best value has the highest mean validation accuracy after the last step over the blocks; of
+    equal ones the first, in ascending order. Every criterion must have been tried with the same
+    values in the same blocks.
+
+    Args:
+        runs: one of the frames of ``comparable``, with the setting in the column ``key``.
+        key: the setting, ``finetune.lr`` for example.
+        values: choose among these alone; all that were tried by default.
+
+    Raises:
+        UserError: for values that no run has, for fewer than two, and for missing trials.
+    """
+    if key not in runs:
+        raise UserError(f"these runs have no {key}. Choose a setting that they were run with.")
+    if unknown := set(values) - set(runs[key]):
+        raise UserError(
+            f"no run has {key}={_shown(unknown)}; there are: {_shown(runs[key].unique())}."
+        )
+    tried = runs[runs[key].isin(values)] if values else runs
+    trials = _trials(tried, key)
+    means = trials.mean().unstack(key)[_ascending(tried[key].unique())]
+    best = means.idxmax(axis=1)
+    kept = tried[tried[key] == tried["metric"].map(best)]
+    return kept, _section(trials, means, best, key)
+
+
+def _trials(runs: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return validation accuracies after the last step, (blocks, criteria x values), all known."""
+    last = (
+        main_track(runs).sort_values("step", kind="stable").drop_duplicates("run_id", keep="last")
+    )
+    accuracy = last.groupby(["block", "metric", key], sort=False)["val_accuracy_after"].mean()
+    trials = accuracy.unstack(["metric", key])
+    if last[key].nunique() < 2:
+        raise UserError(
+            f"all runs have {key}={_shown(last[key].unique())}: there is nothing to choose from. "
+            f"Run every criterion with several values, -m {key}=VALUE,VALUE."
+        )
+    every = [(metric, value) for metric in last["metric"].unique() for value in last[key].unique()]
+    trials = trials.reindex(columns=pd.MultiIndex.from_tuples(every, names=["metric", key]))
+    missing = trials.isna().unstack()
+    if missing.any():
+        metric, value, block = missing.index[missing.to_numpy()][0]
+        raise UserError(
+            f"{missing.sum()} of {missing.size} trials are missing, for example "
+            f"{style_of(metric).label} with {key}={_shown([value])} in the block {block}. A choice "
+            "is fair when every criterion was tried with the same values in the same blocks. Give "
+            "the command of the sweep again, which runs only what is missing, or choose among "
+            f"values that all criteria have: --best {key}=VALUE,VALUE."
+        )
+    return trials
+
+
+def _section(trials: pd.DataFrame, means: pd.DataFrame, best: pd.Series, key: str) -> Section:
+    """Describe the choice: the mean validation accuracy of every trial, and what was chosen."""
+    rows, at_edge = {}, []
+    for metric in in_order(means.index):
+        label, chosen = style_of(metric).label, best[metric]
+        cells = {
+            f"{key}={_shown([value])}": mean_and_half_width(100 * trials[metric, value])
+            for value in means.columns
+        }
+        rows[label] = cells | {"chosen": _shown([chosen])}
+        if isinstance(chosen, float) and chosen in (means.columns[0], means.columns[-1]):
+            at_edge.append(label)
+    words = [
+        f"Each criterion is reported with a {key} of its own: of {_shown(means.columns)}, which "
+        f"all criteria were tried with, the one with the highest mean validation accuracy after "
+        f"the last step over {counted(len(trials), 'block')}. The table has these accuracies in "
+        "per cent, with half the 95 % interval over the blocks. The test split had no part in "
+        "the choice."
+    ]
+    if at_edge:
+        words.append(
+            f"The smallest or largest value was the best one for {', '.join(at_edge)}: a better "
+            "one may lie beyond."
+        )
+    table = pd.DataFrame(rows).T.rename_axis("criterion")
+    return Section(f"Choice of {key}", words, tables={"choice": table})
+
+
+def _ascending(values: Iterable[Value]) -> list[Value]:
+    """Numbers in ascending order, then texts."""
+    return sorted(values, key=lambda value: (isinstance(value, str), value))
+
+
+def _shown(values: Iterable[Value]) -> str:
+    return ", ".join(v if isinstance(v, str) else f"{v:g}" for v in _ascending(values))
