@@ -283,6 +283,8 @@ def test_a_share_is_rounded_to_whole_samples(share, count):
         ({"weight_decay": -0.1}, "weight_decay=-0.1 .* from 0 on"),
         ({"batch_size": 1}, "batch_size=1 .* from 2 on"),
         ({"lr_schedule": "step"}, "lr_schedule=step .* one of constant, cosine, one_cycle"),
+        ({"epochs": 1, "steps": 1}, "epochs=1 and steps=1: both given. Give one"),
+        ({"epochs": None, "steps": None}, "epochs=None and steps=None: none of them given"),
         ({"steps": -1}, "steps=-1 is not possible; it is a whole number from 0"),
         ({"nesterov": True, "momentum": 0}, "nesterov=True is not possible with momentum=0"),
         ({"share": 0}, "share=0 .* above 0, at most 1"),
@@ -296,7 +298,7 @@ def test_a_share_is_rounded_to_whole_samples(share, count):
 )
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(UserError, match=message):
-        Training(**{"epochs": 1} | setting)
+        Training(**({"epochs": 1} if "steps" not in setting else {}) | setting)
 
 
 def test_values_at_the_border_of_the_possible_are_taken():
