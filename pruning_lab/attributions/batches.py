@@ -40,8 +40,8 @@ class Batches:
         """The same data for another scoring, which may shuffle them in another way."""
         return Batches(self._data, self._device)
 
-    def read(self, limit: int | None = None) -> Iterator[Batch]:
-        """The batches, the first ``limit`` samples of them.
+    def read(self, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        """The batches of the first ``limit`` samples, without the first ``start`` of them.
 
         Random streams are put back afterwards: a DataLoader that shuffles does it alike each time.
         """
@@ -58,8 +58,11 @@ class Batches:
                     each[: None if limit is None else limit - seen] for each in _checked(batch)
                 )
                 self._compare(seen, x, target)
+                skipped = max(0, start - seen)
                 seen += len(x)
-                yield x.to(self._device, copy=True), target.to(self._device, copy=True)
+                if not skipped or skipped < len(x):
+                    x, target = x[skipped:], target[skipped:]
+                    yield x.to(self._device, copy=True), target.to(self._device, copy=True)
                 if limit is not None and seen >= limit:
                     return
         if seen == 0:

@@ -20,7 +20,7 @@ from pruning_lab.attributions.formulas import fitting
 from pruning_lab.attributions.game import Game
 from pruning_lab.attributions.memory import Made, Room
 from pruning_lab.attributions.players import Players
-from pruning_lab.attributions.reduction import Estimate, Reducer, estimate
+from pruning_lab.attributions.reduction import Estimate, Reducer
 from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.graph.cut import State, two_and_three
 from pruning_lab.graph.shares import Share
@@ -96,14 +96,23 @@ class MaskMetric(AttributionMetric):
         check_choice("precision", self.precision, PRECISIONS)
 
     def _games(
-        self, graph: Any, players: Players, behind: bool, at_most: int | None = None
+        self,
+        graph: Any,
+        players: Players,
+        behind: bool,
+        at_most: int | None = None,
+        numbers: range | None = None,
     ) -> Iterator[tuple[Game, Part]]:
-        """The game of each part of the data, of ``at_most`` so many samples."""
-        room, seen, at_once = None, 0, 0
+        """The game of each part of the data, of ``at_most`` so many samples.
+
+        ``numbers`` of the samples to read; by default the first ``samples``.
+        """
+        start, stop = (numbers.start, numbers.stop) if numbers else (0, self.samples)
+        room, seen, at_once = None, start, 0
         sites, opened = self._cut(graph, players, behind)
         with closing(opened) as cut:
             play = partial(self._game, cut, sites)
-            for batch in self.batches.read(self.samples):
+            for batch in self.batches.read(stop, start):
                 if room is None:
                     room = self._room(cut, play, *batch)
                     at_once = ranks.agreed(partial(min, room.samples, at_most or room.samples))
@@ -268,5 +277,5 @@ class OneRoundMetric(MaskMetric):
                 reducer.add(scores, variances, part.samples)
                 progress.done(index, part.samples * self._evaluations(count))
                 del game  # before the next one is made: it is large
-            found.append(estimate([reducer]))
+            found.append(reducer.estimate())
         return found

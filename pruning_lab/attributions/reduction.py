@@ -1,6 +1,6 @@
 """From per-sample scores to one score a unit and its error, batch after batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,10 +33,11 @@ def check_reduction(reduction: Reduction) -> None:
 class Estimate:
     """Scores, (units,) or (samples, units) with ``"none"``, and two standard errors, (units,).
 
-    ``sampling_error`` is that of the criterion's own draws (Shapley's orders) for these samples, 0
-    where nothing is drawn. ``error`` includes the choice of the samples: how far the scores may be
-    from those on all data of this kind. None where an error is not known. The errors are estimates
-    themselves: ``sampling_degrees`` (units,) and ``degrees`` are their degrees of freedom.
+    ``sampling_error`` is the error of the criterion's own draws (Shapley's permutations) for these
+    samples, 0 where nothing is drawn. ``error`` is the total error, which includes the choice of
+    the samples: how far the scores may be from those on all data of this kind. None where an error
+    is unknown. ``sampling_degrees`` (units,) and ``degrees`` are the errors' degrees of freedom;
+    ``skewness`` (units,) is that of the samples' contributions to a score, None where unknown.
     """
 
     scores: np.ndarray
@@ -44,41 +45,60 @@ class Estimate:
     error: np.ndarray | None = None
     sampling_degrees: np.ndarray | None = None
     degrees: np.ndarray | None = None
+    skewness: np.ndarray | None = None
 
-    def half_widths(self, of: str = "error", level: float = 0.95) -> np.ndarray:
-        """How far the intervals of single units reach to either side, (units,), by Student's t.
+    def interval(self, of: str = "error", level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper bounds of the intervals of single units, (units,) each.
 
-        ``of`` is ``"error"`` or ``"sampling_error"``, which must be known.
+        ``of="sampling_error"``: Student's t. ``of="error"``: each bound is the further one of
+        Student's t and of Hall's correction for skewness (1992, "On the removal of skewness by
+        transformation"), here with Student's quantile. docs/method.md says how often these
+        intervals cover: too rarely with few samples and rare large values.
+
+        Raises ValueError where the error is unknown.
         """
         both = (self.error, self.degrees)
         error, degrees = (self.sampling_error, self.sampling_degrees) if of != "error" else both
         if error is None or degrees is None:
-            raise ValueError(f"nothing is known of the scores' {of}")
-        return error * student.ppf((1 + level) / 2, np.maximum(degrees, 1))
+            raise ValueError(f"there is no interval: the scores' {of} is unknown")
+        below = above = student.ppf((1 + level) / 2, np.maximum(degrees, 1))
+        if of == "error" and self.skewness is not None:
+            root = self.skewness / np.sqrt(degrees + 1)
+            below, above = _widened(below, root), _widened(above, -root)
+        return self.scores - error * below, self.scores + error * above
 
     @property
     def relative_error(self) -> float:
-        """The sampling error as a share of the scores, l2 norms over the units.
+        """The total error as a share of the scores, l2 norms over the units.
 
-        Infinite where the scores are no larger than their error; nan if that is unknown.
+        Infinite where the scores are no larger than their error; nan where that is unknown.
         """
-        if self.sampling_error is None:
+        if self.error is None:
             return float("nan")
-        noise = np.square(self.sampling_error).sum()
+        noise = np.square(self.error).sum()
         truth = np.square(self.scores).sum() - noise
         if noise == 0:
             return 0.0
         return float(np.sqrt(noise / truth)) if truth > 0 else float("inf")
 
 
+def _widened(quantile: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Standard errors from a mean down to its lower bound: Hall's, or ``quantile`` if larger.
+
+    ``root`` is the skewness over the root of the number of samples.
+    """
+    root = np.where(np.abs(root) < 1e-6, 1e-6, root)
+    return np.maximum(quantile, 3 / root * (np.cbrt(1 + root * (quantile - root / 6)) - 1))
+
+
 @dataclass(frozen=True)
 class Moments:
-    """What is known of a layer's per-sample scores x = truth + noise of the draws, (units,) each.
+    """Moments of a layer's per-sample scores x = truth + noise of the draws, (units,) each.
 
     ``mean``, and ``spread``: the variance of the truth over the samples (an estimate, which may be
-    below 0). Their variances and twice their covariance, by the draws alone and by the choice of
-    samples as well: (of the mean, both, of the spread). ``effective`` many samples tell of the
-    draws.
+    below 0). Their variances and twice their covariance, by the draws alone and in all: (of the
+    mean, both, of the spread). ``effective``: the number of samples that the variance of the draws
+    rests on. ``central``: central moments of x, the second to the sixth.
     """
 
     mean: torch.Tensor
@@ -86,6 +106,15 @@ class Moments:
     by_draws: torch.Tensor
     in_all: torch.Tensor
     effective: torch.Tensor
+    central: tuple[torch.Tensor, ...]
+
+    def skewness(self, slope: torch.Tensor) -> torch.Tensor:
+        """Skewness of d + slope (d^2 - m2), where d = x - mean: a sample's contribution."""
+        m2, m3, m4, m5, m6 = self.central
+        second = m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)
+        third = m3 + 3 * slope * (m4 - m2**2) + 3 * slope**2 * (m5 - 2 * m2 * m3)
+        third = third + slope**3 * (m6 - 3 * m2 * m4 + 2 * m2**3)
+        return (third / second.clamp(min=0) ** 1.5).nan_to_num(0, 0, 0)
 
 
 class Sums:
@@ -97,7 +126,7 @@ class Sums:
     def __init__(self) -> None:
         self.count = 0
         self._pilot = torch.zeros((), dtype=torch.float64)
-        self._sums = [torch.zeros((), dtype=torch.float64)] * 8
+        self._sums = [torch.zeros((), dtype=torch.float64)] * 10
 
     def add(self, rows: torch.Tensor, variances: torch.Tensor) -> None:
         rows, v = rows.double(), variances.double()
@@ -105,16 +134,19 @@ class Sums:
             self._pilot = rows.mean(0)
         d = rows - self._pilot
         dd = d * d
-        more = (d, dd, dd * d, dd * dd, v, v * v, d * v, dd * v)
+        more = (d, dd, dd * d, dd * dd, dd * dd * d, dd * dd * dd, v, v * v, d * v, dd * v)
         self._sums = [old + new.sum(0) for old, new in zip(self._sums, more, strict=True)]
         self.count += len(rows)
 
     def moments(self) -> Moments:
         n = self.count
-        d, second, third, fourth, v, vv, dv, ddv = (each / n for each in self._sums)
+        d, second, third, fourth, fifth, sixth, v, vv, dv, ddv = (each / n for each in self._sums)
         m2 = (second - d**2).clamp(min=0)  # central moments, the population's
         m3 = third - 3 * d * second + 2 * d**3
         m4 = fourth - 4 * d * third + 6 * d**2 * second - 3 * d**4
+        m5 = fifth - 5 * d * fourth + 10 * d**2 * third - 10 * d**3 * second + 4 * d**5
+        m6 = sixth - 6 * d * fifth + 15 * d**2 * fourth - 20 * d**3 * third
+        m6 = m6 + 15 * d**4 * second - 5 * d**6
         xv, xxv = dv - d * v, ddv - 2 * d * dv + d**2 * v
         return Moments(
             self._pilot + d,
@@ -122,19 +154,20 @@ class Sums:
             torch.stack([v, 4 * xv, 4 * xxv]) / n,
             torch.stack([m2, 2 * m3, m4 - m2**2]) / max(n - 1, 1),
             n * v**2 / vv.clamp(min=tiny),
+            (m2, m3, m4, m5, m6),
         )
 
 
 class Reducer:
     """Takes the per-sample scores of one layer and gives them back reduced, with their errors.
 
-    ``draws`` a sample were made for each score. Memory does not depend on the number of samples,
-    but for ``"none"``, callables, and ``"mean_abs"`` of scores that are drawn: rounds of draws are
-    pooled before their sign goes.
+    ``draws`` a sample were made for each score; ``known`` says whether their variances are. Memory
+    does not depend on the number of samples, except for ``"none"``, callables, and ``"mean_abs"``
+    of scores that are drawn.
     """
 
-    def __init__(self, reduction: Reduction, draws: int = 1) -> None:
-        self.reduction, self.draws = reduction, draws
+    def __init__(self, reduction: Reduction, draws: int = 1, known: bool = True) -> None:
+        self.reduction, self.draws, self.known = reduction, draws, known
         self.sums = Sums()
         self.rows: list[torch.Tensor] = []
         self.variances: list[torch.Tensor] = []  # of the draws of these rows
@@ -162,73 +195,41 @@ class Reducer:
             self.rows.append(scores.double().cpu())
 
     def estimate(self) -> Estimate:
-        """The scores so far, as ``estimate`` gives them of one round."""
-        return estimate([self])
+        """The scores so far and their errors, with Satterthwaite's (1946) degrees of freedom."""
+        reduction = self.reduction
+        if callable(reduction) or reduction == "none":
+            rows = finite(torch.cat(self.rows).numpy())
+            return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
+        sums = self.sums
+        if self.variances:  # the variance of an absolute value is at most that of the score
+            sums = Sums()
+            sums.add(torch.cat(self.rows).abs(), torch.cat(self.variances))
+        return self._reduced(sums.count, sums.moments())
 
+    def _reduced(self, count: int, found: Moments) -> Estimate:
+        factor = 2.0 if self.reduction == "mean_plus_2_std" else 0.0
+        scale = count if self.reduction == "sum" else 1
+        # the slope of factor * sqrt(spread), where the spread is not known to be 0
+        unsure = found.in_all[2].clamp(min=0).sqrt()
+        slope = factor / (2 * torch.maximum(found.spread, unsure).clamp(min=tiny).sqrt())
+        slopes = torch.stack([torch.ones_like(slope), slope, slope**2])
+        by_draws = (slopes * found.by_draws).sum(0).clamp(min=0)
+        by_data = ((slopes * found.in_all).sum(0) - by_draws).clamp(min=0)
+        freedom = found.effective.clamp(min=tiny) * max(self.draws - 1, 1)
+        degrees = by_draws**2 / (by_draws**2 / freedom).clamp(min=tiny)
 
-def estimate(rounds: Sequence[Reducer], known: bool = True) -> Estimate:
-    """The scores of a layer out of one or more rounds of draws on the same samples.
+        def numbers(values: torch.Tensor) -> np.ndarray:
+            return values.cpu().numpy()
 
-    ``known`` says whether the variances of the draws were. Rounds weigh by their draws; the degrees
-    of freedom are Satterthwaite's (1946).
-    """
-    if rounds[0].variances:
-        rounds = [_absolute(rounds)]
-    reduction, count = rounds[0].reduction, rounds[0].sums.count
-    shares = [each.draws / sum(each.draws for each in rounds) for each in rounds]
-    if callable(reduction) or reduction == "none":
-        parts = [s * torch.cat(each.rows) for s, each in zip(shares, rounds, strict=True)]
-        rows = finite(torch.stack(parts).sum(0).numpy())
-        return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
-    factor = 2.0 if reduction == "mean_plus_2_std" else 0.0
-    scale = count if reduction == "sum" else 1
-    found = [each.sums.moments() for each in rounds]
-    share = torch.tensor(shares, dtype=torch.float64, device=found[0].mean.device)[:, None]
-
-    def pooled(values: Sequence[torch.Tensor]) -> torch.Tensor:
-        return (share.view(-1, *[1] * values[0].ndim) * torch.stack(list(values))).sum(0)
-
-    mean, spread = pooled([each.mean for each in found]), pooled([each.spread for each in found])
-    # the slope of factor * sqrt(spread), where the spread is not known to be 0
-    unsure = pooled([each.in_all for each in found])[2].clamp(min=0).sqrt()
-    slope = factor / (2 * torch.maximum(spread, unsure).clamp(min=tiny).sqrt())
-    slopes = torch.stack([torch.ones_like(slope), slope, slope**2])
-    own = torch.stack([(slopes * each.by_draws).sum(0).clamp(min=0) for each in found])
-    in_all = torch.stack([(slopes * each.in_all).sum(0) for each in found])
-    by_data = pooled(list((in_all - own).clamp(min=0)))
-    by_draws = share**2 * own
-    effective = torch.stack([each.effective for each in found]).clamp(min=tiny)
-    per_sample = [[max(each.draws - 1, 1)] for each in rounds]
-    freedom = effective * torch.tensor(per_sample).to(share)
-    variance = by_draws.sum(0)
-    degrees = variance**2 / (by_draws**2 / freedom).sum(0).clamp(min=tiny)
-
-    def numbers(values: torch.Tensor) -> np.ndarray:
-        return values.cpu().numpy()
-
-    return Estimate(
-        finite(numbers(scale * (mean + factor * spread.clamp(min=0).sqrt()))),
-        numbers(scale * variance.sqrt()) if known else None,
-        numbers(scale * (variance + by_data).sqrt()) if count > 1 else None,
-        numbers(degrees) if known else None,
-        np.array(count - 1.0) if count > 1 else None,
-    )
-
-
-def _absolute(rounds: Sequence[Reducer]) -> Reducer:
-    """One round of absolute values: those of each sample's score over all draws.
-
-    The variance of an absolute value is at most that of the score.
-    """
-    draws = sum(each.draws for each in rounds)
-    scores, variances = torch.zeros(()), torch.zeros(())
-    for each in rounds:
-        share = each.draws / draws
-        scores = scores + share * torch.cat(each.rows)
-        variances = variances + share**2 * torch.cat(each.variances)
-    whole = Reducer("mean_abs", draws)
-    whole.sums.add(scores.abs(), variances)
-    return whole
+        several = count > 1
+        return Estimate(
+            finite(numbers(scale * (found.mean + factor * found.spread.clamp(min=0).sqrt()))),
+            numbers(scale * by_draws.sqrt()) if self.known else None,
+            numbers(scale * (by_draws + by_data).sqrt()) if several else None,
+            numbers(degrees) if self.known else None,
+            np.array(count - 1.0) if several else None,
+            numbers(found.skewness(slope)) if several else None,
+        )
 
 
 def finite(scores: Numbers) -> Numbers:

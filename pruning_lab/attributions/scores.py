@@ -19,7 +19,7 @@ LayerScores = dict[str, np.ndarray]
 Scores = dict[str, LayerScores]
 """criterion -> layer -> (units,)"""
 
-ERRORS = ("sampling_error", "error", "sampling_degrees", "degrees")
+ERRORS = ("sampling_error", "error", "sampling_degrees", "degrees", "skewness")
 
 
 def scores_of(estimates: Estimates) -> Scores:

@@ -1,23 +1,22 @@
-"""When enough is known of the scores: how many more draws each layer gets."""
+"""Rules for ending the sampling: which layers get more samples or draws in the next round."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.errors import check_count, check_number
 
-LEAST = 2
-"""Pairs of draws a sample at the start: from two on their spread tells of the error."""
-
-GROWTH = 8
-"""A round at most multiplies the draws so far by this: what the first tells is uncertain."""
-
-
 MOST = 1024
-"""Pairs a sample at which sampling ends whatever the rules: scores may be tied, or all 0."""
+"""Pairs of permutations a sample at which sampling ends whatever the rules: scores may be tied."""
+
+ENOUGH = 64
+"""Samples from which on ``separated`` is judged: rare large values may be missing in fewer."""
+
+CONFIDENCE = 0.95
+"""Of ``separated``, over all units of a layer and all rounds."""
 
 DROWNED = 10.0
 """A larger relative error says no more than that nothing is known."""
@@ -25,14 +24,17 @@ DROWNED = 10.0
 
 @dataclass(frozen=True)
 class Stopping:
-    """Rules for ending the sampling of layers; what is None does not rule.
+    """Rules for ending the sampling of layers; None: no such rule.
 
-    A layer has enough when ``relative_error`` (of its scores, in the l2 norm, by the draws) is
-    reached, or when the share ``separated`` of its players, those with the lowest scores, is
-    separated from the rest: no 95 % interval of theirs reaches into one of the others. All end when
-    ``evaluations`` (of masked samples, in all layers) or ``seconds`` are spent; before that they go
-    where they lower the error most. With ``seconds`` results depend on the machine. No sample gets
-    more than 1024 pairs of draws.
+    A layer has enough when one of two rules for its total error (of the choice of the samples and
+    of the draws) holds: ``relative_error`` (of its scores, l2 norms) is reached, or the share
+    ``separated`` of units with the lowest scores is separated from the others (``is_separated``).
+    All layers end when ``evaluations`` (of masked samples, in all layers) or ``seconds`` are spent;
+    what is left of them goes where it lowers the error most. With ``seconds`` results depend on the
+    machine.
+
+    A round doubles the samples of a layer. When all are used, it doubles the pairs of permutations
+    a sample, unless the rule could not hold even without any error of the draws.
     """
 
     relative_error: float | None = None
@@ -55,89 +57,152 @@ class Stopping:
         """Whether there is any rule."""
         return any(rule is not None for rule in vars(self).values())
 
+    @property
+    def fewest_samples(self) -> int:
+        """Number of samples from which on the rules can be judged."""
+        return ENOUGH if self.separated is not None else 2
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is known of a layer after ``pairs`` of draws a sample, and what one more pair costs."""
+    """The state of a layer after some ``rounds``.
+
+    ``size`` is what the next round may raise up to ``most``: the number of samples, or when
+    ``all_samples`` are used the pairs of permutations a sample. ``evaluations`` and ``seconds`` are
+    the price of 1 of it.
+    """
 
     estimate: Estimate
-    pairs: int
+    rounds: int
+    all_samples: bool
+    size: int
+    most: int
     evaluations: float
     seconds: float
 
 
-def more_pairs(layers: Sequence[Sampled], rules: Stopping) -> list[int]:
-    """How many more pairs of draws a sample each layer gets in the next round: 0, or 2 and more."""
-    wanted = [_wanted(layer, rules) for layer in layers]
-    limits = [(rules.evaluations, "evaluations"), (rules.seconds, "seconds")]
-    for limit, unit in limits:
+def more(layers: Sequence[Sampled], rules: Stopping) -> list[int]:
+    """By how much the next round raises the size of each layer; 0 for those that are finished."""
+    wanted = [
+        min(2 * layer.size, layer.most) if _goes_on(layer, rules) else layer.size
+        for layer in layers
+    ]
+    for limit, unit in ((rules.evaluations, "evaluations"), (rules.seconds, "seconds")):
         if limit is not None:
             prices = [getattr(layer, unit) for layer in layers]
-            left = limit - sum(p * layer.pairs for p, layer in zip(prices, layers, strict=True))
+            left = limit - sum(p * layer.size for p, layer in zip(prices, layers, strict=True))
             wanted = _affordable(layers, wanted, prices, left)
-    extra = [total - layer.pairs for total, layer in zip(wanted, layers, strict=True)]
-    return [pairs if pairs >= LEAST else 0 for pairs in extra]
+    return [total - layer.size for total, layer in zip(wanted, layers, strict=True)]
 
 
-def short_of(layer: Sampled, rules: Stopping) -> bool:
-    """Whether a layer has as many pairs as it may have, and no rule for its scores holds."""
-    asked = rules.relative_error is not None or rules.separated is not None
-    return asked and layer.pairs + LEAST > MOST and _enough(layer, rules) > layer.pairs
+def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
+    """A message on the layers that used all samples without reaching their rule; None if none."""
+    short = [
+        layer
+        for layer in layers
+        if layer.all_samples and _asked(rules) and not _holds(layer.estimate, layer.rounds, rules)
+    ]
+    if not short:
+        return None
+    worst = max((layer.estimate for layer in short), key=lambda each: each.relative_error)
+    due = ""
+    if worst.sampling_error is not None:
+        due = f", of which {_without_draws(worst).relative_error:.3g} is due to the choice of them"
+    asked = " or ".join(
+        f"{name}={getattr(rules, name)}"
+        for name in ("relative_error", "separated")
+        if getattr(rules, name) is not None
+    )
+    return (
+        f"{len(short)} of {len(layers)} layers miss {asked} with all score samples: the largest "
+        f"relative error is {worst.relative_error:.3g}{due}. Give more samples to score on "
+        "(dataset.score), or relax the rule."
+    )
 
 
-def _wanted(layer: Sampled, rules: Stopping) -> int:
-    """How many pairs in all would do for a layer; no more than a round may bring."""
-    enough = _enough(layer, rules)
-    if enough <= layer.pairs or layer.pairs + LEAST > MOST:
-        return layer.pairs
-    most = min(enough, GROWTH * layer.pairs, MOST)
-    return max(layer.pairs + LEAST, math.ceil(most))
+def is_separated(estimate: Estimate, share: float, rounds: int = 1) -> bool:
+    """Whether the units with the ``share`` of lowest scores surely have lower ones than all others.
 
-
-def _enough(layer: Sampled, rules: Stopping) -> float:
-    """With how many pairs in all a rule for the scores would hold, as far as can be told."""
-    needs: list[float] = []
-    relative = layer.estimate.relative_error
-    if rules.relative_error is not None:  # the error falls with the root of the number of draws
-        short = relative > rules.relative_error
-        ratio = min(relative, DROWNED) / rules.relative_error
-        needs.append(layer.pairs * ratio**2 if short else 0)
-    if rules.separated is not None:
-        needs.append(0 if is_separated(layer.estimate, rules.separated) else 2 * layer.pairs)
-    return min(needs, default=math.inf)
-
-
-def is_separated(estimate: Estimate, share: float) -> bool:
-    """Whether the ``share`` of lowest scores is known to be lower than all others."""
+    True if no interval of the total error of the lowest reaches above the lower end of one of the
+    others. The intervals have the confidence 1 - 0.05 / (units * rounds * (rounds + 1)): by
+    Bonferroni over the units and over any number of rounds, of which this is number ``rounds``, a
+    wrong separation has a probability of at most 5 %, as far as single intervals cover. False with
+    fewer than 64 samples.
+    """
+    units = len(estimate.scores)
     order = np.argsort(estimate.scores, kind="stable")
-    lowest = round(share * len(order))
-    half = estimate.half_widths("sampling_error")[order]
-    low, high = (estimate.scores[order] + half)[:lowest], (estimate.scores[order] - half)[lowest:]
-    return not (len(low) and len(high)) or bool(low.max() <= high.min())
+    lowest = round(share * units)
+    if lowest in (0, units):
+        return True
+    if estimate.degrees is None or estimate.degrees + 1 < ENOUGH:
+        return False
+    level = 1 - (1 - CONFIDENCE) / (units * rounds * (rounds + 1))
+    low, high = (bound[order] for bound in estimate.interval(level=level))
+    return bool(high[:lowest].max() <= low[lowest:].min())
+
+
+def _goes_on(layer: Sampled, rules: Stopping) -> bool:
+    """Whether a layer has no rule that holds yet, and one that still can hold."""
+    if layer.size >= layer.most or _holds(layer.estimate, layer.rounds, rules):
+        return False
+    best = _without_draws(layer.estimate) if layer.all_samples else None
+    return best is None or not _asked(rules) or _holds(best, layer.rounds, rules)
+
+
+def _asked(rules: Stopping) -> bool:
+    return rules.relative_error is not None or rules.separated is not None
+
+
+def _holds(estimate: Estimate, rounds: int, rules: Stopping) -> bool:
+    """Whether one of the rules for the scores holds."""
+    exact = rules.relative_error is not None and estimate.relative_error <= rules.relative_error
+    return exact or (
+        rules.separated is not None and is_separated(estimate, rules.separated, rounds)
+    )
+
+
+def _without_draws(estimate: Estimate) -> Estimate:
+    """The estimate with the total error that would be left if that of the draws were 0.
+
+    0 where the error of the draws is unknown: all of it may be theirs.
+    """
+    error, draws = estimate.error, estimate.sampling_error
+    if error is None:
+        return estimate
+    left = np.zeros_like(error) if draws is None else np.sqrt(np.clip(error**2 - draws**2, 0, None))
+    return replace(estimate, error=left)
+
+
+def _reducible(layer: Sampled) -> float:
+    """The relative error that the next round lowers: the total one, or that of the draws."""
+    estimate = layer.estimate
+    if layer.all_samples and estimate.sampling_error is not None:
+        estimate = replace(estimate, error=estimate.sampling_error)
+    return min(estimate.relative_error, DROWNED)
 
 
 def _affordable(
     layers: Sequence[Sampled], wanted: Sequence[int], prices: Sequence[float], left: float
 ) -> list[int]:
-    """Totals of pairs that ``left`` pays for, so that the squared relative errors sum to the least.
+    """Sizes that ``left`` pays for, so that the squared relative errors sum to the least.
 
-    With a_k / q_k the squared error of layer k after q_k pairs that cost p_k each, q_k goes with
-    sqrt(a_k / p_k) (Neyman, 1934), between what the layer has and what it wants.
+    With a_k / q_k the squared error of layer k of size q_k that costs p_k for each 1 of it, q_k is
+    proportional to sqrt(a_k / p_k) (Neyman, 1934), between what the layer has and what it wants.
     """
     weights = [
-        math.sqrt(layer.pairs / price) * min(layer.estimate.relative_error, DROWNED)
+        math.sqrt(layer.size / price) * _reducible(layer)
         for layer, price in zip(layers, prices, strict=True)
     ]
 
     def totals(scale: float) -> list[int]:
         return [
-            int(min(most, max(layer.pairs, scale * weight)))
+            int(min(most, max(layer.size, scale * weight)))
             for layer, weight, most in zip(layers, weights, wanted, strict=True)
         ]
 
     def cost(scale: float) -> float:
         parts = zip(totals(scale), layers, prices, strict=True)
-        return sum((total - layer.pairs) * price for total, layer, price in parts)
+        return sum((total - layer.size) * price for total, layer, price in parts)
 
     low = 0.0
     high = max([m / w for m, w in zip(wanted, weights, strict=True) if w > 0], default=0.0)

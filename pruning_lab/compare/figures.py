@@ -100,8 +100,8 @@ def _draw_sorted(ax: Axes, color: str, estimate: Estimate) -> None:
     scores, rank = estimate.scores[order], np.arange(len(order))
     for of, alpha in (("error", 0.25), ("sampling_error", 0.5)):
         if getattr(estimate, of) is not None:
-            half = estimate.half_widths(of)[order]
-            ax.fill_between(rank, scores - half, scores + half, color=color, alpha=alpha, lw=0)
+            low, high = (bound[order] for bound in estimate.interval(of))
+            ax.fill_between(rank, low, high, color=color, alpha=alpha, lw=0)
     ax.plot(rank, scores, color=color, lw=1)
     if scores[0] < 0:
         ax.axhline(0, color="0.2", lw=0.7)

@@ -118,6 +118,15 @@ def test_a_part_is_the_beginning_of_the_whole():
         read(batches)
 
 
+def test_reading_starts_at_any_sample():
+    targets = torch.arange(1, 6).split((2, 1, 2))
+    batches = Batches([(torch.zeros(len(own), 2), own) for own in targets], torch.device("cpu"))
+    for start in range(6):
+        for limit in (1, 4, 5, None):
+            found = [int(each) for _, own in batches.read(limit, start) for each in own]
+            assert found == [1, 2, 3, 4, 5][:limit][start:]
+
+
 def test_fewer_samples_than_the_data_say_they_have_are_refused():
     loader = DataLoader(DATA, 4, sampler=Longer())
     with pytest.raises(UserError, match="gave 5 samples and not 11"):

@@ -231,9 +231,7 @@ def test_walks_take_less_where_units_are_dead_and_the_prediction_says_at_most():
     assert after.forward < before.forward < metric("shapley", model).predict(players, True).forward
 
 
-@pytest.mark.parametrize(
-    "rule", [{"relative_error": 0.3}, {"separated": 0.3}, {"evaluations": 3000}, {"seconds": 0.2}]
-)
+@pytest.mark.parametrize("rule", [{"relative_error": 0.3}, {"evaluations": 3000}, {"seconds": 0.2}])
 def test_sampling_by_a_rule_takes_at_most_what_is_predicted(rule):
     model = built(conv_network)
     used, players = metric("shapley", model, **rule), layers_of(model, ["4", "7"])

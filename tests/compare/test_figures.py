@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -321,6 +322,16 @@ def test_the_bands_of_sorted_scores_are_95_percent_intervals() -> None:
             expected = (score - half[rank], score + half[rank])
             assert band[rank] == pytest.approx(expected, abs=1e-3)
     assert [band.get_alpha() for band in ax.collections] == [0.25, 0.5]
+
+
+def test_the_light_band_reaches_further_to_the_side_of_the_skewness() -> None:
+    skewed = replace(KNOWN, skewness=np.array([2.0, 0.0, -2.0]))
+    light, _ = bands_of(sorted_scores("shapley", {"fc": skewed}).axes[0])
+    low, high = skewed.interval()
+    for rank, unit in enumerate([1, 2, 0]):
+        assert light[rank] == pytest.approx((low[unit], high[unit]))
+    assert light[1][1] - 2 == pytest.approx(0.5655, abs=1e-3)  # Student's
+    assert 2 - light[1][0] > 0.6
 
 
 def test_a_band_is_left_out_where_its_error_is_not_known() -> None:
