@@ -52,8 +52,9 @@ class Estimate:
 
         ``of="sampling_error"``: Student's t. ``of="error"``: each bound is the further one of
         Student's t and of Hall's correction for skewness (1992, "On the removal of skewness by
-        transformation"), here with Student's quantile. docs/method.md says how often these
-        intervals cover: too rarely with few samples and rare large values.
+        transformation"), here with Student's quantile. 95 % intervals of a mean cover 95 to 96 %
+        from 64 samples on in simulations with heavy tails, and 81 to 96 % at 16; those of
+        ``"mean_plus_2_std"`` 85 to 98 % and 65 to 95 % (docs/method.md has the table).
 
         Raises ValueError where the error is unknown.
         """

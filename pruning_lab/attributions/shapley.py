@@ -36,7 +36,8 @@ class ShapleyAttributionMetric(MaskMetric):
     Every sample has ``sv_samples`` orders of its own, in antithetic pairs (an order and its
     reverse; an odd number is rounded up), where TorchPruner shares its orders between all samples:
     independent ones average the error away. ``permutations`` (orders, units) are used for every
-    sample instead, as removal orders. ``samples`` limits how many samples are read. The random
+    sample instead, as removal orders. ``samples`` limits how many samples are read; with a rule of
+    ``Stopping`` it is the number of the first round, and further rounds read more. The random
     stream belongs to (seed, number of the sample, number of the pair): batch sizes do not matter.
     Cost: ``sv_samples`` x units evaluations a sample of the part of the model behind the site.
     """
