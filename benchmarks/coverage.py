@@ -81,7 +81,8 @@ def section() -> list[str]:
     return [
         "Share of the intervals of the sampling error (by Student's t) that hold the exact score, "
         f"over {SEEDS} seeds and both layers of 10 units of a small network, 100 samples; the "
-        "exact scores by all coalitions. [method.md](method.md) has the intervals of the total error.",
+        "exact scores by all coalitions. [method.md](method.md) has the intervals of the total "
+        "error.",
         "",
         f"| scores | orders | {' | '.join(f'{level:.0%} intervals' for level in LEVELS)} |",
         f"| --- | --- |{' ---: |' * len(LEVELS)}",
