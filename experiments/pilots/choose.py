@@ -28,37 +28,57 @@ def recipes(rows: pd.DataFrame) -> pd.DataFrame:
     cases = rows.groupby(recipe, sort=False)
     found = {
         "gain": networks.mean(), "beyond": beyond.mean(), "half": beyond.apply(half_width),
-        "loss": cases["loss"].mean(), "worst": cases["gain"].min(),
+        "worst": cases["gain"].min().round(2),
     }  # fmt: skip
-    return pd.DataFrame(found).reset_index()
+    return pd.DataFrame(found).reset_index().astype({"steps": int})
 
 
 def reductions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy by criterion and reduction, and its distance from that of the mean.
+    """Validation accuracy by criterion and reduction, beside the mean's and beside random removal.
 
-    Means over networks of the means over targets; ``half`` is half the 95 % interval of the
-    distance, paired within the networks. Random removal has no reduction: its draws are averaged.
+    Means over networks of the means over targets; after each distance half of its 95 % interval,
+    paired within the networks. Random removal has no reduction: its draws are averaged.
     """
     rows = rows.assign(accuracy=100 * rows["accuracy"])
     rows.loc[rows["criterion"] == "random", "reduction"] = "mean"
-    table = rows.groupby([*NETWORK, "criterion", "reduction"], sort=False)["accuracy"].mean()
+    cases = [*NETWORK, "criterion", "reduction"]
+    table = rows.groupby(cases, sort=False)["accuracy"].mean().unstack(["criterion", "reduction"])
     found = []
-    for criterion, own in table.groupby("criterion", sort=False):
-        wide = own.unstack("reduction")
-        for name in wide:
-            gaps = wide[name] - wide["mean"]
-            found.append((criterion, name, wide[name].mean(), gaps.mean(), half_width(gaps)))
-    return pd.DataFrame(
-        found, columns=["criterion", "reduction", "accuracy", "beyond the mean", "half"]
-    )
+    for criterion, reduction in table:
+        own = table[criterion, reduction]
+        row = {"criterion": criterion, "reduction": reduction, "accuracy": own.mean()}
+        for name, other in (("mean", (criterion, "mean")), ("random", ("random", "mean"))):
+            gaps = own - table[other]
+            row |= {f"beyond {name}": gaps.mean(), f"half {name}": half_width(gaps)}
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def readable(table: pd.DataFrame) -> str:
+    """Return either table for people: a distance and half its interval in one cell."""
+    columns: dict[str, list[str]] = {}
+    for name in table:
+        if not str(name).startswith("half"):
+            columns[str(name)] = [_cell(value) for value in table[name]]
+            last = str(name)
+        else:
+            cells = zip(table[last], table[name], strict=True)
+            columns[last] = [f"{value:.1f} ± {half:.1f}" if half else "" for value, half in cells]
+    shown = pd.DataFrame(columns)
+    return markdown(shown.set_index(shown.columns[0]))
+
+
+def _cell(value: object) -> str:
+    """Return settings as they are given, and measurements with one digit."""
+    if isinstance(value, float):
+        return f"{value:.1f}" if abs(value) >= 0.1 else f"{value:g}"
+    return str(value)
 
 
 def main() -> None:
     """Print both tables."""
-    digits = {"loss": 3, "worst": 1, "accuracy": 1, "beyond the mean": 1}
     for name, table in (("recovery", recipes), ("reductions", reductions)):
-        found = table(pd.read_csv(FOLDER / f"{name}.csv"))
-        print(markdown(found.set_index(found.columns[0]).round(2).round(digits)))
+        print(readable(table(pd.read_csv(FOLDER / f"{name}.csv"))))
 
 
 if __name__ == "__main__":

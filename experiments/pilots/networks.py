@@ -16,8 +16,8 @@ from pruning_lab.track import seeded
 from pruning_lab.training import Training, fit, recalibrate
 
 NETWORKS = [
-    ("convnet", "fashion_mnist", 100), ("vgg11", "digits", 100), ("convnet", "digits", 100),
-    ("convnet", "fashion_mnist", 101), ("resnet20", "digits", 100),
+    ("convnet", "fashion_mnist", 100), ("vgg11", "digits", 100), ("resnet20", "fashion_mnist", 100),
+    ("convnet", "digits", 100), ("resnet20", "digits", 100), ("convnet", "fashion_mnist", 101),
 ]  # fmt: skip
 """Model (convnets with 512 hidden units), data set (10,000 pictures of Fashion-MNIST), seed."""
 
