@@ -148,7 +148,13 @@ def test_an_option_that_cannot_be_read_is_one_clean_line(monkeypatch):
 
 def test_a_sweep_is_reported_by_the_best_job_of_each_criterion(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    small = ["attributions=none", "schedule=one_shot", "finetune.epochs=1", "keep=none"]
+    small = [
+        "attributions=none",
+        "schedule=one_shot",
+        "finetune.epochs=1",
+        "finetune.steps=null",
+        "keep=none",
+    ]
     results = {
         (metric, lr): experiment(tmp_path, *small, f"metric={metric}", f"{LR}={lr}").run()
         for metric in ("random", "weight_norm")

@@ -114,7 +114,7 @@ def test_what_happened_after_a_cut_has_one_name():
 
 
 def test_criteria_and_repairs_are_those_of_the_plan():
-    main, varied, layerwise = run.arms(run.BLOCKS["convnet"], 0, Training(epochs=1), 10_000)
+    main, varied, layerwise = run.arms(run.BLOCKS["convnet"], 0, Training(steps=160), 10_000)
     assert len(main.criteria) == 10
     assert "random, other draw" in main.criteria
     assert len(varied.criteria) == 6 + 1
@@ -122,5 +122,5 @@ def test_criteria_and_repairs_are_those_of_the_plan():
     assert sorted(each.steps for each in main.finetune.values()) == [40, 160, 160]
     assert not varied.finetune["none"]
     assert list(layerwise.finetune) == [run.STEPS_OF_FEW]
-    later = run.arms(run.BLOCKS["convnet"], 4, Training(epochs=1), 10_000)
+    later = run.arms(run.BLOCKS["convnet"], 4, Training(steps=160), 10_000)
     assert len(later[1].criteria) == 6
