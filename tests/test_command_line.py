@@ -34,7 +34,7 @@ def test_a_run_says_where_to_look(tmp_path):
     assert said["MLflow"].endswith("mlflow ui --backend-store-uri sqlite:///mlflow.db")
     assert Path(said["MLflow"].split()[0]).exists()
     assert (tmp_path / "mlflow.db").exists()
-    settings = "reduction=mean, sv_samples=2, samples=16, seed=0, precision=fp32"
+    settings = "reduction=mean_plus_2_std, sv_samples=2, samples=16, seed=0, precision=fp32"
     assert f"by shapley ({settings})" in done.stdout
     assert "Step 2 of 2: " in done.stdout
 
