@@ -1,0 +1,34 @@
+"""experiments/main_job and the README's first table: the numbers are those of the committed runs."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.main_job import table
+from pruning_lab.compare import markdown
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", table.FOLDER / "README.md"]
+STEPS = table.steps()
+
+
+def test_pictures_and_steps_are_of_the_same_runs():
+    for seed, run in zip(sorted(STEPS["seed"].unique()), table.pictures(), strict=True):
+        own = STEPS[STEPS["seed"] == seed].set_index("step")
+        for step in own.index:
+            for stage in table.STAGES:
+                (right, _) = run.at(table.MAIN, step, stage)
+                assert right.mean() == pytest.approx(own.loc[step, f"test_accuracy_{stage}"])
+                assert len(right) == 360
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["README", "page"])
+def test_the_table_is_that_of_the_runs(page):
+    assert markdown(table.table()) in page.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["README", "page"])
+def test_the_difference_from_the_baseline_is_that_of_the_runs(page):
+    found = table.beyond_baseline(table.pictures())
+    assert f"{found.mean:.1f} points ({found.low:.1f} to {found.high:.1f})" in page.read_text()
+    assert found.high > 0  # not below the baseline
