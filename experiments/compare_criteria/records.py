@@ -32,15 +32,29 @@ class Block:
         return sorted(self.rows["network"].unique().tolist())
 
     @cached_property
-    def _answers(self) -> dict[int, np.ndarray]:
-        """Per network (measurements, pictures): whether a picture was right."""
+    def _files(self) -> dict[int, dict[str, np.ndarray]]:
+        """The arrays of each network, with answers (measurements, pictures) as 0 and 1."""
         found = {}
         for network in self.networks:
             with np.load(self.folder / self.name / f"{network:02d}.npz") as kept:
-                correct, count = kept["correct"], len(kept["targets"])
-            correct[1:] ^= correct[0]
-            found[network] = np.unpackbits(correct, axis=1, count=count)
+                own = dict(kept)
+            own["correct"][1:] ^= own["correct"][0]
+            count = len(own["targets"])
+            own["correct"] = np.unpackbits(own["correct"], axis=1, count=count)
+            found[network] = own
         return found
+
+    def class_losses(self) -> np.ndarray:
+        """Return (networks, classes): losses of the unpruned networks on the scoring pictures."""
+        return np.array([self._files[network]["losses"] for network in self.networks])
+
+    def class_accuracy(self, metric: str, repair: str, step: int) -> np.ndarray:
+        """Return (networks, classes) in per cent, after a step."""
+        right, found = self.accuracy(metric, repair, step), []
+        for network, own in zip(self.networks, right, strict=True):
+            targets = self._files[network]["targets"]
+            found.append([own[targets == each].mean() for each in np.unique(targets)])
+        return np.array(found)
 
     def accuracy(
         self, metric: str, repair: str, at: int | str = AREA, schedule: str = STEPWISE
@@ -62,7 +76,7 @@ class Block:
             if own.empty:
                 raise LookupError(f"{metric}, {repair}, {schedule} is not there for {network}.")
             weights = _weights(own["removed_flops"].to_numpy(), own["step"].to_numpy(), at)
-            right = self._answers[network][own["pictures"].to_numpy()]
+            right = self._files[network]["correct"][own["pictures"].to_numpy()]
             found.append(100 * weights @ right)
         return np.array(found)
 

@@ -38,7 +38,7 @@ from pruning_lab.schedules import Geometric, LayerByLayer, Schedule
 from pruning_lab.setup import build, build_data
 from pruning_lab.study import Criterion, compare_criteria
 from pruning_lab.track import MAIN, STALE, Done, Track, seeded
-from pruning_lab.training import Training, evaluate, fit
+from pruning_lab.training import Evaluation, Training, evaluate, fit
 
 RECORDS = Path(__file__).with_name("records")
 STEPS, STEPS_OF_FEW = "160 steps", "160 steps on 100 pictures"
@@ -175,16 +175,26 @@ def study(name: str, network: int) -> None:
     frame = frame.drop_duplicates(["metric", "schedule", "repair", "step"])
     frame["block"], frame["network"], frame["commit"] = name, network, git_commit()
     frame["recipe"], frame["minutes"] = repr(finetune), (time.time() - started) / 60
-    keep(frame[COLUMNS], np.array(correct), evaluate(model, splits.test).targets)
+    keep(frame[COLUMNS], np.array(correct), evaluate(model, splits.test).targets,
+         class_losses(evaluate(model, splits.score)))  # fmt: skip
 
 
-def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray) -> None:
-    """Write the rows as a table, and each row's answers, where they differ from the baseline's."""
+def class_losses(found: Evaluation) -> np.ndarray:
+    """Return the mean loss of each class that occurs, (classes,)."""
+    classes = np.unique(found.targets)
+    return np.array([found.losses[found.targets == each].mean() for each in classes])
+
+
+def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray, losses: np.ndarray) -> None:
+    """Write the rows as a table, and each row's answers, where they differ from the baseline's.
+
+    ``losses`` (classes,) are those of the unpruned network on the scoring pictures.
+    """
     path = records(*frame[["block", "network"]].iloc[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     correct[1:] ^= correct[0]
     with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, correct=correct, targets=targets.astype(np.uint8))
+        np.savez_compressed(file, correct=correct, targets=targets.astype(np.uint8), losses=losses)
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
 

@@ -1,4 +1,4 @@
-"""experiments/main_job and the README's first table: the numbers are those of the committed runs."""
+"""experiments/main_job and the README: the numbers are those of the committed runs."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from experiments.compare_criteria import analyse, run
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
@@ -34,7 +35,8 @@ def written(tmp_path, monkeypatch):
                 "pictures": len(right), "scoring_seconds": len(metric) / 10,
             })  # fmt: skip
             right.append(np.packbits(own))
-        run.keep(pd.DataFrame(rows)[run.COLUMNS], np.array(right), np.zeros(PICTURES, int))
+        targets, losses = np.array([0, 1, 2, 2, 1]), np.array([0.1, 0.2, 0.9])
+        run.keep(pd.DataFrame(rows)[run.COLUMNS], np.array(right), targets, losses)
     return Block("mine", tmp_path), answers
 
 
@@ -55,6 +57,17 @@ def test_answers_come_back_as_they_were(written):
     np.testing.assert_allclose(found, 100 * area)
     with pytest.raises(LookupError, match="apoz, stale, Geometric is not there for 0"):
         block.accuracy("apoz", "stale")
+
+
+def test_classes_are_told_apart(written):
+    block, answers = written
+    found = block.class_accuracy("taylor", "0 steps", 3)
+    own = 100 * answers[1, STEPWISE, "taylor", "0 steps", 3]
+    assert found[1].tolist() == [own[0], (own[1] + own[4]) / 2, (own[2] + own[3]) / 2]
+    lost = block.class_accuracy("taylor", "0 steps", 0) - found
+    expected = [stats.spearmanr([0.1, 0.2, 0.9], each).statistic for each in lost]
+    row = analyse.classes_lost(block).set_index("criterion").loc["taylor"]
+    assert row["spearman"] == pytest.approx(np.mean(expected), nan_ok=True)
 
 
 def test_every_planned_contrast_is_tested(written):
