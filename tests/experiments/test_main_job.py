@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.main_job import table
@@ -32,3 +33,17 @@ def test_the_difference_from_the_baseline_is_that_of_the_runs(page):
     found = table.beyond_baseline(table.pictures())
     assert f"{found.mean:.1f} points ({found.low:.1f} to {found.high:.1f})" in page.read_text()
     assert found.high > 0  # not below the baseline
+
+
+def test_fine_tuning_was_kept_at_every_step():
+    assert len(STEPS) == 18
+    assert (STEPS.loc[STEPS["step"] > 0, "finetune_kept"] == 1).all()
+
+
+@pytest.mark.parametrize("runs", ["before", "steps"])
+def test_what_seed_0_came_to_before_and_now(runs):
+    rows = pd.read_csv(table.FOLDER / f"{runs}_0.csv").set_index("step")
+    reached = ", ".join(f"{100 * each:.1f}" for each in rows["test_accuracy_after"][1:])
+    costs = ("scoring_seconds", "recalibrate_seconds", "finetune_seconds")
+    spent = " | ".join(f"{rows[name].sum():.0f} s" for name in costs)
+    assert f"{reached} % | {spent} |" in PAGES[1].read_text()
