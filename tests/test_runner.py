@@ -56,7 +56,8 @@ def test_flops_parameters_and_widths_are_those_of_the_model_that_is_left(finishe
 def test_the_result_is_the_last_validation_accuracy_and_can_be_measured_again(finished):
     done, result, uri, frame = finished
     last = frame.iloc[-1]
-    assert result == last["val_accuracy_after"] != last["test_accuracy_after"]
+    assert result == last["val_accuracy_after"]
+    assert last["val_loss_after"] != last["test_loss_after"]
     assert result == evaluate(done.model, done.splits.val).accuracy
     assert last["test_accuracy_after"] == evaluate(done.model, done.splits.test).accuracy
     (found,) = tracking.find_finished(uri, "pruning_lab", done.job.name)

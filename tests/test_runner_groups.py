@@ -84,8 +84,9 @@ def test_the_plan_gets_one_score_a_player(metric, aggregate, tmp_path, monkeypat
 
 def test_units_that_only_go_together_are_scored_as_one_player(tmp_path):
     done = experiment(
-        tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
-    )
+        tmp_path, "metric=shapley", "metric.reduction=mean", "metric.samples=6",
+        "metric.sv_samples=4", base=BRANCHES,
+    )  # fmt: skip
     assert done.schedule.coupled == "together"
     done.run()
     uri, run_id = done.config.tracking.uri, done.record.run.run_id
@@ -105,8 +106,9 @@ def test_units_that_only_go_together_are_scored_as_one_player(tmp_path):
 
 def test_the_score_of_a_player_is_that_of_a_network_without_all_its_units(tmp_path):
     done = experiment(
-        tmp_path, "metric=shapley", "metric.samples=6", "metric.sv_samples=4", base=BRANCHES
-    )
+        tmp_path, "metric=shapley", "metric.reduction=mean", "metric.samples=6",
+        "metric.sv_samples=4", base=BRANCHES,
+    )  # fmt: skip
     found, _ = done._score(done.network, done.main.metric, "shapley", tuple(done.network.layers))
     x, y = next(iter(done.batches))
     with torch.no_grad():

@@ -188,7 +188,7 @@ UNSCORED = {
     ),
     "a budget that does not do": (
         [*WIDE, "metric=shapley", "metric.evaluations=1000"],
-        r"evaluations=1000 are too few: the first round, \d+ samples with 2 permutations",
+        r"evaluations=1000 are too few: the first round, \d+ samples with \d+ permutations",
     ),
     "statistics of the batch": (own("BatchStatistics"), BATCH),
     "statistics of the batch, by masks": (own("BatchStatistics", "metric=shapley"), BATCH),
