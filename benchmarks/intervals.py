@@ -1,4 +1,4 @@
-"""How often the intervals of the total error cover, and how often `separated` is wrong.
+"""Measure the coverage of intervals of the total error, and the error rate of `separated`.
 
     python -m benchmarks.intervals        # the tables in docs/method.md
 

@@ -141,7 +141,10 @@ class GroupByGroup(Schedule):
 
     @abstractmethod
     def count(self, scores: np.ndarray, width: int) -> int:
-        """How many of a group go: of ``width`` in all, those with these scores may go."""
+        """Return the number of units to remove from a group of ``width``.
+
+        ``scores`` are those of the units that may be removed.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,21 +47,18 @@ class Contrast:
     of: Callable[[Block], np.ndarray]
 
 
+def gap(block: Block, first: str, second: str, repair: str) -> np.ndarray:
+    """Return (networks, pictures): one criterion minus another after the same repair."""
+    return block.accuracy(first, repair) - block.accuracy(second, repair)
+
+
 def between(first: str, second: str, repair: str) -> Contrast:
-    """One criterion minus another after the same repair."""
-    return Contrast(
-        f"{first} - {second}",
-        repair,
-        lambda block: block.accuracy(first, repair) - block.accuracy(second, repair),
-    )
+    """Return the contrast of two criteria after the same repair."""
+    return Contrast(f"{first} - {second}", repair, lambda block: gap(block, first, second, repair))
 
 
 def _of_stale(block: Block) -> np.ndarray:
-    lead = [
-        block.accuracy("taylor", repair) - block.accuracy("random", repair)
-        for repair in ("stale", NONE)
-    ]
-    return lead[0] - lead[1]
+    return gap(block, "taylor", "random", "stale") - gap(block, "taylor", "random", NONE)
 
 
 def _of_recovery(block: Block) -> np.ndarray:
@@ -150,7 +147,7 @@ def by_network(block: Block, repair: str, at: int | str) -> pd.DataFrame:
 
 
 def seconds(block: Block) -> pd.Series:
-    """How long each criterion took to score the whole network, median over the networks."""
+    """Return the seconds that each criterion takes to score the unpruned network: medians."""
     first = block.rows[(block.rows["step"] == 1) & (block.rows["schedule"] == STEPWISE)]
     return first.groupby("metric")["scoring_seconds"].median()
 
@@ -164,18 +161,19 @@ def regret(block: Block) -> pd.DataFrame:
         if within.shape[1] < 2:
             continue
         rows = regrets(within).rename_axis("criterion").reset_index()
-        behind = table.mean().max() - within.mean().max()
+        cost_of_budget = table.mean().max() - within.mean().max()
         head = {"block": block.name, "repair": repair, "removed": share, "seconds": budget}
-        found.append(rows.assign(**head, best_within_behind_best=behind))
+        found.append(rows.assign(**head, cost_of_budget=cost_of_budget))
     return pd.concat(found, ignore_index=True)
 
 
 def classes_lost(block: Block) -> pd.DataFrame:
-    """Whether easy classes are lost first: at 78 % removed, not fine-tuned.
+    """Correlate the difficulty of a class with the accuracy that it loses.
 
-    Per network Spearman's correlation over the classes between the loss of the unpruned network on
-    the scoring pictures and the accuracy that is lost; mean over the networks, half its 95 %
-    interval. Below 0 the easy classes lose most.
+    For each network, Spearman's correlation over the classes between the loss of the unpruned
+    network on the scoring pictures and the accuracy lost with 78 % of the FLOPs removed, without
+    fine-tuning; mean over the networks, and half its 95 % interval. Below 0, easy classes lose
+    most.
     """
     rows, losses = [], block.class_losses()
     for name in measured(block, NONE):
@@ -186,7 +184,7 @@ def classes_lost(block: Block) -> pd.DataFrame:
 
 
 def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
-    """What it costs to choose the criterion that is best on the other models and data."""
+    """Return the regret of choosing, for each block, the criterion that is best on the others."""
     found = []
     for repair, (share, at) in product(REPAIRS, SHARES.items()):
         means = {block.name: _most_pictures(by_network(block, repair, at)) for block in blocks}

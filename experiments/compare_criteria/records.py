@@ -1,4 +1,4 @@
-"""What run.py has written: one row a measurement, and which test pictures were right."""
+"""Read the records of run.py: a row for each measurement, and its answers on test pictures."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,7 +82,7 @@ class Block:
 
 
 def _weights(removed: np.ndarray, steps: np.ndarray, at: int | str) -> np.ndarray:
-    """How much each step counts: one of them, or the trapezoid rule."""
+    """Return the weight of each step: 1 for step ``at``, or those of the trapezoid rule."""
     if at != AREA:
         return (steps == at).astype(float)
     gaps = np.diff(removed) / 2

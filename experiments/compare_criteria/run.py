@@ -129,7 +129,7 @@ def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
 
 
 def repair(track: str, recipe: str) -> str:
-    """What happened after each cut."""
+    """Return the name of the repair that follows each cut of a track."""
     if track == STALE:
         return "stale"
     if track == MAIN and recipe != "none":
@@ -151,7 +151,7 @@ def study(name: str, network: int) -> None:
     others, correct = shifted(some), []
 
     def also(track: Track, step: int, done: Done) -> Mapping[str, Any]:
-        """Which row of the npz has this step's answers, and what shifted pictures come to."""
+        """Keep this step's answers; return their row in the npz, and shifted accuracies."""
         found: dict[str, Any] = {"pictures": len(correct)}
         correct.append(np.packbits(done.test[list(done.test)[-1]].correct))
         task = track.task
@@ -200,7 +200,7 @@ def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray, losses: 
 
 
 def records(name: str, network: int) -> Path:
-    """Where a network's rows are; beside them is the npz."""
+    """Return the path of a network's table; the npz lies beside it."""
     return RECORDS / name / f"{network:02d}.csv"
 
 

@@ -259,7 +259,7 @@ class _Layer:
         self._seconds += clock() - started
 
     def state(self, available: int) -> Sampled:
-        """What the rules decide on."""
+        """Return the state of the layer, for the rules."""
         assert self._drawn is not None
         samples, pairs = len(self._drawn.scores), self._drawn.draws
         used = samples == available

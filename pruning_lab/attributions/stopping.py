@@ -121,10 +121,10 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
 
 
 def is_separated(estimate: Estimate, share: float, rounds: int = 1) -> bool:
-    """Whether the units with the ``share`` of lowest scores surely have lower ones than all others.
+    """Return True if the ``share`` of units with the lowest scores is separated from all others.
 
-    True if no interval of the total error of the lowest reaches above the lower end of one of the
-    others. The intervals have the confidence 1 - 0.05 / (units * rounds * (rounds + 1)): by
+    They are if no interval of the total error of the lowest reaches above the lower end of one of
+    the others. The intervals have the confidence 1 - 0.05 / (units * rounds * (rounds + 1)): by
     Bonferroni over the units and over any number of rounds, of which this is number ``rounds``, a
     wrong separation has a probability of at most 5 %, as far as single intervals cover. False with
     fewer than 64 samples.
@@ -142,7 +142,7 @@ def is_separated(estimate: Estimate, share: float, rounds: int = 1) -> bool:
 
 
 def _goes_on(layer: Sampled, rules: Stopping) -> bool:
-    """Whether a layer has no rule that holds yet, and one that still can hold."""
+    """Return True if no rule of the layer holds yet, and one still can."""
     if layer.size >= layer.most or _holds(layer.estimate, layer.rounds, rules):
         return False
     best = _without_draws(layer.estimate) if layer.all_samples else None
@@ -154,7 +154,7 @@ def _asked(rules: Stopping) -> bool:
 
 
 def _holds(estimate: Estimate, rounds: int, rules: Stopping) -> bool:
-    """Whether one of the rules for the scores holds."""
+    """Return True if one of the rules for the scores holds."""
     exact = rules.relative_error is not None and estimate.relative_error <= rules.relative_error
     return exact or (
         rules.separated is not None and is_separated(estimate, rules.separated, rounds)

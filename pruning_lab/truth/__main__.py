@@ -41,7 +41,7 @@ from pruning_lab.truth.tables import MEASURES, RANDOM, by_layer, overall, readab
 log = logging.getLogger("pruning_lab")
 
 SHOWN = 6
-"""How many criteria, the best, are drawn in the figure of curves."""
+"""Number of criteria, the best ones, in the figure of curves."""
 
 ONE_DRAW = "random"
 """The criterion that is left out unless it is asked for: the random orders stand for it."""

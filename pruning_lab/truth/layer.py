@@ -15,7 +15,7 @@ from pruning_lab.truth.removals import Harm, Removals, at_shares
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which removals are measured.
+    """Settings of the removals to measure.
 
     ``shares`` of a layer's units are removed in the order of each criterion and in ``draws`` random
     orders. All sets of a size in ``sizes`` are measured where a layer has at most ``sets`` of them.
@@ -61,7 +61,7 @@ class Curve:
 
 @dataclass
 class LayerTruth:
-    """What was measured in a layer (or group of layers).
+    """Measurements in a layer (or group of layers).
 
     ``forward`` holds by criterion what happens after ``counts`` removals, lowest score first;
     ``reverse`` the same after the last of ``counts``, highest score first; ``random`` is one curve

@@ -1,4 +1,4 @@
-"""What a network loses when units are removed, measured once for each set of sets."""
+"""Measure the harm of removed units, once for each array of sets; results are kept on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pruning_lab.truth.recalibrated import Outcomes, RecalibratedRemovals
 
 
 class Harm(NamedTuple):
-    """What sets of removed units do to each sample, (samples, sets), beside the whole network.
+    """Harm of sets of removed units to each sample, (samples, sets), beside the whole network.
 
     ``lost`` is 1 where a right answer becomes wrong, -1 where a wrong one becomes right, else 0:
     its mean is the accuracy lost. ``nats`` is the rise of the capped loss.
