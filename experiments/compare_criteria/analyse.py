@@ -184,21 +184,21 @@ def classes_lost(block: Block) -> pd.DataFrame:
 
 
 def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
-    """Return the regret of choosing, for each block, the criterion that is best on the others."""
+    """Return the regret of choosing, for each block, the criterion that is best on the others.
+
+    Of the criteria with all repairs: Shapley values have a block's largest number of pictures.
+    """
     found = []
     for repair, (share, at) in product(REPAIRS, SHARES.items()):
-        means = {block.name: _most_pictures(by_network(block, repair, at)) for block in blocks}
-        table = pd.DataFrame(means).T.dropna(axis=1)
+        means = {}
+        for block in blocks:
+            own = by_network(block, repair, at)[compared(block)].mean()
+            means[block.name] = own.rename(index=_without_number)
+        table = pd.DataFrame(means).T
         found.append(
             regret_elsewhere(table).reset_index().assign(repair=repair, removed=share)
         )  # fmt: skip
     return pd.concat(found, ignore_index=True)
-
-
-def _most_pictures(table: pd.DataFrame) -> pd.Series:
-    """Means by criterion; of Shapley values those with the most pictures, without the number."""
-    means = table.mean()
-    return means.rename(index=_without_number).groupby(level=0, sort=False).last()
 
 
 def _without_number(name: str) -> str:

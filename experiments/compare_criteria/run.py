@@ -47,7 +47,8 @@ SHIFTED_AT, SHIFTED = (3, 6), 2500
 
 TO_95 = Geometric(target=0.95, steps=6, of="flops")
 LAYER_BY_LAYER = LayerByLayer(share=0.7)
-REDUCTIONS = ("mean", "mean_abs", "mean_plus_2_std")
+DEFAULT = "mean_plus_2_std"
+REDUCTIONS = ("mean", "mean_abs", DEFAULT)
 COLUMNS = [
     "block", "network", "metric", "schedule", "repair", "step", "removed_flops",
     "removed_parameters", "test_accuracy_after", "test_loss_after", "val_accuracy_after",
@@ -97,8 +98,12 @@ def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[
         "weight_norm": WeightNormAttributionMetric,
         "taylor": TaylorAttributionMetric,
         "taylor_signed": partial(TaylorAttributionMetric, signed=True),
-        "owen_gradient": partial(OwenGradientAttributionMetric, masks=8, seed=network),
-        "banzhaf": partial(BanzhafAttributionMetric, masks=64, samples=32, seed=network),
+        "owen_gradient": partial(
+            OwenGradientAttributionMetric, reduction=DEFAULT, masks=8, seed=network
+        ),
+        "banzhaf": partial(
+            BanzhafAttributionMetric, reduction=DEFAULT, masks=64, samples=32, seed=network
+        ),
     }
     varied: dict[str, Criterion] = {}
     for samples, reduction in itertools.product(block.pictures, REDUCTIONS):
