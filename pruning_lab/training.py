@@ -46,10 +46,11 @@ class Training:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            both = "none of them" if self.epochs is None else "both"
+            both = "none is" if self.epochs is None else "both are"
             raise UserError(
-                f"epochs={self.epochs} and steps={self.steps}: {both} given. Give one, and leave "
-                "the other out or set it to null: it is how long the training lasts."
+                f"epochs={self.epochs} and steps={self.steps}: {both} given, one perhaps by "
+                "default. The length of a training is given once: set epochs or steps to a number "
+                "and the other one to null."
             )
         unit = "epochs" if self.steps is None else "steps"
         check_count(unit, getattr(self, unit), 0)

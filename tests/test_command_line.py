@@ -128,9 +128,9 @@ REFUSALS = {
     ),
     "two lengths": (
         ["finetune.epochs=2"],
-        "finetune: epochs=2 and steps=160: both given. Give one, .* set it to null",
+        "finetune: epochs=2 and steps=160: both are given, .* the other one to null",
     ),
-    "no length": (["finetune.steps=null"], "epochs=None and steps=None: none of them given"),
+    "no length": (["finetune.steps=null"], "epochs=None and steps=None: none is given"),
     "never below 0": (
         ["metric=shapley", "schedule=negative_scores"],
         "metric.reduction=mean_plus_2_std .* schedule=negative_scores .* metric.reduction=mean",

@@ -115,8 +115,9 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
     )
     return (
         f"{len(short)} of {len(layers)} layers miss {asked} with all score samples: the largest "
-        f"relative error is {worst.relative_error:.3g}{due}. Give more samples to score on "
-        "(dataset.score), or relax the rule."
+        f"relative error is {worst.relative_error:.3g}{due}. The run goes on with these scores. "
+        "Relax the rule, or give more samples to score on (dataset.score; where dataset.train is "
+        "null, they are missing from the training data then)."
     )
 
 

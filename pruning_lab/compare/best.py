@@ -63,10 +63,12 @@ def _trials(runs: pd.DataFrame, key: str) -> pd.DataFrame:
         metric, value, block = missing.index[missing.to_numpy()][0]
         raise UserError(
             f"{missing.sum()} of {missing.size} trials are missing, for example "
-            f"{style_of(metric).label} with {key}={_shown([value])} in the block {block}. A choice "
-            "is fair when every criterion was tried with the same values in the same blocks. Give "
-            "the command of the sweep again, which runs only what is missing, or choose among "
-            f"values that all criteria have: --best {key}=VALUE,VALUE."
+            f"{style_of(metric).label} with {key}={_shown([value])} in the block {block}. The "
+            f"choice needs {key}={_shown(last[key].unique())} for each of "
+            f"{', '.join(style_of(name).label for name in in_order(last['metric']))}. Other runs "
+            f"in the store count, too: choose among the values of your sweep (--best {key}=VALUE,"
+            "VALUE), read its runs alone (--experiment, --tag, --since), or give its command again "
+            "if a job failed."
         )
     return trials
 

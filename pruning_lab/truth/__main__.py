@@ -230,8 +230,8 @@ class Truth:
             "the layers; in the row of the random orders, the range of 95 % of them. Reverse: the "
             "quantile when the highest scores go first, "
             f"{100 * settings.shares[-1]:g} % of the units. Oracle k: the share of all other sets "
-            "of k units that do less harm than the criterion's. Greedy: units in common with the "
-            f"first {settings.greedy} of the greedy oracle, 0 by chance."
+            "of k units that do less harm than the criterion's. Greedy: overlap with the first "
+            f"{settings.greedy} units of the greedy oracle, from 0 (chance) to 1 (all)."
         )
 
 
