@@ -85,11 +85,6 @@ def compare_criteria(
         raise UserError(
             f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
         )
-    if undo_harm and not every_stage:
-        raise UserError(
-            "undo_harm=True compares the network before and after fine-tuning; give "
-            "every_stage=True with it, or undo_harm=False."
-        )
     orders = list(range(len(given)) if seeds is None else seeds)
     if len(set(orders)) != len(given) or len(orders) != len(given):
         raise UserError(

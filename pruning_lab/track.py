@@ -79,6 +79,13 @@ class Task:
     undo_harm: bool = True
     every_stage: bool = True
 
+    def __post_init__(self) -> None:
+        if self.undo_harm and not self.every_stage:
+            raise UserError(
+                "undo_harm=True compares the network before and after fine-tuning; give "
+                "every_stage=True with it, or undo_harm=False."
+            )
+
     def steps(self, network: Network) -> list[Step]:
         """The schedule's steps for the layers of a network that are scored."""
         groups = network.groups().values()

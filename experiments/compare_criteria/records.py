@@ -9,8 +9,8 @@ import pandas as pd
 
 RECORDS = Path(__file__).with_name("records")
 STEPWISE, LAYERWISE = "Geometric", "LayerByLayer"
-AREA = "area"
-"""The mean over the share of FLOPs removed, instead of one step."""
+CUTS = "cuts"
+"""The mean over all cuts, instead of one step."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,17 @@ class Block:
 
     name: str
     folder: Path = RECORDS
+    only: tuple[int, ...] = ()
+    """Leave out all other networks."""
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """All rows of networks that are done, and have what the others have."""
         paths = sorted((self.folder / self.name).glob("*.csv"))
-        return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+        rows = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+        if len(recipes := rows["recipe"].unique()) > 1:
+            raise ValueError(f"The networks of {self.name} had several recipes: {recipes}.")
+        return rows[rows["network"].isin(self.only)] if self.only else rows
 
     @cached_property
     def networks(self) -> list[int]:
@@ -57,33 +62,33 @@ class Block:
         return np.array(found)
 
     def accuracy(
-        self, metric: str, repair: str, at: int | str = AREA, schedule: str = STEPWISE
+        self, metric: str, repair: str, at: int | str = CUTS, schedule: str = STEPWISE
     ) -> np.ndarray:
         """Return (networks, pictures) in per cent: how much of the time a picture is right.
 
-        After step ``at`` that is 0 or 100; for the area the mean over the share of FLOPs removed,
-        from 0 to that of the last step, by straight lines between the steps.
+        After step ``at`` that is 0 or 100; for the mean over the cuts each of them counts alike.
+        All cuts leave the same share of what was left before: this is a mean over the logarithm of
+        the FLOPs that are left.
 
         Raises:
-            LookupError: for what was not measured on all networks.
+            LookupError: for what was not measured on all networks, at each step once.
         """
-        rows = self.rows
+        rows = self.rows[self.rows["schedule"] == schedule].sort_values("step")
+        steps = sorted(rows["step"].unique().tolist())
         rows = rows[(rows["metric"] == metric) & (rows["repair"] == repair)]
-        rows = rows[rows["schedule"] == schedule].sort_values("step")
         found = []
         for network in self.networks:
             own = rows[rows["network"] == network]
-            if own.empty:
-                raise LookupError(f"{metric}, {repair}, {schedule} is not there for {network}.")
-            weights = _weights(own["removed_flops"].to_numpy(), own["step"].to_numpy(), at)
+            if own["step"].tolist() != steps or at not in {CUTS, *steps}:
+                raise LookupError(f"{metric}, {repair}, {schedule}, {at}: gaps in {network}.")
+            weights = _weights(own["step"].to_numpy(), at)
             right = self._files[network]["correct"][own["pictures"].to_numpy()]
             found.append(100 * weights @ right)
         return np.array(found)
 
 
-def _weights(removed: np.ndarray, steps: np.ndarray, at: int | str) -> np.ndarray:
-    """Return the weight of each step: 1 for step ``at``, or those of the trapezoid rule."""
-    if at != AREA:
+def _weights(steps: np.ndarray, at: int | str) -> np.ndarray:
+    """Return the weight of each step: 1 for step ``at``, or the same for all but step 0."""
+    if at != CUTS:
         return (steps == at).astype(float)
-    gaps = np.diff(removed) / 2
-    return (np.append(gaps, 0) + np.append(0, gaps)) / removed[-1]
+    return (steps > 0) / (steps > 0).sum()

@@ -12,7 +12,8 @@ from pruning_lab.errors import UserError
 class Crossed:
     """A mean over networks and pictures, its interval, and where its error comes from.
 
-    ``networks`` and ``pictures`` are the standard errors that the choice of each contributes.
+    ``networks`` and ``pictures`` are the standard errors that the choice of each contributes,
+    ``error`` is that of the mean, with its ``degrees`` of freedom.
     """
 
     mean: float
@@ -20,6 +21,22 @@ class Crossed:
     high: float
     networks: float
     pictures: float
+    error: float
+    degrees: float
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of a true mean of 0, by Student's t; NaN without any error."""
+        return 2 * self._tail(abs(self.mean))
+
+    def p_equivalent(self, margin: float) -> float:
+        """Return the p value of a true mean outside of ± ``margin``: two one-sided t tests."""
+        return self._tail(margin - abs(self.mean))
+
+    def _tail(self, distance: float) -> float:
+        if not self.error:
+            return float("nan")
+        return float(stats.t.sf(distance / self.error, self.degrees))
 
 
 def crossed_mean(values: np.ndarray, confidence: float = 0.95) -> Crossed:
@@ -44,8 +61,10 @@ def crossed_mean(values: np.ndarray, confidence: float = 0.95) -> Crossed:
     freedom = np.array([n - 1, m - 1, (n - 1) * (m - 1)])
     variance = max(of_networks + of_pictures - of_rest, of_networks, of_pictures) / (n * m)
     if variance <= 0:
-        return Crossed(mean, mean, mean, 0.0, 0.0)
+        return Crossed(mean, mean, mean, 0.0, 0.0, 0.0, min(n, m) - 1)
     effective = max((variance * n * m) ** 2 / (squares**2 / freedom).sum(), min(n, m) - 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, effective) * np.sqrt(variance))
+    error = float(np.sqrt(variance))
+    half = float(stats.t.ppf((1 + confidence) / 2, effective)) * error
     errors = np.sqrt(np.maximum([of_networks - of_rest, of_pictures - of_rest], 0) / (n * m))
-    return Crossed(mean, mean - half, mean + half, float(errors[0]), float(errors[1]))
+    own = float(errors[0]), float(errors[1])
+    return Crossed(mean, mean - half, mean + half, *own, error, float(effective))

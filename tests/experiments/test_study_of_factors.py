@@ -9,6 +9,7 @@ from scipy import stats
 
 from experiments.compare_criteria import analyse, run
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
+from pruning_lab.compare import holm
 from pruning_lab.training import Training
 
 FULL = ["random", "taylor", "taylor_signed", "weight_norm", "shapley mean 256",
@@ -64,11 +65,23 @@ def test_answers_come_back_as_they_were(written):
             for n in range(NETWORKS)
         ]
     )
-    removed = np.arange(STEPS) ** 2 / 40
-    area = np.trapezoid(curves, removed, axis=1) / removed[-1]
-    np.testing.assert_allclose(found, 100 * area)
-    with pytest.raises(LookupError, match="apoz, stale, Geometric is not there for 0"):
+    np.testing.assert_allclose(found, 100 * curves[:, 1:].mean(1))  # each cut alike
+    with pytest.raises(LookupError, match="apoz, stale, Geometric, cuts: gaps in 0"):
         block.accuracy("apoz", "stale")
+
+
+def test_gaps_and_several_recipes_are_refused(written):
+    block, _ = written
+    path = block.folder / "mine/01.csv"
+    rows = pd.read_csv(path)
+    lacking = rows[(rows["metric"] != "taylor") | (rows["step"] != 6)]
+    for wrong in (lacking, pd.concat([rows, rows[rows["step"] == 6]])):
+        wrong.to_csv(path, index=False)
+        with pytest.raises(LookupError, match="taylor, stale, Geometric, 6: gaps in 1"):
+            Block("mine", block.folder).accuracy("taylor", "stale", 6)
+    rows.assign(recipe="another").to_csv(path, index=False)
+    with pytest.raises(ValueError, match="had several recipes"):
+        _ = Block("mine", block.folder).rows
 
 
 def test_classes_are_told_apart(written):
@@ -85,18 +98,26 @@ def test_classes_are_told_apart(written):
 def test_every_planned_contrast_is_tested(written):
     block, _ = written
     found = analyse.contrasts(block).set_index("contrast")
-    assert len(found) == 12
+    primary = found[found["primary"]]
+    assert (len(primary), len(found)) == (12, 12 + 1 + 4)
     row = found.loc["shapley mean 256 - shapley mean 16"]
-    areas = [
-        [block.accuracy(f"shapley mean {samples}", "0 steps")[n].mean() for n in range(NETWORKS)]
-        for samples in (256, 16)
-    ]
-    gaps = np.subtract(*areas)
+    one, other = (block.accuracy(f"shapley mean {n}", "0 steps") for n in (256, 16))
+    gaps = (one - other).mean(1)
     assert row["mean"] == pytest.approx(gaps.mean())
     flipped = [abs(np.dot(signs, gaps)) for signs in product((1, -1), repeat=NETWORKS)]
-    assert row["p"] == np.mean(np.array(flipped) >= abs(gaps.sum()) - 1e-9)
+    assert row["p_flips"] == np.mean(np.array(flipped) >= abs(gaps.sum()) - 1e-9)
     assert row["low"] < row["mean"] < row["high"]
-    assert (found["p_holm"] >= found["p"]).all()
+    assert (row["p"] < 0.05) == (row["low"] > 0 or row["high"] < 0)
+    larger = primary[["p", "p_flips"]].max(axis=1)
+    assert primary["p_holm"].to_numpy() == pytest.approx(holm(larger))
+    last = block.accuracy("taylor", "160 steps", 6) - block.accuracy("random", "160 steps", 6)
+    assert found.loc["taylor - random, 95 %", "mean"] == pytest.approx(last.mean())
+    first = [
+        (block.accuracy("taylor", each, 1) - block.accuracy("random", each, 1)).mean()
+        for each in UNTUNED
+    ]
+    named = found.loc["(taylor - random) stale - made anew, first cut", "mean"]
+    assert named == pytest.approx(first[0] - first[1])
     gain = found.loc["160 steps - 0 steps, all criteria", "mean"]
     every = [
         block.accuracy(name, "160 steps").mean() - block.accuracy(name, "0 steps").mean()
@@ -138,6 +159,24 @@ def test_the_best_of_another_block_is_judged_on_this_one(written):
     assert found.loc["mine", "chosen"] == chosen.removesuffix(" 256")
     assert found.loc["mine", "regret"] == pytest.approx(max(mine.values()) - mine[chosen])
     assert found["regret"].max() > 0
+
+
+def test_other_draws_and_other_measures(written):
+    block, answers = written
+    rows = pd.read_csv(block.folder / "mine/02.csv")
+    again = rows[(rows["metric"] == "random") & (rows["repair"] == "stale")].copy()
+    again["metric"] = "random, other draw"
+    again["pictures"] = again["pictures"].to_numpy()[::-1]
+    pd.concat([rows, again]).to_csv(block.folder / "mine/02.csv", index=False)
+    block = Block("mine", block.folder)
+    (row,) = analyse.draws(block).itertuples(index=False)
+    assert row[:4] == ("mine", "random, other draw", "stale", 1)
+    own = np.mean([answers[2, STEPWISE, "random", "stale", n] for n in range(1, 7)])
+    other = np.mean([answers[2, LAYERWISE, "random", "stale", 6 - n] for n in range(1, 7)])
+    assert row.rms == pytest.approx(100 * abs(own - other))  # reversed: those layer by layer
+    table = analyse.secondary(block)
+    assert (table["test_loss_after"] == 1).all()
+    assert "random, other draw" not in analyse.measured(block, "stale")
 
 
 def test_what_happened_after_a_cut_has_one_name():
