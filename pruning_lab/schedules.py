@@ -160,8 +160,10 @@ class NegativeScores(GroupByGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerByLayer(GroupByGroup):
-    """Remove the share ``share`` of each group's units, rounded, those with the lowest scores.
+    """Remove the share ``share`` of each group's units, those with the lowest scores.
 
+    Their number is rounded, halves to the even number: 0 where ``share`` of a group is half a unit
+    or less.
     With groups of one layer each, layer after layer. The order, and the scores that are computed
     anew for each layer, are those of Ancona et al.'s published code.
     """

@@ -178,11 +178,16 @@ def fit(
     """Train in place as ``training`` says; ``generator`` draws the order of the samples.
 
     With ``kept`` it goes on behind the epochs that are done already, bit for bit. Several ranks
-    share every batch. Raises UserError as soon as the loss is not finite.
+    share every batch. Raises UserError as soon as the loss is not finite, and for a single sample.
     """
     batches = loader(dataset, training.batch_size, generator)
     samples = len(dataset)  # type: ignore[arg-type]
     steps, per_epoch = training.batches(samples), training.per_epoch(samples)
+    if training and not per_epoch:
+        raise UserError(
+            f"{label} is not possible with a single sample, which BatchNorm cannot normalise. Give "
+            "two or more."
+        )
     model.train()
     kept = kept or Epochs()
     done = kept.restore(model, optimizer, generator)

@@ -167,6 +167,12 @@ def test_a_lone_last_sample_is_left_out():
     assert model[1].num_batches_tracked == 2
 
 
+@pytest.mark.parametrize("length", [{"epochs": 1}, {"steps": 5}], ids=str)
+def test_training_on_a_single_sample_is_refused(length):
+    with pytest.raises(UserError, match="test is not possible with a single sample"):
+        fitted(Training(batch_size=4, **length), problem(1))
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_epoch_and_the_learning_rate():
     model = linear()
     with torch.no_grad():

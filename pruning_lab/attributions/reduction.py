@@ -72,14 +72,13 @@ class Estimate:
     def relative_error(self) -> float:
         """The total error as a share of the scores, l2 norms over the units.
 
-        Infinite where the scores are no larger than their error; nan where that is unknown.
+        Infinite where the scores are no larger than their error, also where all are 0; nan where
+        that is unknown.
         """
         if self.error is None:
             return float("nan")
         noise = np.square(self.error).sum()
         truth = np.square(self.scores).sum() - noise
-        if noise == 0:
-            return 0.0
         return float(np.sqrt(noise / truth)) if truth > 0 else float("inf")
 
 

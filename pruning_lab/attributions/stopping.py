@@ -15,6 +15,9 @@ MOST = 1024
 ENOUGH = 64
 """Samples from which on ``separated`` is judged: rare large values may be missing in fewer."""
 
+SOME = 16
+"""Samples from which on ``relative_error`` is judged: fewer do not tell their own spread."""
+
 CONFIDENCE = 0.95
 """Of ``separated``, over all units of a layer and all rounds."""
 
@@ -60,7 +63,9 @@ class Stopping:
     @property
     def fewest_samples(self) -> int:
         """Number of samples from which on the rules can be judged."""
-        return ENOUGH if self.separated is not None else 2
+        if self.separated is not None:
+            return ENOUGH
+        return SOME if self.relative_error is not None else 2
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,15 @@ def is_separated(estimate: Estimate, share: float, rounds: int = 1) -> bool:
     the others. The intervals have the confidence 1 - 0.05 / (units * rounds * (rounds + 1)): by
     Bonferroni over the units and over any number of rounds, of which this is number ``rounds``, a
     wrong separation has a probability of at most 5 %, as far as single intervals cover. False with
-    fewer than 64 samples.
+    fewer than 64 samples. A unit with the same score in all samples counts as certain. True for a
+    share that no unit or every unit belongs to; equal bounds count as separated.
     """
     units = len(estimate.scores)
     order = np.argsort(estimate.scores, kind="stable")
     lowest = round(share * units)
     if lowest in (0, units):
         return True
-    if estimate.degrees is None or estimate.degrees + 1 < ENOUGH:
+    if _seen(estimate) < ENOUGH:
         return False
     level = 1 - (1 - CONFIDENCE) / (units * rounds * (rounds + 1))
     low, high = (bound[order] for bound in estimate.interval(level=level))
@@ -156,10 +162,15 @@ def _asked(rules: Stopping) -> bool:
 
 def _holds(estimate: Estimate, rounds: int, rules: Stopping) -> bool:
     """Return True if one of the rules for the scores holds."""
-    exact = rules.relative_error is not None and estimate.relative_error <= rules.relative_error
-    return exact or (
-        rules.separated is not None and is_separated(estimate, rules.separated, rounds)
-    )
+    least = rules.relative_error
+    if least is not None and _seen(estimate) >= SOME and estimate.relative_error <= least:
+        return True
+    return rules.separated is not None and is_separated(estimate, rules.separated, rounds)
+
+
+def _seen(estimate: Estimate) -> float:
+    """Number of samples that the total error is estimated from; 0 where it is unknown."""
+    return 0.0 if estimate.degrees is None else float(estimate.degrees) + 1
 
 
 def _without_draws(estimate: Estimate) -> Estimate:

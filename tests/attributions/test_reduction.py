@@ -199,7 +199,8 @@ def test_the_relative_error_is_freed_of_what_the_noise_adds_to_the_scores():
     found = Estimate(np.array([3.0, 4.0]), error=np.array([0.0, 3.0]))
     assert found.relative_error == pytest.approx(3 / 4)  # sqrt(9 / (25 - 9))
     assert Estimate(np.array([3.0]), error=np.array([3.0])).relative_error == np.inf
-    assert Estimate(np.zeros(1), error=np.zeros(1)).relative_error == 0
+    assert Estimate(np.zeros(1), error=np.zeros(1)).relative_error == np.inf
+    assert Estimate(np.ones(1), error=np.zeros(1)).relative_error == 0
 
 
 def drawn(reduction, draws, samples=200, units=2000, spread=1.0):
