@@ -1,6 +1,6 @@
 """Tables, times, amounts and layers as one reads them in a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -43,6 +43,11 @@ def amount(number: float) -> str:
         if number >= size:
             return f"{number / size:#.3g}".removesuffix(".") + f" {prefix}"
     return f"{number:.0f} "
+
+
+def layers_in_words(names: Collection[str]) -> str:
+    """Their number, or the name of a single one."""
+    return f"layer {next(iter(names))}" if len(names) == 1 else f"{len(names)} layers"
 
 
 def kind_of(layer: nn.Module) -> str:

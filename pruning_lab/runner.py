@@ -36,6 +36,7 @@ from pruning_lab.identity import (
 from pruning_lab.ledger import Cost, measured
 from pruning_lab.network import Network
 from pruning_lab.observed import watching
+from pruning_lab.plain_text import layers_in_words
 from pruning_lab.plan import Plan
 from pruning_lab.progress import ScoringBar
 from pruning_lab.record import Names, Rows, find_finished, recording, tags
@@ -286,7 +287,8 @@ class Experiment:
     ) -> Scored:
         """Scores behind BatchNorm and non-linearity, and what they took."""
         players = network.players(layers, self.schedule.coupled)
-        log.info("Scoring %d layers by %s (%s) ...", len(players), name, self._settings(name))
+        what = layers_in_words(players)
+        log.info("Scoring %s by %s (%s) ...", what, name, self._settings(name))
         behind = network.work_behind()
         bar = ScoringBar(name, [behind.get(each, 1) for each in players])
         seeded(self.config.seeds.score, 0)  # for criteria that draw from the shared streams
@@ -298,7 +300,8 @@ class Experiment:
         """All criteria on activations and gradients by one pass; each is said to take all of it."""
         metrics = {name: each for name, each in self.metrics.items() if shares_pass(each)}
         players = self.network.players(layers, self.schedule.coupled)
-        log.info("Scoring %d layers by %s in one pass ...", len(players), ", ".join(metrics))
+        what = layers_in_words(players)
+        log.info("Scoring %s by %s in one pass ...", what, ", ".join(metrics))
         seeded(self.config.seeds.score, 0)
         with measured(self.device) as cost:
             found = run_together(list(metrics.values()), list(players.values()), True)

@@ -20,7 +20,18 @@ from pruning_lab.network import Network
 from pruning_lab.random_streams import streams_kept
 from pruning_lab.schedules import Schedule
 from pruning_lab.setup import check_outputs
-from pruning_lab.track import MAIN, Done, Row, Scored, Task, Track, controls, seeded
+from pruning_lab.track import (
+    MAIN,
+    Done,
+    Measured,
+    Row,
+    Scored,
+    Task,
+    Track,
+    controls,
+    measure,
+    seeded,
+)
 from pruning_lab.training import Training
 
 LOSS = F.cross_entropy
@@ -102,6 +113,7 @@ def compare_criteria(
     }  # fmt: skip
     batches, device = loader(splits.score, batch_size), torch.device(device)
     rows: list[dict[str, Any]] = []
+    measured_once: dict[int, Measured] = {}
     runs = list(product(zip(orders, given, strict=True), criteria.items()))
     with streams_kept([device]):  # training seeds them
         for (seed, model), (name, criterion) in tqdm(runs, "Comparing", disable=None):
@@ -111,7 +123,8 @@ def compare_criteria(
                 task = Task(splits, schedule, training, seed, recalibrate, undo_harm, every_stage)
                 tasks[recipe] = {MAIN: task} | controls(task, base, untuned, stale)
             head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
-            for recipe, row in _pruned(base, criterion, batches, tasks, also):
+            whole = measured_once[seed] = measured_once.get(seed) or measure(base, splits)
+            for recipe, row in _pruned(base, whole, criterion, batches, tasks, also):
                 own = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
                 rows.append({**own, **head, **about, **row})
     return pd.DataFrame(rows)
@@ -119,12 +132,15 @@ def compare_criteria(
 
 def _pruned(
     base: Network,
+    whole: Measured,
     criterion: Criterion,
     batches: DataLoader,
     tasks: Mapping[str, Mapping[str, Task]],
     also: Also,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of all recipes and their tracks from one baseline, which is scored once.
+
+    ``whole`` is what was measured of it.
 
     Tracks that are the same for several recipes (most controls are) are run once.
     """
@@ -143,7 +159,7 @@ def _pruned(
             if first is None:
                 seeded(task.order, 0)  # for criteria that draw from the shared streams
                 first = _score(track, tuple(network.layers))
-            steps = enumerate(track.run(task.steps(network), _score, first))
+            steps = enumerate(track.run(task.steps(network), _score, first, whole=whole))
             for step, done in steps:
                 row = {"track": name, "step": step, **done.row, **also(track, step, done)}
                 rows.append(row)

@@ -172,11 +172,12 @@ class Track:
         first: Scored | None = None,
         scored: Callable[[int, LayerEstimates], None] = lambda *_: None,
         kept: Steps | None = None,
+        whole: Measured | None = None,
     ) -> Iterator[Done]:
         """The network as it stands, and step by step; those that are ``kept`` are not done again.
 
-        ``first`` are the baseline's scores, where they are known already. ``scored`` is told of a
-        step's scores before anything is cut.
+        ``first`` are the baseline's scores and ``whole`` is what was measured of it, where they are
+        known already. ``scored`` is told of a step's scores before anything is cut.
         """
         network, task, kept = self.network, self.task, kept or Steps()
         # one optimizer for all steps: its momentum is cut with the weights
@@ -194,7 +195,7 @@ class Track:
             return done[-1]
 
         if not done:
-            yield finished({}, {"cut": measure(network, task.splits)}, {})
+            yield finished({}, {"cut": whole or measure(network, task.splits)}, {})
         for number, step in enumerate(steps[len(done) - 1 :], len(done)):
             found, cost = self._scored(number, step, score, first, kept)
             scored(number, found)

@@ -9,9 +9,9 @@ from pruning_lab.track import MAIN
 from tests.experiment import experiment
 
 SMALL = {
-    "compare_criteria": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
-    "low_data": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
-    "tune_finetune": ["model.channels=[4,6]", "model.hidden=16", "finetune.epochs=1"],
+    "compare_criteria": ["model.channels=[8,12]", "model.hidden=32", "finetune.steps=2"],
+    "low_data": ["model.channels=[8,12]", "model.hidden=32", "finetune.steps=2"],
+    "tune_finetune": ["model.channels=[8,12]", "model.hidden=32", "finetune.steps=2"],
     "untrained_networks": ["model.hidden=[16,12]", "metric.samples=8"],
 }
 DATA = ["dataset=synthetic", "dataset.train=128", "dataset.test=64", "attributions=none"]

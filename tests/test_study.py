@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pruning_lab import study
 from pruning_lab.attributions import (
     RandomAttributionMetric,
     ShapleyAttributionMetric,
@@ -17,6 +18,7 @@ from pruning_lab.compare.pairs import by_block, differences
 from pruning_lab.errors import UserError
 from pruning_lab.schedules import Geometric
 from pruning_lab.study import compare_criteria
+from pruning_lab.track import measure
 from pruning_lab.training import Training
 from tests.experiment import two_steps
 
@@ -38,6 +40,14 @@ def test_rows_are_those_of_an_experiment(tmp_path):
         mine = found[found["track"] == track][NUMBERS].to_numpy().tolist()
         assert mine == [[row[key] for key in NUMBERS] for row in done.record.of(track)]
     assert found["step"].tolist() == [0, 1, 2] * 2
+
+
+def test_a_baseline_is_measured_once(tmp_path, monkeypatch):
+    done, seen = two_steps(tmp_path, "attributions=none"), []
+    monkeypatch.setattr(study, "measure", lambda *given: seen.append(given) or measure(*given))
+    criteria = {"random": RandomAttributionMetric, "taylor": TaylorAttributionMetric}
+    compare_criteria(done.model, done.splits, criteria, SCHEDULE, Training(epochs=0), stale=True)
+    assert len(seen) == 1
 
 
 def test_several_baselines_are_blocks_of_a_comparison(tmp_path):

@@ -16,7 +16,7 @@ ENOUGH = 64
 """Samples from which on ``separated`` is judged: rare large values may be missing in fewer."""
 
 SOME = 16
-"""Samples from which on ``relative_error`` is judged: fewer do not tell their own spread."""
+"""Samples from which on ``relative_error`` is judged, unless there are fewer: they may be alike."""
 
 CONFIDENCE = 0.95
 """Of ``separated``, over all units of a layer and all rounds."""
@@ -63,9 +63,7 @@ class Stopping:
     @property
     def fewest_samples(self) -> int:
         """Number of samples from which on the rules can be judged."""
-        if self.separated is not None:
-            return ENOUGH
-        return SOME if self.relative_error is not None else 2
+        return ENOUGH if self.separated is not None else 2
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
     short = [
         layer
         for layer in layers
-        if layer.all_samples and _asked(rules) and not _holds(layer.estimate, layer.rounds, rules)
+        if layer.all_samples and _asked(rules) and not _holds(layer, rules)
     ]
     if not short:
         return None
@@ -150,22 +148,24 @@ def is_separated(estimate: Estimate, share: float, rounds: int = 1) -> bool:
 
 def _goes_on(layer: Sampled, rules: Stopping) -> bool:
     """Return True if no rule of the layer holds yet, and one still can."""
-    if layer.size >= layer.most or _holds(layer.estimate, layer.rounds, rules):
+    if layer.size >= layer.most or _holds(layer, rules):
         return False
-    best = _without_draws(layer.estimate) if layer.all_samples else None
-    return best is None or not _asked(rules) or _holds(best, layer.rounds, rules)
+    if not layer.all_samples or not _asked(rules):
+        return True
+    return _holds(replace(layer, estimate=_without_draws(layer.estimate)), rules)
 
 
 def _asked(rules: Stopping) -> bool:
     return rules.relative_error is not None or rules.separated is not None
 
 
-def _holds(estimate: Estimate, rounds: int, rules: Stopping) -> bool:
+def _holds(layer: Sampled, rules: Stopping) -> bool:
     """Return True if one of the rules for the scores holds."""
-    least = rules.relative_error
-    if least is not None and _seen(estimate) >= SOME and estimate.relative_error <= least:
+    estimate, most = layer.estimate, rules.relative_error
+    judged = layer.all_samples or _seen(estimate) >= SOME
+    if judged and most is not None and estimate.relative_error <= most:
         return True
-    return rules.separated is not None and is_separated(estimate, rules.separated, rounds)
+    return rules.separated is not None and is_separated(estimate, rules.separated, layer.rounds)
 
 
 def _seen(estimate: Estimate) -> float:

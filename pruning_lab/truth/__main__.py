@@ -25,6 +25,7 @@ from pruning_lab.composition import check_composed, where_given
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.ledger import Cost, measured
+from pruning_lab.plain_text import layers_in_words
 from pruning_lab.progress import ScoringBar
 from pruning_lab.record import Names, git_commit
 from pruning_lab.runner import Experiment
@@ -131,7 +132,7 @@ class Truth:
         metric, config = self.metrics[name], self.config
 
         def score() -> tuple[LayerEstimates, Cost]:
-            log.info("Scoring %d layers by %s ...", len(players), name)
+            log.info("Scoring %s by %s ...", layers_in_words(players), name)
             behind = self.network.work_behind()
             bar = ScoringBar(name, [behind.get(each, 1) for each in players])
             seeded(config.seeds.score, 0)

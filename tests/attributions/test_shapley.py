@@ -284,9 +284,9 @@ def test_when_all_samples_are_used_rounds_of_orders_are_worth_what_they_are_at_o
 
 
 def test_an_error_that_only_more_samples_would_lower_ends_the_sampling(caplog):
-    found, seen = ruled(available=16, relative_error=0.05)
-    assert all(used(each) == 16 for each in found)
-    assert max(seen.made) <= 4 * 2 * max(UNITS.values()) * 16  # few rounds of orders tell
+    found, seen = ruled(relative_error=0.05)
+    assert all(used(each) == SAMPLES for each in found)
+    assert max(seen.made) <= 4 * 2 * max(UNITS.values()) * SAMPLES  # few rounds of orders tell
     assert "2 of 2 layers miss relative_error=0.05 with all score samples: the" in caplog.text
     assert "is due to the choice of them. The run goes on with these scores." in caplog.text
 
@@ -294,10 +294,8 @@ def test_an_error_that_only_more_samples_would_lower_ends_the_sampling(caplog):
 def test_rules_need_samples_that_tell_their_error():
     with pytest.raises(ValueError, match=r"There are 12 samples .* need 64 or more to estimate"):
         ruled(separated=0.5)
-    with pytest.raises(ValueError, match=r"There are 12 samples .* need 16 or more to estimate"):
-        ruled(relative_error=0.5)
     with pytest.raises(ValueError, match=r"There are 1 samples .* need 2 or more to estimate"):
-        ruled(available=1, evaluations=500)
+        ruled(available=1, relative_error=0.5)
     with pytest.raises(ValueError, match="samples=1 do not tell the total error"):
         ruled(samples=1, relative_error=0.5)
 

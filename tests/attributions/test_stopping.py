@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,13 @@ def test_a_round_doubles_the_size_up_to_the_most():
     assert more([layer(0.9, size=16)], rules) == [16]
     assert more([layer(0.9, size=16, most=20)], rules) == [4]
     assert more([layer(0.9, size=20, most=20)], rules) == [0]
+
+
+def test_fewer_than_16_samples_are_judged_only_when_there_are_no_more():
+    few = [replace(layer(0.1).estimate, degrees=np.array(count - 1.0)) for count in (15, 16)]
+    short, enough = (replace(layer(), estimate=each) for each in few)
+    rules = Stopping(relative_error=0.2)
+    assert more([short, enough, replace(short, all_samples=True)], rules) == [100, 0, 0]
 
 
 def test_the_size_doubles_until_scores_are_separated():
