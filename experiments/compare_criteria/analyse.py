@@ -164,6 +164,11 @@ def measured(block: Block, repair: str, schedule: str = STEPWISE) -> list[str]:
     ]
 
 
+def repairs(blocks: Sequence[Block]) -> list[str]:
+    """Those that all blocks have."""
+    return [repair for repair in REPAIRS if all(measured(block, repair) for block in blocks)]
+
+
 def compared(block: Block) -> list[str]:
     """The criteria with all repairs."""
     return measured(block, LONG)
@@ -204,7 +209,7 @@ def seconds(block: Block) -> pd.Series:
 def regret(block: Block) -> pd.DataFrame:
     """P(best) and regret by repair, share removed and seconds that scoring may take."""
     took, found = seconds(block), []
-    for repair, (share, at), budget in product(REPAIRS, SHARES.items(), BUDGETS):
+    for repair, (share, at), budget in product(repairs([block]), SHARES.items(), BUDGETS):
         table = by_network(block, repair, at)
         within = table[[name for name in table if took[name] <= budget]]
         if within.shape[1] < 2:
@@ -238,7 +243,7 @@ def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
     Of the criteria with all repairs: Shapley values have a block's largest number of pictures.
     """
     found = []
-    for repair, (share, at) in product(REPAIRS, SHARES.items()):
+    for repair, (share, at) in product(repairs(blocks), SHARES.items()):
         means = {}
         for block in blocks:
             own = by_network(block, repair, at)[compared(block)].mean()

@@ -41,7 +41,7 @@ from pruning_lab.track import MAIN, STALE, Done, Track, seeded
 from pruning_lab.training import Evaluation, Training, evaluate, fit
 
 RECORDS = Path(__file__).with_name("records")
-STEPS, STEPS_OF_FEW = "160 steps", "160 steps on 100 pictures"
+STEPS, FORTY, STEPS_OF_FEW = "160 steps", "40 steps", "160 steps on 100 pictures"
 SHIFTED_AT, SHIFTED = (3, 6), 2500
 """Steps (78 and 95 % removed) after which so many shifted pictures are measured, too."""
 
@@ -60,16 +60,21 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Block:
-    """A model on a data set, and which pictures Shapley values see there."""
+    """A model on a data set, and which pictures Shapley values see there.
+
+    ``second`` blocks have fewer arms and repairs, to save hours.
+    """
 
     overrides: tuple[str, ...]
-    pictures: tuple[int, ...] = (16, 64)
+    pictures: tuple[int, ...] = (16,)
+    second: bool = True
 
 
 BLOCKS = {
     "convnet": Block(
         ("model=convnet", "model.hidden=512", "dataset=fashion_mnist", "dataset.train=10000"),
         pictures=(16, 64, 256),
+        second=False,
     ),
     "resnet20": Block(
         ("model=resnet20", "dataset=fashion_mnist", "dataset.train=10000", "dataset.test=2500")
@@ -114,21 +119,22 @@ def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[
             other = partial(shapley, **settings, seed=1000 + network)
             varied[f"shapley {reduction} {samples}, other draw"] = other
     drawn_again = {"random, other draw": partial(RandomAttributionMetric, seed=1000 + network)}
+    recipes = recoveries(finetune, pictures)
+    if block.second:
+        del recipes[FORTY]
+        return [Arm(compared | drawn_again, TO_95, recipes)]
     return [
-        Arm(compared | drawn_again, TO_95, recoveries(finetune, pictures)),
+        Arm(compared | drawn_again, TO_95, recipes),
         Arm(varied, TO_95, {"none": Training(epochs=0)}),
-        Arm(
-            compared, LAYER_BY_LAYER,
-            {STEPS_OF_FEW: recoveries(finetune, pictures)[STEPS_OF_FEW]},
-        ),
-    ]  # fmt: skip
+        Arm(compared, LAYER_BY_LAYER, {STEPS_OF_FEW: recipes[STEPS_OF_FEW]}),
+    ]
 
 
 def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
     """The default recipe in two lengths, and on 100 of so many pictures."""
     return {
         STEPS: replace(finetune, steps=160),
-        "40 steps": replace(finetune, steps=40),
+        FORTY: replace(finetune, steps=40),
         STEPS_OF_FEW: replace(finetune, steps=160, share=100 / pictures),
     }
 

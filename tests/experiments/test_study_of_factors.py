@@ -22,18 +22,22 @@ UNTUNED = ("stale", "0 steps")
 NETWORKS, PICTURES, STEPS = 3, 5, 7
 
 
-def cases():
+def cases(second):
     """All measurements of a network: schedule, criterion, repair, step."""
+    if second:
+        fewer = [repair for repair in analyse.REPAIRS if repair != "40 steps"]
+        yield from product((STEPWISE,), FULL, fewer, range(STEPS))
+        return
     yield from product((STEPWISE, LAYERWISE), FULL, analyse.REPAIRS, range(STEPS))
     yield from product((STEPWISE,), VARIED, UNTUNED, range(STEPS))
 
 
-def write(folder, name, seed):
+def write(folder, name, seed, second=False):
     """The block of three networks with random answers, and these answers by their names."""
     draw, answers = np.random.default_rng(seed), {}
     for network in range(NETWORKS):
         rows, right = [], []
-        for schedule, metric, repair, step in cases():
+        for schedule, metric, repair, step in cases(second):
             own = draw.integers(0, 2, PICTURES)
             answers[network, schedule, metric, repair, step] = own
             rows.append(dict.fromkeys(run.COLUMNS, 1.0) | {
@@ -149,8 +153,9 @@ def test_tables_hold_what_was_measured(written):
 
 def test_the_best_of_another_block_is_judged_on_this_one(written):
     block, _ = written
-    other, _ = write(block.folder, "other", 1)
+    other, _ = write(block.folder, "other", 1, second=True)
     found = analyse.elsewhere([block, other])
+    assert "40 steps" not in set(found["repair"])
     found = found.query("repair == '0 steps' and removed == '95 %'").set_index("pair")
     mine, others = (
         {name: each.accuracy(name, "0 steps", 6).mean() for name in FULL} for each in (block, other)
@@ -199,3 +204,8 @@ def test_criteria_and_repairs_are_those_of_the_plan():
     assert list(layerwise.finetune) == [run.STEPS_OF_FEW]
     later = run.arms(run.BLOCKS["convnet"], 4, Training(steps=160), 10_000)
     assert len(later[1].criteria) == 6
+    for name in ("resnet20", "vgg11"):
+        (alone,) = run.arms(run.BLOCKS[name], 0, Training(steps=160), 1000)
+        assert len(alone.criteria) == 10
+        assert {"shapley mean 16", "shapley mean_plus_2_std 16"} <= set(alone.criteria)
+        assert list(alone.finetune) == [run.STEPS, run.STEPS_OF_FEW]
