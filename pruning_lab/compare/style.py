@@ -29,7 +29,29 @@ STYLES = {
     "shapley": Style("Shapley", "#0072B2", "o", "-"),
 }
 
-# For criteria of the user's own: Paul Tol's muted palette, and markers that are not taken above.
+NAMES = {
+    "banzhaf": "Banzhaf",
+    "bn_scale": "BatchNorm scale",
+    "chip": "CHIP",
+    "conductance": "Conductance",
+    "fisher": "Fisher",
+    "fpgm": "FPGM",
+    "hrank": "HRank",
+    "internal_influence": "Internal influence",
+    "l2_norm": "L2 norm",
+    "lamp": "LAMP",
+    "leave_one_out": "Leave-one-out",
+    "mean_activation": "Mean activation",
+    "obd": "OBD",
+    "owen_gradient": "Owen gradient",
+    "shapley_exact": "Exact Shapley",
+    "std_activation": "Std of activations",
+    "taylor_weight": "Taylor of weights",
+    "thinet": "ThiNet",
+}
+"""The other criteria, as people write them."""
+
+# For criteria beyond the styles: Paul Tol's muted palette, and markers that are not taken above.
 _OTHER_COLORS = ["#332288", "#117733", "#999933", "#882255", "#AA4499", "#44AA99", "#CC6677"]
 _OTHER_MARKERS = "*<>ph1"
 _OTHER_LINESTYLES = ("-", "--", "-.", ":")
@@ -45,8 +67,9 @@ def style_of(criterion: str) -> Style:
     name, _, options = criterion.partition(" ")
     digest = hashlib.sha256(criterion.encode()).digest()
     known = STYLES.get(name)
+    named = known.label if known else NAMES.get(name)
     return Style(
-        f"{known.label} {options}" if known else criterion.replace("_", " "),
+        f"{named} {options}".strip() if named else criterion.replace("_", " "),
         known.color if known else _OTHER_COLORS[digest[0] % len(_OTHER_COLORS)],
         _OTHER_MARKERS[digest[1] % len(_OTHER_MARKERS)],
         _OTHER_LINESTYLES[digest[2] % len(_OTHER_LINESTYLES)],

@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from pruning_lab import criteria
 from pruning_lab.attributions.reduction import Estimate
 from pruning_lab.compare import (
     accuracy_curves,
@@ -22,7 +23,7 @@ from pruning_lab.compare import (
 )
 from pruning_lab.compare.exact import band_factor
 from pruning_lab.compare.figures import sorted_scores
-from pruning_lab.compare.style import in_order
+from pruning_lab.compare.style import NAMES, STYLES, in_order
 from pruning_lab.errors import UserError
 
 SIX = ["random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley"]
@@ -215,6 +216,7 @@ def test_a_criterion_with_options_in_its_name_keeps_its_colour_and_its_place() -
 def test_an_unknown_criterion_keeps_the_style_of_its_name() -> None:
     assert style_of("my_own") == style_of("my_own")
     assert style_of("my_own").label == "my own"
+    assert style_of("owen_gradient masks=8").label == "Owen gradient masks=8"
     known = {style_of(name).color for name in [*SIX, "taylor_signed"]}
     digests = [hashlib.sha256(bytes([n])).hexdigest() for n in range(30)]
     assert known.isdisjoint(style_of(name).color for name in digests)
@@ -441,3 +443,7 @@ def test_figures_are_drawn_in_any_thread(tmp_path) -> None:
     thread.start()
     thread.join()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_criterion_of_the_package_has_a_name_that_people_write() -> None:
+    assert {*STYLES, *NAMES} == {*criteria.names()}
