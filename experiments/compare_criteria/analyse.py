@@ -175,18 +175,24 @@ def compared(block: Block) -> list[str]:
 
 
 def summary(block: Block) -> pd.DataFrame:
-    """Every criterion's accuracy by repair and share removed, and layer after layer."""
+    """Every criterion's accuracy by repair and share removed, and layer after layer.
+
+    ``half`` is half its interval; ``beyond`` what it has more than random removal, paired.
+    """
     rows = []
     for schedule, repair in product((STEPWISE, LAYERWISE), REPAIRS):
         for metric in measured(block, repair, schedule):
             shares = SHARES if schedule == STEPWISE else {"the end": _last(block, schedule)}
             for share, at in shares.items():
-                found = crossed_mean(block.accuracy(metric, repair, at, schedule))
-                rows.append((block.name, schedule, repair, metric, share, found.mean,
-                             (found.high - found.low) / 2))  # fmt: skip
-    return pd.DataFrame(
-        rows, columns=["block", "schedule", "repair", "criterion", "removed", "accuracy", "half"]
-    )
+                own, random = (
+                    block.accuracy(each, repair, at, schedule) for each in (metric, "random")
+                )
+                means = [crossed_mean(own), crossed_mean(own - random)]
+                halves = [(each.high - each.low) / 2 for each in means]
+                numbers = [means[0].mean, halves[0], means[1].mean, halves[1]]
+                rows.append((block.name, schedule, repair, metric, share, *numbers))
+    names = ["block", "schedule", "repair", "criterion", "removed"]
+    return pd.DataFrame(rows, columns=[*names, "accuracy", "half", "beyond", "beyond_half"])
 
 
 def _last(block: Block, schedule: str) -> int:

@@ -1,0 +1,132 @@
+"""The tables of the page, from those that analyse.py has written.
+
+python -m experiments.compare_criteria.tables     # prints them
+"""
+
+import re
+
+import pandas as pd
+
+from experiments.compare_criteria.analyse import LONG, REPAIRS, REPORT
+from experiments.compare_criteria.records import LAYERWISE, STEPWISE
+from pruning_lab.compare import markdown, style_of
+
+CRITERION = re.compile(r"shapley \S+ \d+|taylor_signed|taylor|weight_norm|random")
+REDUCED = {"mean": "mean", "mean_abs": "mean of absolute values", "mean_plus_2_std": "mean + 2 std"}
+
+
+def read(name: str) -> pd.DataFrame:
+    """Return a table as it was written."""
+    return pd.read_csv(REPORT / f"{name}.csv")
+
+
+def label(criterion: str) -> str:
+    """Return its name for people: the number of pictures and the reduction behind it."""
+    name, *rest = criterion.split(" ")
+    if name != "shapley":
+        return style_of(criterion).label
+    reduction, pictures = rest if len(rest) == 2 else (rest[0], "")
+    return f"Shapley {pictures}, {REDUCED[reduction]}".replace(" ,", ",")
+
+
+def contrasts(primary: bool = True) -> str:
+    """Return each contrast's mean with its interval and its tests, in points."""
+    found = read("contrasts").query("primary == @primary")
+    rows = [
+        {
+            "contrast": CRITERION.sub(lambda match: label(match[0]), str(row.contrast)),
+            "repair": row.repair,
+            "points": f"{row.mean:+.1f} ({row.low:+.1f} to {row.high:+.1f})",
+            "p, Holm" if primary else "p": _p(row.p_holm if primary else max(row.p, row.p_flips)),
+            "p of less than 0.5 apart": _p(row.p_equivalent),
+        }
+        for row in found.fillna({"repair": ""}).itertuples()
+    ]
+    table = pd.DataFrame(rows, index=pd.Index(range(1, len(rows) + 1), name=""))
+    return markdown(table if primary else table.set_index("contrast"))
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def accuracy(block: str, share: str = "all cuts", schedule: str = STEPWISE) -> str:
+    """Return random removal's accuracy after each repair, and what the others have beyond it."""
+    rows = read("summary").query("block == @block and schedule == @schedule and removed == @share")
+    return _wide(rows, "repair", [each for each in REPAIRS if each in set(rows["repair"])])
+
+
+def over_shares(block: str, repair: str = LONG) -> str:
+    """Return the same with one repair, for each share removed."""
+    rows = read("summary").query("block == @block and schedule == @STEPWISE and repair == @repair")
+    return _wide(rows, "removed", list(rows["removed"].unique()))
+
+
+def layerwise(block: str) -> str:
+    """Return the same at the end, layer after layer."""
+    return accuracy(block, "the end", LAYERWISE)
+
+
+def _wide(rows: pd.DataFrame, column: str, order: list[str]) -> str:
+    cells = {}
+    for each in order:
+        own = rows[rows[column] == each]
+        cells[each] = {
+            label(str(row.criterion)): f"{row.accuracy:.1f} ± {row.half:.1f}"
+            if row.criterion == "random"
+            else f"{row.beyond:+.1f} ± {row.beyond_half:.1f}"
+            for row in own.itertuples()
+        }
+    return markdown(pd.DataFrame(cells).fillna("").rename_axis("criterion"))
+
+
+def regret(block: str, share: str = "all cuts") -> str:
+    """Return P(best) / regret (interval) for each criterion and repair, whatever scoring takes."""
+    rows = read("regret").query("block == @block and removed == @share and seconds == inf")
+    cells = {
+        repair: {
+            label(str(row.criterion)): f"{100 * row.p_best:.0f} % / {row.regret:.1f} "
+            f"({row.low:.1f} to {row.high:.1f})"
+            for row in own.itertuples()
+        }
+        for repair, own in rows.groupby("repair", sort=False)
+    }
+    return markdown(pd.DataFrame(cells).fillna("").rename_axis("criterion"))
+
+
+def elsewhere(share: str = "all cuts") -> str:
+    """Return, for each repair and block, the best criterion of the others, and its regret here."""
+    rows = read("elsewhere").query("removed == @share")
+    cells = {
+        pair: {
+            str(row.repair): f"{label(str(row.chosen))}: {row.regret:.1f}"
+            for row in own.itertuples()
+        }
+        for pair, own in rows.groupby("pair", sort=False)
+    }
+    return markdown(pd.DataFrame(cells).rename_axis("repair"))
+
+
+def classes(block: str) -> str:
+    """Return the correlations of a class's loss and the accuracy it loses."""
+    rows = read("classes").query("block == @block")
+    cells = {
+        label(str(row.criterion)): f"{row.spearman:.2f} ± {row.half:.2f}"
+        for row in rows.itertuples()
+    }
+    return markdown(pd.DataFrame({"Spearman's correlation": cells}).rename_axis("criterion"))
+
+
+def main() -> None:
+    """Print them."""
+    blocks = list(read("summary")["block"].unique())
+    print(contrasts(), contrasts(primary=False), sep="\n")
+    for block in blocks:
+        print(f"{block}\n", accuracy(block), over_shares(block), regret(block), sep="\n")
+    print(layerwise(blocks[0]), classes(blocks[0]), sep="\n")
+    if len(blocks) > 1:
+        print(elsewhere())
+
+
+if __name__ == "__main__":
+    main()
