@@ -270,7 +270,7 @@ def figure_rows(block: Block) -> pd.DataFrame:
     """The rows of the figure, with the names of tracks that ``accuracy_curves`` knows."""
     tracks = {"stale": "stale", NONE: "untuned", LONG: "main"}
     most = {_without_number(name): name for name in compared(block)}
-    shown = {most[name]: name for name in DRAWN}
+    shown = {most[name]: name.replace("_plus_2_", " + 2 ") for name in DRAWN}
     rows = block.rows
     rows = rows[(rows["schedule"] == STEPWISE) & rows["repair"].isin(tracks)]
     rows = rows[rows["metric"].isin(shown)]

@@ -1,5 +1,6 @@
 """Accuracy over what was removed, one line a criterion; a pure function, safe in any thread."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +17,11 @@ _SPLITS = {"test": "Test", "val": "Validation"}
 MANY = 5
 """From so many runs on a band says more than the single runs."""
 
+MUCH = 0.9
+"""From this share on the axis is one of the logarithm of what is left."""
+
+TICKS = (0, 50, 75, 90, 95, 98, 99, 99.5)
+
 SPAN = 5.0
 """Smallest height of a panel, in points of accuracy."""
 
@@ -31,7 +37,9 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
     the mean's 95 % band, which holds at all steps at once (``band_factor``). Runs of one
     ``block``, where that column is there, count as one, by their mean. *Without* are the runs'
     untuned tracks; where they have none, the left panel is the main track before its fine-tuning.
-    Stale tracks, where there are some, come first, in a panel of their own.
+    Stale tracks, where there are some, come first, in a panel of their own. Where nine tenths or
+    more are removed, the axis is logarithmic in what is left, so that cuts that take the same share
+    of it are equally wide.
 
     Args:
         frame: one row per run, track and step, of one model, data set, schedule and fine-tuning;
@@ -54,6 +62,8 @@ def accuracy_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") 
             runs = rows[rows["metric"] == criterion]
             _draw_criterion(ax, criterion, runs, f"removed_{x}", column)
         _widen(ax)
+        if frame[f"removed_{x}"].max() >= MUCH:
+            _stretch(ax, 100 * frame[f"removed_{x}"].max())
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel(f"{_QUANTITIES[x]} removed (%)")
         ax.grid(color="0.92")
@@ -90,6 +100,19 @@ def _widen(ax: Axes) -> None:
     low, high = ax.get_ylim()
     if high - low < SPAN:
         ax.set_ylim((low + high - SPAN) / 2, (low + high + SPAN) / 2)
+
+
+def _stretch(ax: Axes, most: float) -> None:
+    """Make the axis of what is removed (%) logarithmic in what is left."""
+    ax.set_xscale(
+        "function",
+        functions=(
+            lambda gone: -np.log1p(-np.minimum(gone, 99.99) / 100),
+            lambda place: -100 * np.expm1(-place),
+        ),
+    )
+    ax.set_xticks([tick for tick in TICKS if tick <= most])
+    ax.set_xlim(-6, max(100 - 0.9 * (100 - most), most - 1e-3))
 
 
 def _draw_criterion(ax: Axes, criterion: str, runs: pd.DataFrame, x: str, y: str) -> None:

@@ -88,6 +88,16 @@ def test_the_x_axis_is_the_quantity_asked_for(x: str, last: float) -> None:
     assert figure.axes[0].get_ylabel() == "Validation accuracy (%)"
 
 
+def test_where_much_is_removed_the_same_share_of_what_is_left_is_as_wide() -> None:
+    frame = frame_of(["shapley"])
+    assert accuracy_curves(frame).axes[0].get_xscale() == "linear"
+    frame["removed_flops"] = 1 - 0.3 ** frame["step"]  # 0, 70, 91 %
+    axis = accuracy_curves(frame).axes[0]
+    places = axis.transData.transform([(gone, 80.0) for gone in (0, 70, 91)])[:, 0]
+    assert places[2] - places[1] == pytest.approx(places[1] - places[0])
+    assert list(axis.get_xticks()) == [0, 50, 75, 90]
+
+
 def test_several_seeds_are_a_mean_line_and_the_single_runs_behind_it() -> None:
     figure = accuracy_curves(frame_of(SIX, seeds=3))
     lines = lines_of(figure)
