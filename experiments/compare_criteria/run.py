@@ -3,12 +3,13 @@
     python -m experiments.compare_criteria.run convnet --networks 0 1 2
 
 One network after the other is trained and pruned in every way of contrasts.md. What was measured
-is written to ``records/BLOCK/NETWORK.csv`` and ``.npz`` when a network is done; those that are
-there are left alone.
+is written to ``records/BLOCK/NETWORK.csv`` and ``.npz`` when a network is done, and until then, for
+each criterion, to a folder there. What is there is not done again.
 """
 
 import argparse
 import itertools
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_module
-from torch.utils.data import Subset
+from torch import nn
+from torch.utils.data import Dataset, Subset
 
 from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
@@ -31,6 +33,7 @@ from pruning_lab.attributions import (
 )
 from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
 from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
+from pruning_lab.datasets import Splits
 from pruning_lab.datasets.shifts import shifted
 from pruning_lab.identity import fresh_model
 from pruning_lab.record import git_commit
@@ -150,19 +153,54 @@ def repair(track: str, recipe: str) -> str:
 
 def study(name: str, network: int) -> None:
     """Train one network, prune it in every way, and write down what was measured."""
-    started, block = time.time(), BLOCKS[name]
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
-        config = compose("config", [*block.overrides, f"seed={network}"])
+        config = compose("config", [*BLOCKS[name].overrides, f"seed={network}"])
     splits = build_data(config.dataset)
     model = fresh_model(config.model, splits, network)
     training: Training = build(config.baseline.training, "baseline.training", Training)
     optimizer, order = training.optimizer(model), seeded(network, 0)
     fit(model, optimizer, splits.train, training, order, f"Training {name} {network}")
+    finetune: Training = build(config.finetune, "finetune", Training)
+    planned = arms(BLOCKS[name], network, finetune, len(splits.train))  # type: ignore[arg-type]
     some = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
-    others, correct = shifted(some), []
+    others = shifted(some)
+    folder, frames, correct = records(name, network).with_suffix(""), [], []
+    for number, arm in enumerate(planned):
+        for criterion in arm.criteria:
+            path = folder / f"{number} {criterion}.csv"
+            if not path.exists():
+                frame, answers = one_criterion(model, splits, others, arm, criterion, network)
+                write(path, frame.assign(recipe=repr(finetune)), correct=answers)
+            with np.load(path.with_suffix(".npz")) as kept:
+                answers = kept["correct"]
+            frame = pd.read_csv(path)
+            frames.append(frame.assign(pictures=frame["pictures"] + sum(map(len, correct))))
+            correct.append(answers)
+    frame = pd.concat(frames).drop_duplicates(["metric", "schedule", "repair", "step"])
+    frame["block"], frame["network"], frame["commit"] = name, network, git_commit()
+    frame["minutes"] = sum(frame["minutes"].iloc[0] for frame in frames)
+    keep(frame[COLUMNS], np.concatenate(correct), evaluate(model, splits.test).targets,
+         class_losses(evaluate(model, splits.score)))  # fmt: skip
+    shutil.rmtree(folder)
+
+
+def one_criterion(
+    model: nn.Module,
+    splits: Splits,
+    others: Mapping[str, Dataset],
+    arm: Arm,
+    criterion: str,
+    network: int,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Prune a trained network by one criterion, with all repairs of an arm.
+
+    ``others`` are test pictures that were shifted. Return a row for each step, and whether the test
+    pictures are right: bits, (rows, pictures / 8).
+    """
+    started, correct = time.time(), []
 
     def also(track: Track, step: int, done: Done) -> Mapping[str, Any]:
-        """Keep this step's answers; return their row in the npz, and shifted accuracies."""
+        """Keep this step's answers; return their row, and shifted accuracies."""
         found: dict[str, Any] = {"pictures": len(correct)}
         correct.append(np.packbits(done.test[list(done.test)[-1]].correct))
         task = track.task
@@ -172,22 +210,14 @@ def study(name: str, network: int) -> None:
                 found[kind] = evaluate(track.network.model, pictures).accuracy
         return found
 
-    finetune: Training = build(config.finetune, "finetune", Training)
-    compared = [
-        compare_criteria(
-            model, splits, arm.criteria, arm.schedule, arm.finetune, stale=True, undo_harm=False,
-            every_stage=False, seeds=[network], also=also,
-        )
-        for arm in arms(block, network, finetune, len(splits.train))  # type: ignore[arg-type]
-    ]  # fmt: skip
-    frame = pd.concat(compared, ignore_index=True)
+    frame = compare_criteria(
+        model, splits, {criterion: arm.criteria[criterion]}, arm.schedule, arm.finetune,
+        stale=True, undo_harm=False, every_stage=False, seeds=[network], also=also,
+    )  # fmt: skip
     pairs = zip(frame["track"], frame["finetune"], strict=True)
     frame["repair"] = [repair(track, recipe) for track, recipe in pairs]
-    frame = frame.drop_duplicates(["metric", "schedule", "repair", "step"])
-    frame["block"], frame["network"], frame["commit"] = name, network, git_commit()
-    frame["recipe"], frame["minutes"] = repr(finetune), (time.time() - started) / 60
-    keep(frame[COLUMNS], np.array(correct), evaluate(model, splits.test).targets,
-         class_losses(evaluate(model, splits.score)))  # fmt: skip
+    frame["minutes"] = (time.time() - started) / 60
+    return frame, np.array(correct)
 
 
 def class_losses(found: Evaluation) -> np.ndarray:
@@ -201,11 +231,16 @@ def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray, losses: 
 
     ``losses`` (classes,) are those of the unpruned network on the scoring pictures.
     """
-    path = records(*frame[["block", "network"]].iloc[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
     correct[1:] ^= correct[0]
+    path = records(*frame[["block", "network"]].iloc[0])
+    write(path, frame, correct=correct, targets=targets.astype(np.uint8), losses=losses)
+
+
+def write(path: Path, frame: pd.DataFrame, **arrays: np.ndarray) -> None:
+    """Write a table, and arrays in an npz beside it; the table last, as the sign of both."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, correct=correct, targets=targets.astype(np.uint8), losses=losses)
+        np.savez_compressed(file, **arrays)
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.6g")
 

@@ -9,7 +9,9 @@ from scipy import stats
 
 from experiments.compare_criteria import analyse, run
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
+from pruning_lab.attributions import RandomAttributionMetric, TaylorAttributionMetric
 from pruning_lab.compare import holm
+from pruning_lab.schedules import Geometric
 from pruning_lab.training import Training
 
 FULL = ["random", "taylor", "taylor_signed", "weight_norm", "shapley mean 256",
@@ -209,3 +211,46 @@ def test_criteria_and_repairs_are_those_of_the_plan():
         assert len(alone.criteria) == 10
         assert {"shapley mean 16", "shapley mean_plus_2_std 16"} <= set(alone.criteria)
         assert list(alone.finetune) == [run.STEPS, run.STEPS_OF_FEW]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A block that is done in a moment."""
+    overrides = ("dataset=synthetic", "dataset.train=64", "dataset.test=24", "model=mlp",
+                 "model.hidden=[16,12]", "baseline.training.epochs=1")  # fmt: skip
+    criteria = {"random": RandomAttributionMetric, "taylor": TaylorAttributionMetric}
+    recipes = {run.STEPS: Training(steps=2), run.STEPS_OF_FEW: Training(steps=2, share=0.5)}
+    schedule = Geometric(target=0.5, steps=2, of="units")
+    monkeypatch.setattr(run, "BLOCKS", {"tiny": run.Block(overrides)})
+    monkeypatch.setattr(run, "TO_95", schedule)
+    monkeypatch.setattr(run, "SHIFTED_AT", (1,))
+    monkeypatch.setattr(run, "arms", lambda *_: [run.Arm(criteria, schedule, recipes)])
+
+
+def test_a_network_that_was_cut_off_goes_on_with_the_next_criterion(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "RECORDS", tmp_path / "whole")
+    run.study("tiny", 3)
+    monkeypatch.setattr(run, "RECORDS", tmp_path / "again")
+    measured = run.one_criterion
+
+    def cut_off(*given):
+        if given[-2] == "taylor":
+            raise KeyboardInterrupt
+        return measured(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "one_criterion", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run.study("tiny", 3)
+    assert (tmp_path / "again/tiny/03/0 random.csv").exists()
+    run.study("tiny", 3)
+    assert {each.name for each in (tmp_path / "again/tiny").iterdir()} == {"03.csv", "03.npz"}
+    took = ["minutes", *(name for name in run.COLUMNS if "seconds" in name)]
+    one, other = (Block("tiny", tmp_path / folder) for folder in ("whole", "again"))
+    pd.testing.assert_frame_equal(one.rows.drop(columns=took), other.rows.drop(columns=took))
+    right = one.accuracy("taylor", run.STEPS)
+    assert (right == other.accuracy("taylor", run.STEPS)).all()
+    rows = one.rows.query("metric == 'taylor' and repair == '160 steps' and step > 0")
+    assert right.mean() == pytest.approx(100 * rows["test_accuracy_after"].mean(), rel=1e-5)
+    untuned = one.rows.query("metric == 'taylor' and repair == '0 steps'")
+    assert untuned["noise"].notna().tolist() == [False, True, False]
