@@ -77,17 +77,23 @@ def _spec(name: str) -> ModuleSpec | None:
     parent, _, tail = name.rpartition(".")
     if not tail or (parent and (places := _inside(parent)) is None):
         return None
-    return PathFinder.find_spec(name, places if parent else None)
+    try:
+        return PathFinder.find_spec(name, places if parent else None)
+    except KeyError:  # a folder without __init__.py, in another one that is not imported
+        return None
 
 
 def _inside(package: str) -> list[str] | None:
     """Where the modules of a package lie; None for what is none."""
     if package in sys.modules:
         found = getattr(sys.modules[package], "__path__", None)
-    else:
-        spec = _spec(package)
-        found = spec.submodule_search_locations if spec is not None else None
-    return None if found is None else list(found)
+        return None if found is None else list(found)
+    spec = _spec(package)
+    if spec is not None and spec.loader is not None:
+        return spec.submodule_search_locations
+    parent, _, tail = package.rpartition(".")
+    places = (_inside(parent) if parent else sys.path) or ()
+    return [str(folder) for place in places if (folder := Path(place, tail)).is_dir()] or None
 
 
 @cache

@@ -1,5 +1,6 @@
 """What determines a result names it; what does not leaves the name alone."""
 
+import sys
 from itertools import pairwise, product
 
 import pytest
@@ -288,3 +289,14 @@ def test_code_beside_something_installed_still_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_source", lambda name: own(name) + "#" * (name == "net_beside"))
     assert digest_of_program.__wrapped__(made) != before
     forget_installed()
+
+
+def test_code_in_folders_without_init_is_found_before_it_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = tmp_path / "outer_folder/inner_folder"
+    inner.mkdir(parents=True)
+    (inner / "mine.py").write_text("X = 1\n")
+    assert sources.file_of("outer_folder.inner_folder.mine") == str(inner / "mine.py")
+    assert sources.file_of("outer_folder.inner_folder.other") is None
+    assert sources.file_of("outer_folder.another.mine") is None
+    assert not {"outer_folder", "outer_folder.inner_folder"} & {*sys.modules}
