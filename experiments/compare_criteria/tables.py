@@ -21,7 +21,7 @@ def read(name: str) -> pd.DataFrame:
 
 
 def label(criterion: str) -> str:
-    """Return its name for people: the number of pictures and the reduction behind it."""
+    """Return a criterion's name in words; for Shapley values with their pictures and reduction."""
     name, *rest = criterion.split(" ")
     if name != "shapley":
         return style_of(criterion).label

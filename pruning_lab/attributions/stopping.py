@@ -110,7 +110,8 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
     worst = max((layer.estimate for layer in short), key=lambda each: each.relative_error)
     due = ""
     if worst.sampling_error is not None:
-        due = f", of which {_without_draws(worst).relative_error:.3g} is due to the choice of them"
+        left = _without_draws(worst).relative_error
+        due = f", of which {left:.3g} comes from which samples were chosen"
     asked = " or ".join(
         f"{name}={getattr(rules, name)}"
         for name in ("relative_error", "separated")
@@ -118,7 +119,7 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
     )
     return (
         f"{len(short)} of {len(layers)} layers miss {asked} with all score samples: the largest "
-        f"relative error is {worst.relative_error:.3g}{due}. The run goes on with these scores. "
+        f"relative error is {worst.relative_error:.3g}{due}. The run continues with these scores. "
         "Relax the rule, or give more samples to score on (dataset.score; where dataset.train is "
         "null, they are missing from the training data then)."
     )

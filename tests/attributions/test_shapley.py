@@ -288,7 +288,9 @@ def test_an_error_that_only_more_samples_would_lower_ends_the_sampling(caplog):
     assert all(used(each) == SAMPLES for each in found)
     assert max(seen.made) <= 4 * 2 * max(UNITS.values()) * SAMPLES  # few rounds of orders tell
     assert "2 of 2 layers miss relative_error=0.05 with all score samples: the" in caplog.text
-    assert "is due to the choice of them. The run goes on with these scores." in caplog.text
+    assert (
+        "comes from which samples were chosen. The run continues with these scores." in caplog.text
+    )
 
 
 def test_rules_need_samples_that_tell_their_error():

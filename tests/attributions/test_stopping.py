@@ -125,10 +125,13 @@ def test_what_remains_of_the_error_is_told_when_all_samples_are_used():
     layers = [layer(0.05, all_samples=True), layer(0.3, draws=0.75, all_samples=True), layer(0.4)]
     message = missed(layers, rules)  # scores of l2 norm 11.05 with errors of 3.17, and half of it
     assert message.startswith("1 of 3 layers miss relative_error=0.1 with all score samples: the ")
-    assert "largest relative error is 0.3, of which 0.145 is due to the choice of them" in message
+    assert (
+        "largest relative error is 0.3, of which 0.145 comes from which samples were chosen"
+        in message
+    )
     assert "Relax the rule, or give more samples to score on (dataset.score;" in message
     (unknown,) = [missed([layer(0.3, draws=None, all_samples=True)], rules)]
-    assert "due to" not in unknown
+    assert "comes from" not in unknown
     both = missed(layers[1:2], Stopping(relative_error=0.1, separated=0.99))
     assert both is None  # no unit is left to separate
     assert missed(layers, Stopping(evaluations=10)) is None

@@ -80,10 +80,8 @@ def test_what_is_said_beside_random_removal():
     ahead = table[table["beyond random"] > table["half random"]].index
     assert {criterion for criterion, _ in ahead} == {"banzhaf"}
     taylor = table.loc["taylor", "mean"]
-    words = (
-        f"Taylor is {-taylor['beyond random']:.1f} points behind random removal on average, with"
-    )
-    assert f"{words} an interval of ± {taylor['half random']:.1f}" in " ".join(TEXT.split())
+    words = f"Taylor has {-taylor['beyond random']:.1f} points less than random removal on average"
+    assert f"{words}, but its interval is ± {taylor['half random']:.1f}" in " ".join(TEXT.split())
     many, few = (table.loc[f"shapley {n}", "mean_plus_2_std"]["accuracy"] for n in (64, 16))
     rows = REDUCTIONS[REDUCTIONS["reduction"] == "mean_plus_2_std"]
     wide = rows.groupby([*choose.NETWORK, "criterion"])["accuracy"].mean().unstack("criterion")
