@@ -185,8 +185,8 @@ def fit(
     steps, per_epoch = training.batches(samples), training.per_epoch(samples)
     if training and not per_epoch:
         raise UserError(
-            f"{label} is not possible with a single sample, which BatchNorm cannot normalise. Give "
-            "two or more."
+            f"{label} is not possible: there are too few training samples, {samples}. A batch has "
+            "two or more, since BatchNorm cannot normalise a single one."
         )
     model.train()
     kept = kept or Epochs()
