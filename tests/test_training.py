@@ -169,9 +169,7 @@ def test_a_lone_last_sample_is_left_out():
 
 @pytest.mark.parametrize("length", [{"epochs": 1}, {"steps": 5}], ids=str)
 def test_training_on_a_single_sample_is_refused(length):
-    with pytest.raises(
-        UserError, match="test is not possible: .* too few training samples, 1"
-    ):
+    with pytest.raises(UserError, match=r"test is not possible: .* too few training samples, 1"):
         fitted(Training(batch_size=4, **length), problem(1))
 
 

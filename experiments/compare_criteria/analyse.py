@@ -3,20 +3,26 @@
 python -m experiments.compare_criteria.analyse     # writes results/ anew
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.compare_criteria.records import CUTS, LAYERWISE, STEPWISE, Block
-from pruning_lab.compare import accuracy_curves, holm
+from experiments.compare_criteria.contrasts import contrasts, gap
+from experiments.compare_criteria.records import (
+    CUTS,
+    LAYERWISE,
+    LONG,
+    NONE,
+    OTHER,
+    STEPWISE,
+    Block,
+)
+from pruning_lab.compare import accuracy_curves
 from pruning_lab.compare.agreement import spearman
 from pruning_lab.compare.crossed import crossed_mean
-from pruning_lab.compare.exact import sign_flip_p
 from pruning_lab.compare.regret import regret_elsewhere, regrets
 from pruning_lab.compare.statistics import half_width
 
@@ -24,19 +30,14 @@ REPORT = Path(__file__).with_name("results")
 BLOCKS = ("convnet", "resnet20", "vgg11")
 REPAIRS = ("stale", "0 steps", "40 steps", "160 steps", "0 steps on 100 pictures",
            "160 steps on 100 pictures")  # fmt: skip
-NONE, LONG, FEW = "0 steps", "160 steps", "160 steps on 100 pictures"
 SHARES: dict[str, int | str] = {"all cuts": CUTS, "39 %": 1, "78 %": 3, "95 %": 6}
 """Of the FLOPs removed: all, and after three of the steps."""
 
-OTHER = ", other draw"
 ALSO = (
     "test_loss_after", "test_worst_class_accuracy_after", "test_calibration_error_after", "noise",
     "blur", "translation",
 )  # fmt: skip
 """Secondary measures."""
-
-MARGIN = 0.5
-"""Points of mean accuracy below which two criteria count as equivalent."""
 
 BUDGETS = (0.1, 1.0, 10.0, np.inf)
 """Seconds of scoring that a criterion may take, before each cut, on the whole network."""
@@ -44,93 +45,6 @@ BUDGETS = (0.1, 1.0, 10.0, np.inf)
 DRAWN = ("random", "taylor", "taylor_signed", "weight_norm", "owen_gradient", "banzhaf",
          "shapley mean", "shapley mean_plus_2_std")  # fmt: skip
 """The criteria of the figure; Shapley values with the most pictures."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Differences of accuracies, one a network and picture, under their name."""
-
-    name: str
-    where: str
-    of: Callable[[Block], np.ndarray]
-
-
-def gap(block: Block, first: str, second: str, repair: str, at: int | str = CUTS) -> np.ndarray:
-    """Return (networks, pictures): one criterion minus another after the same repair."""
-    return block.accuracy(first, repair, at) - block.accuracy(second, repair, at)
-
-
-def between(first: str, second: str, repair: str) -> Contrast:
-    """Return the contrast of two criteria after the same repair."""
-    return Contrast(f"{first} - {second}", repair, lambda block: gap(block, first, second, repair))
-
-
-def _of_stale(block: Block) -> np.ndarray:
-    return gap(block, "taylor", "random", "stale") - gap(block, "taylor", "random", NONE)
-
-
-def _of_recovery(block: Block) -> np.ndarray:
-    gains = [block.accuracy(name, LONG) - block.accuracy(name, NONE) for name in compared(block)]
-    return np.mean(gains, axis=0)
-
-
-PRIMARY = [
-    Contrast("(taylor - random) stale - made anew", "stale, 0 steps", _of_stale),
-    between("taylor", "random", NONE),
-    between("shapley mean 256", "taylor", NONE),
-    between("shapley mean_abs 64", "shapley mean 64", NONE),
-    between("shapley mean_plus_2_std 64", "shapley mean 64", NONE),
-    between("shapley mean 256", "shapley mean 16", NONE),
-    between("taylor", "taylor_signed", NONE),
-    between("taylor", "random", LONG),
-    between("shapley mean 256", "random", LONG),
-    between("shapley mean_plus_2_std 256", "taylor", FEW),
-    between("shapley mean_plus_2_std 256", "weight_norm", FEW),
-    Contrast("160 steps - 0 steps, all criteria", "", _of_recovery),
-]
-"""As contrasts.md has them."""
-
-
-BESIDE = [
-    Contrast(
-        "(taylor - random) stale - made anew, first cut", "stale, 0 steps",
-        lambda block: gap(block, "taylor", "random", "stale", 1)
-        - gap(block, "taylor", "random", NONE, 1),
-    ),
-    *(
-        Contrast(f"{each.name}, 95 %", each.where, partial(gap, first=first, second=second,
-                                                          repair=each.where, at=6))
-        for each in PRIMARY[7:11]
-        for first, second in [each.name.split(" - ")]
-    ),
-]  # fmt: skip
-"""Reported beside the primary contrasts, without a correction."""
-
-
-def contrasts(block: Block) -> pd.DataFrame:
-    """Test what was planned; Holm's correction over the primary contrasts.
-
-    ``p`` is that of the crossed model, for other networks and other pictures; ``p_flips`` is exact,
-    for other networks on these pictures. ``p_holm`` adjusts the larger one: both must hold.
-    """
-    rows = []
-    for each in PRIMARY + BESIDE:
-        values = each.of(block)
-        found = crossed_mean(values)
-        rows.append(
-            {
-                "contrast": each.name, "repair": each.where, "primary": each in PRIMARY,
-                "mean": found.mean, "low": found.low, "high": found.high,
-                "error_networks": found.networks, "error_pictures": found.pictures,
-                "p": found.p, "p_flips": sign_flip_p(values.mean(1)),
-                "p_equivalent": found.p_equivalent(MARGIN),
-            }
-        )  # fmt: skip
-    table = pd.DataFrame(rows)
-    table["p_holm"] = np.nan
-    own = table["primary"]
-    table.loc[own, "p_holm"] = holm(table.loc[own, ["p", "p_flips"]].max(axis=1))
-    return table
 
 
 def draws(block: Block) -> pd.DataFrame:
@@ -152,26 +66,9 @@ def secondary(block: Block) -> pd.DataFrame:
     return table.assign(block=block.name)
 
 
-def measured(block: Block, repair: str, schedule: str = STEPWISE) -> list[str]:
-    """The criteria that were measured with a repair on all networks, without second draws."""
-    rows = block.rows
-    rows = rows[(rows["repair"] == repair) & (rows["schedule"] == schedule)]
-    names = rows.groupby("metric", sort=False)["network"].nunique()
-    return [
-        str(name)
-        for name, count in names.items()
-        if count == len(block.networks) and not str(name).endswith(OTHER)
-    ]
-
-
 def repairs(blocks: Sequence[Block]) -> list[str]:
     """Those that all blocks have."""
-    return [repair for repair in REPAIRS if all(measured(block, repair) for block in blocks)]
-
-
-def compared(block: Block) -> list[str]:
-    """The criteria with all repairs."""
-    return measured(block, LONG)
+    return [repair for repair in REPAIRS if all(block.measured(repair) for block in blocks)]
 
 
 def summary(block: Block) -> pd.DataFrame:
@@ -181,7 +78,7 @@ def summary(block: Block) -> pd.DataFrame:
     """
     rows = []
     for schedule, repair in product((STEPWISE, LAYERWISE), REPAIRS):
-        for metric in measured(block, repair, schedule):
+        for metric in block.measured(repair, schedule):
             shares = SHARES if schedule == STEPWISE else {"the end": _last(block, schedule)}
             for share, at in shares.items():
                 own, random = (
@@ -201,7 +98,7 @@ def _last(block: Block, schedule: str) -> int:
 
 def by_network(block: Block, repair: str, at: int | str) -> pd.DataFrame:
     """Accuracies (networks, criteria)."""
-    names = measured(block, repair)
+    names = block.measured(repair)
     values = [block.accuracy(name, repair, at).mean(1) for name in names]
     return pd.DataFrame(np.transpose(values), block.networks, names)
 
@@ -236,7 +133,7 @@ def classes_lost(block: Block) -> pd.DataFrame:
     most.
     """
     rows, losses = [], block.class_losses()
-    for name in measured(block, NONE):
+    for name in block.measured(NONE):
         lost = block.class_accuracy(name, NONE, 0) - block.class_accuracy(name, NONE, 3)
         found = pd.Series([spearman(*pair) for pair in zip(losses, lost, strict=True)])
         rows.append((block.name, name, found.mean(), half_width(found)))
@@ -252,7 +149,7 @@ def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
     for repair, (share, at) in product(repairs(blocks), SHARES.items()):
         means = {}
         for block in blocks:
-            own = by_network(block, repair, at)[compared(block)].mean()
+            own = by_network(block, repair, at)[block.measured(LONG)].mean()
             means[block.name] = own.rename(index=_without_number)
         table = pd.DataFrame(means).T
         found.append(
@@ -269,7 +166,7 @@ def _without_number(name: str) -> str:
 def figure_rows(block: Block) -> pd.DataFrame:
     """The rows of the figure, with the names of tracks that ``accuracy_curves`` knows."""
     tracks = {"stale": "stale", NONE: "untuned", LONG: "main"}
-    most = {_without_number(name): name for name in compared(block)}
+    most = {_without_number(name): name for name in block.measured(LONG)}
     shown = {most[name]: name.replace("_plus_2_", " + 2 ") for name in DRAWN}
     rows = block.rows
     rows = rows[(rows["schedule"] == STEPWISE) & rows["repair"].isin(tracks)]

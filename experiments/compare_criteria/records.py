@@ -9,6 +9,12 @@ import pandas as pd
 
 RECORDS = Path(__file__).with_name("records")
 STEPWISE, LAYERWISE = "Geometric", "LayerByLayer"
+NONE, LONG, FEW = "0 steps", "160 steps", "160 steps on 100 pictures"
+"""Repairs; only what was compared in full has ``LONG``."""
+
+OTHER = ", other draw"
+"""How the name of a criterion's second draw ends."""
+
 CUTS = "cuts"
 """The mean over all cuts, instead of one step."""
 
@@ -60,6 +66,16 @@ class Block:
             targets = self._files[network]["targets"]
             found.append([own[targets == each].mean() for each in np.unique(targets)])
         return np.array(found)
+
+    def measured(self, repair: str, schedule: str = STEPWISE) -> list[str]:
+        """Return the criteria with a repair on all networks, without second draws."""
+        rows = self.rows[(self.rows["repair"] == repair) & (self.rows["schedule"] == schedule)]
+        names = rows.groupby("metric", sort=False)["network"].nunique()
+        return [
+            str(name)
+            for name, count in names.items()
+            if count == len(self.networks) and not str(name).endswith(OTHER)
+        ]
 
     def accuracy(
         self, metric: str, repair: str, at: int | str = CUTS, schedule: str = STEPWISE

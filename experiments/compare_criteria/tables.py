@@ -7,8 +7,8 @@ import re
 
 import pandas as pd
 
-from experiments.compare_criteria.analyse import LONG, REPAIRS, REPORT
-from experiments.compare_criteria.records import LAYERWISE, STEPWISE
+from experiments.compare_criteria.analyse import REPAIRS, REPORT
+from experiments.compare_criteria.records import LAYERWISE, LONG, STEPWISE
 from pruning_lab.compare import markdown, style_of
 
 CRITERION = re.compile(r"shapley \S+ \d+|taylor_signed|taylor|weight_norm|random")

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.compare_criteria import analyse, run
+from experiments.compare_criteria import analyse, run, tables
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
 from pruning_lab.attributions import RandomAttributionMetric, TaylorAttributionMetric
 from pruning_lab.compare import holm
+from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.schedules import Geometric
 from pruning_lab.training import Training
 
@@ -183,7 +184,28 @@ def test_other_draws_and_other_measures(written):
     assert row.rms == pytest.approx(100 * abs(own - other))  # reversed: those layer by layer
     table = analyse.secondary(block)
     assert (table["test_loss_after"] == 1).all()
-    assert "random, other draw" not in analyse.measured(block, "stale")
+    assert "random, other draw" not in block.measured("stale")
+
+
+def test_the_tables_of_the_page_are_those_of_the_results(written, tmp_path, monkeypatch):
+    block, _ = written
+    monkeypatch.setattr(tables, "REPORT", tmp_path)
+    for name in ("contrasts", "summary", "regret"):
+        getattr(analyse, name)(block).to_csv(tmp_path / f"{name}.csv", index=False)
+    gaps = block.accuracy("taylor", "0 steps") - block.accuracy("random", "0 steps")
+    found = crossed_mean(gaps)
+    interval = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    assert f"| 2 | Taylor - Random | 0 steps | {interval} |" in tables.contrasts()
+    assert len(tables.contrasts().splitlines()) == 2 + 12
+    assert len(tables.contrasts(primary=False).splitlines()) == 2 + 5
+    assert "Shapley 64, mean + 2 std - Shapley 64, mean |" in tables.contrasts()
+    (row,) = (line for line in tables.accuracy("mine").splitlines() if line[:8] == "| Taylor")
+    assert row.split(" | ")[2] == f"{found.mean:+.1f} ± {(found.high - found.low) / 2:.1f}"
+    own = block.accuracy("random", "160 steps", 6).mean()
+    assert f"| {own:.1f} ± " in tables.over_shares("mine").splitlines()[2]
+    losses = analyse.by_network(block, "0 steps", analyse.CUTS).mean()
+    (row,) = (line for line in tables.regret("mine").splitlines() if line[:8] == "| Taylor")
+    assert f" % / {losses.max() - losses['taylor']:.1f} (" in row.split(" | ")[2]
 
 
 def test_what_happened_after_a_cut_has_one_name():
