@@ -99,7 +99,8 @@ def _widen(ax: Axes) -> None:
     """Show at least SPAN points: what lies within one or two of them is mostly noise."""
     low, high = ax.get_ylim()
     if high - low < SPAN:
-        ax.set_ylim((low + high - SPAN) / 2, (low + high + SPAN) / 2)
+        top = max(high, min((low + high + SPAN) / 2, 100))  # no accuracy is above 100 %
+        ax.set_ylim(top - SPAN, top)
 
 
 def _stretch(ax: Axes, most: float) -> None:

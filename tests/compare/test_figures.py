@@ -98,6 +98,13 @@ def test_where_much_is_removed_the_same_share_of_what_is_left_is_as_wide() -> No
     assert list(axis.get_xticks()) == [0, 50, 75, 90]
 
 
+@pytest.mark.parametrize(("accuracy", "ends"), [(0.9, (87.25, 92.25)), (0.99, (95, 100))])
+def test_a_narrow_panel_shows_five_points_and_none_above_100(accuracy, ends) -> None:
+    frame = frame_of(["shapley"])
+    frame["test_accuracy_before"] = [accuracy, accuracy - 0.005, accuracy]
+    assert accuracy_curves(frame).axes[0].get_ylim() == pytest.approx(ends)
+
+
 def test_several_seeds_are_a_mean_line_and_the_single_runs_behind_it() -> None:
     figure = accuracy_curves(frame_of(SIX, seeds=3))
     lines = lines_of(figure)
