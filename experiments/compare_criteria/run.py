@@ -4,7 +4,8 @@
 
 One network after the other is trained and pruned in every way of contrasts.md. What was measured
 is written to ``records/BLOCK/NETWORK.csv`` and ``.npz`` when a network is done, and until then, for
-each criterion, to a folder there. What is there is not done again.
+each criterion, to a folder there. What is there is not done again; a criterion that was measured
+on other weights or with another recipe is refused.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
 from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
 from pruning_lab.datasets import Splits
 from pruning_lab.datasets.shifts import shifted
-from pruning_lab.identity import fresh_model
+from pruning_lab.identity import digest_of_network, fresh_model
 from pruning_lab.record import git_commit
 from pruning_lab.schedules import Geometric, LayerByLayer, Schedule
 from pruning_lab.setup import build, build_data
@@ -46,7 +47,7 @@ from pruning_lab.training import Evaluation, Training, evaluate, fit
 RECORDS = Path(__file__).with_name("records")
 STEPS, FORTY, STEPS_OF_FEW = "160 steps", "40 steps", "160 steps on 100 pictures"
 SHIFTED_AT, SHIFTED = (3, 6), 2500
-"""Steps (78 and 95 % removed) after which so many shifted pictures are measured, too."""
+"""Steps (about 78 and 95 % removed) after which so many shifted pictures are measured, too."""
 
 TO_95 = Geometric(target=0.95, steps=6, of="flops")
 LAYER_BY_LAYER = LayerByLayer(share=0.7)
@@ -164,24 +165,33 @@ def study(name: str, network: int) -> None:
     planned = arms(BLOCKS[name], network, finetune, len(splits.train))  # type: ignore[arg-type]
     some = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
     others = shifted(some)
+    unpruned = evaluate(model, splits.test)
+    known = {"recipe": repr(finetune), "weights": digest_of_network(model)}
     folder, frames, correct = records(name, network).with_suffix(""), [], []
     for number, arm in enumerate(planned):
         for criterion in arm.criteria:
             path = folder / f"{number} {criterion}.csv"
             if not path.exists():
                 frame, answers = one_criterion(model, splits, others, arm, criterion, network)
-                write(path, frame.assign(recipe=repr(finetune)), correct=answers)
+                write(path, frame.assign(commit=git_commit(), **known), correct=answers)
             with np.load(path.with_suffix(".npz")) as kept:
                 answers = kept["correct"]
-            frame = pd.read_csv(path)
+            frame = pd.read_csv(path, dtype={"weights": str})
+            check(path, frame, known)
             frames.append(frame.assign(pictures=frame["pictures"] + sum(map(len, correct))))
             correct.append(answers)
     frame = pd.concat(frames).drop_duplicates(["metric", "schedule", "repair", "step"])
-    frame["block"], frame["network"], frame["commit"] = name, network, git_commit()
+    frame["block"], frame["network"] = name, network
     frame["minutes"] = sum(frame["minutes"].iloc[0] for frame in frames)
-    keep(frame[COLUMNS], np.concatenate(correct), evaluate(model, splits.test).targets,
+    keep(frame[COLUMNS], np.concatenate(correct), unpruned.targets,
          class_losses(evaluate(model, splits.score)))  # fmt: skip
-    shutil.rmtree(folder)
+
+
+def check(path: Path, frame: pd.DataFrame, known: Mapping[str, str]) -> None:
+    """Refuse what was measured on another network, or fine-tuned otherwise."""
+    for name, value in known.items():
+        if (frame[name] != value).any():
+            raise ValueError(f"{path}: {name} {frame[name].iloc[0]} is not {value}. Delete it.")
 
 
 def one_criterion(
@@ -258,8 +268,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     for network in options.networks:
-        if not records(options.block, network).exists():
+        path = records(options.block, network)
+        if not path.exists():
             study(options.block, network)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
 if __name__ == "__main__":

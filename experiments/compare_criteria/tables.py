@@ -3,6 +3,7 @@
 python -m experiments.compare_criteria.tables     # prints them
 """
 
+import math
 import re
 
 import pandas as pd
@@ -29,9 +30,9 @@ def label(criterion: str) -> str:
     return f"Shapley {pictures}, {REDUCED[reduction]}".replace(" ,", ",")
 
 
-def contrasts(primary: bool = True) -> str:
+def contrasts(block: str = "convnet", primary: bool = True) -> str:
     """Return each contrast's mean with its interval and its tests, in points."""
-    found = read("contrasts").query("primary == @primary")
+    found = read("contrasts").query("block == @block and primary == @primary")
     rows = [
         {
             "contrast": CRITERION.sub(lambda match: label(match[0]), str(row.contrast)),
@@ -47,6 +48,8 @@ def contrasts(primary: bool = True) -> str:
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return "not known"
     return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
@@ -111,17 +114,20 @@ def classes(block: str) -> str:
     """Return the correlations of a class's loss and the accuracy it loses."""
     rows = read("classes").query("block == @block")
     cells = {
-        label(str(row.criterion)): f"{row.spearman:.2f} ± {row.half:.2f}"
+        label(str(row.criterion)): {
+            "Spearman's correlation": f"{row.spearman:.2f} ± {row.half:.2f}",
+            "minus random's": f"{row.beyond:+.2f} ± {row.beyond_half:.2f}",
+        }
         for row in rows.itertuples()
     }
-    return markdown(pd.DataFrame({"Spearman's correlation": cells}).rename_axis("criterion"))
+    return markdown(pd.DataFrame(cells).T.rename_axis("criterion"))
 
 
 def main() -> None:
     """Print them."""
     blocks = list(read("summary")["block"].unique())
-    print(contrasts(), contrasts(primary=False), sep="\n")
     for block in blocks:
+        print(contrasts(block), contrasts(block, primary=False), sep="\n")
         print(f"{block}\n", accuracy(block), over_shares(block), regret(block), sep="\n")
     print(layerwise(blocks[0]), classes(blocks[0]), sep="\n")
     if len(blocks) > 1:

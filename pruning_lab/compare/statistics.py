@@ -21,8 +21,8 @@ POWER = 0.8
 
 
 def half_width(values: pd.Series, confidence: float = 0.95) -> float:
-    """Half the interval of the mean by Student's t; NaN for a single value."""
-    return float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.sem())
+    """Half the interval of the mean by Student's t; NaN for a single value. Gaps do not count."""
+    return float(stats.t.ppf((1 + confidence) / 2, values.count() - 1) * values.sem())
 
 
 @dataclass(frozen=True)
