@@ -3,7 +3,7 @@
 python -m experiments.compare_criteria.analyse     # writes results/ anew
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pandas as pd
 from experiments.compare_criteria.contrasts import contrasts, gap
 from experiments.compare_criteria.records import (
     CUTS,
+    FEW,
     LAYERWISE,
     LONG,
     NONE,
@@ -170,9 +171,15 @@ def _without_number(name: str) -> str:
     return head if tail.isdigit() else name
 
 
-def figure_rows(block: Block) -> pd.DataFrame:
-    """The rows of the figure, with the names of tracks that ``accuracy_curves`` knows."""
-    tracks = {"stale": "stale", NONE: "untuned", LONG: "main"}
+FIGURES = {
+    "accuracy_vs_flops": {"stale": "stale", NONE: "untuned", LONG: "main"},
+    "hundred_pictures": {f"{NONE} on 100 pictures": "untuned", FEW: "main"},
+}
+"""Repairs of each figure, by the names of tracks that ``accuracy_curves`` knows."""
+
+
+def figure_rows(block: Block, tracks: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a figure."""
     most = {_without_number(name): name for name in block.measured(LONG)}
     shown = {most[name]: name.replace("_plus_2_", " + 2 ") for name in DRAWN}
     rows = block.rows
@@ -207,8 +214,9 @@ def main() -> None:
         tables["elsewhere"] = elsewhere(blocks)
     for name, table in tables.items():
         table.to_csv(REPORT / f"{name}.csv", index=False, float_format="%.6g")
-    figure = accuracy_curves(figure_rows(blocks[0]))
-    figure.savefig(REPORT / "accuracy_vs_flops.png", dpi=150, metadata={"Software": None})
+    for name, tracks in FIGURES.items():
+        figure = accuracy_curves(figure_rows(blocks[0], tracks))
+        figure.savefig(REPORT / f"{name}.png", dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -152,8 +152,8 @@ def repair(track: str, recipe: str) -> str:
     return "0 steps on 100 pictures" if recipe == STEPS_OF_FEW else "0 steps"
 
 
-def study(name: str, network: int) -> None:
-    """Train one network, prune it in every way, and write down what was measured."""
+def trained(name: str, network: int) -> tuple[nn.Module, Splits, Training]:
+    """Train one network of a block; return it with its data and the recipe of fine-tuning."""
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", [*BLOCKS[name].overrides, f"seed={network}"])
     splits = build_data(config.dataset)
@@ -161,7 +161,12 @@ def study(name: str, network: int) -> None:
     training: Training = build(config.baseline.training, "baseline.training", Training)
     optimizer, order = training.optimizer(model), seeded(network, 0)
     fit(model, optimizer, splits.train, training, order, f"Training {name} {network}")
-    finetune: Training = build(config.finetune, "finetune", Training)
+    return model, splits, build(config.finetune, "finetune", Training)
+
+
+def study(name: str, network: int) -> None:
+    """Prune one network in every way, and write down what was measured."""
+    model, splits, finetune = trained(name, network)
     planned = arms(BLOCKS[name], network, finetune, len(splits.train))  # type: ignore[arg-type]
     some = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
     others = shifted(some)

@@ -5,12 +5,15 @@ python -m experiments.compare_criteria.tables     # prints them
 
 import math
 import re
+from typing import Any
 
 import pandas as pd
 
 from experiments.compare_criteria.analyse import REPAIRS, REPORT
+from experiments.compare_criteria.biases import RESULT as BIASES
 from experiments.compare_criteria.records import LAYERWISE, LONG, STEPWISE
 from pruning_lab.compare import markdown, style_of
+from pruning_lab.compare.statistics import half_width
 
 CRITERION = re.compile(r"shapley \S+ \d+|taylor_signed|taylor|weight_norm|random")
 REDUCED = {"mean": "mean", "mean_abs": "mean of absolute values", "mean_plus_2_std": "mean + 2 std"}
@@ -37,7 +40,7 @@ def contrasts(block: str = "convnet", primary: bool = True) -> str:
         {
             "contrast": CRITERION.sub(lambda match: label(match[0]), str(row.contrast)),
             "repair": row.repair,
-            "points": f"{row.mean:+.1f} ({row.low:+.1f} to {row.high:+.1f})",
+            "points": interval(row),
             "p, Holm" if primary else "p": _p(row.p_holm if primary else max(row.p, row.p_flips)),
             "p of less than 0.5 apart": _p(row.p_equivalent),
         }
@@ -45,6 +48,11 @@ def contrasts(block: str = "convnet", primary: bool = True) -> str:
     ]
     table = pd.DataFrame(rows, index=pd.Index(range(1, len(rows) + 1), name=""))
     return markdown(table if primary else table.set_index("contrast"))
+
+
+def interval(row: Any) -> str:
+    """Return a contrast's mean and its interval."""
+    return f"{row.mean:+.1f} ({row.low:+.1f} to {row.high:+.1f})"
 
 
 def _p(value: float) -> str:
@@ -123,15 +131,45 @@ def classes(block: str) -> str:
     return markdown(pd.DataFrame(cells).T.rename_axis("criterion"))
 
 
+def draws() -> str:
+    """Return how far two draws of a criterion lie apart on the same network, by repair."""
+    cells = {
+        repair: {label(str(row.criterion)): f"{row.rms:.1f}" for row in own.itertuples()}
+        for repair, own in read("draws").groupby("repair", sort=False)
+    }
+    return markdown(pd.DataFrame(cells).fillna("").rename_axis("criterion"))
+
+
+def refitted() -> str:
+    """Return accuracies without fine-tuning, and with the biases of the output layer refitted."""
+    rows = pd.read_csv(BIASES).query("step > 0")
+    cells = {}
+    for name, own in rows.groupby("metric", sort=False):
+        means = 100 * own.groupby("network")[["test_accuracy_after", "refitted"]].mean()
+        before, after = means["test_accuracy_after"], means["refitted"]
+        gain = after - before
+        cells[label(str(name))] = {
+            "as it is": f"{before.mean():.1f}",
+            "biases refitted": f"{after.mean():.1f}",
+            "gain": f"{gain.mean():+.1f} ± {half_width(gain):.1f}",
+        }
+    return markdown(pd.DataFrame(cells).T.rename_axis("criterion"))
+
+
+def page() -> list[str]:
+    """Return all tables of the page."""
+    blocks = list(read("summary")["block"].unique())
+    found = []
+    for block in blocks:
+        found += [contrasts(block), contrasts(block, primary=False), accuracy(block)]
+        found += [over_shares(block), regret(block)]
+    found += [layerwise(blocks[0]), classes(blocks[0]), refitted(), draws()]
+    return found + ([elsewhere()] if len(blocks) > 1 else [])
+
+
 def main() -> None:
     """Print them."""
-    blocks = list(read("summary")["block"].unique())
-    for block in blocks:
-        print(contrasts(block), contrasts(block, primary=False), sep="\n")
-        print(f"{block}\n", accuracy(block), over_shares(block), regret(block), sep="\n")
-    print(layerwise(blocks[0]), classes(blocks[0]), sep="\n")
-    if len(blocks) > 1:
-        print(elsewhere())
+    print(*page(), sep="\n")
 
 
 if __name__ == "__main__":

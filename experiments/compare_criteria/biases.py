@@ -1,0 +1,90 @@
+"""How much of what a criterion loses comes back by ten numbers: the biases of the output layer.
+
+    python -m experiments.compare_criteria.biases 0 1 2 3 4 5
+
+Convnets of the study with these seeds are pruned without fine-tuning. After every cut the ten
+biases are fitted anew to the scoring pictures, everything else stays. Adds to ``biases.csv`` what is not
+there yet.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from experiments.compare_criteria.run import BLOCKS, TO_95, arms, trained
+from pruning_lab.atomic import replacing
+from pruning_lab.datasets import loader
+from pruning_lab.study import compare_criteria
+from pruning_lab.track import Done, Track
+from pruning_lab.training import Training
+
+RESULT = Path(__file__).with_name("biases.csv")
+CRITERIA = ("random", "weight_norm", "taylor", "taylor_signed", "owen_gradient")
+COLUMNS = ["network", "metric", "step", "removed_flops", "test_accuracy_after", "refitted"]
+
+
+def fitted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return what to add to logits (samples, classes) for the least mean cross-entropy."""
+    biases = torch.zeros(logits.shape[1], requires_grad=True)
+    solver = torch.optim.LBFGS([biases], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        value = F.cross_entropy(logits + biases, targets)
+        value.backward()
+        return value
+
+    solver.step(loss)
+    return biases.detach()
+
+
+@torch.no_grad()
+def answers(model: nn.Module, data: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits (samples, classes) and targets."""
+    pairs = [(model(inputs), targets) for inputs, targets in loader(data, 256)]
+    logits, targets = zip(*pairs, strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def refitted(track: Track, step: int, done: Done) -> Mapping[str, float]:
+    """Return the test accuracy with new biases."""
+    model, splits = track.network.model.eval(), track.task.splits
+    biases = fitted(*answers(model, splits.score))
+    logits, targets = answers(model, splits.test)
+    return {"refitted": float(((logits + biases).argmax(1) == targets).float().mean())}
+
+
+def study(network: int) -> pd.DataFrame:
+    """Prune one network by the criteria, without fine-tuning."""
+    model, splits, finetune = trained("convnet", network)
+    criteria = arms(BLOCKS["convnet"], network, finetune, len(splits.train))[0].criteria  # type: ignore[arg-type]
+    frame = compare_criteria(
+        model, splits, {name: criteria[name] for name in CRITERIA}, TO_95, Training(epochs=0),
+        undo_harm=False, every_stage=False, seeds=[network], also=refitted,
+    )  # fmt: skip
+    return frame.assign(network=network)[COLUMNS]
+
+
+def main() -> None:
+    """Do the networks that are asked for and not there yet; write each when it is done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", type=int, nargs="+", help="their seeds")
+    torch.set_num_threads(1)
+    frames = [pd.read_csv(RESULT)] if RESULT.exists() else []
+    done = {network for frame in frames for network in frame["network"]}
+    for network in parser.parse_args().networks:
+        if network in done:
+            continue
+        frames.append(study(network))
+        with replacing(RESULT) as temporary:
+            pd.concat(frames).to_csv(temporary, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    main()
