@@ -3,8 +3,8 @@
     python -m experiments.compare_criteria.biases 0 1 2 3 4 5
 
 Convnets of the study with these seeds are pruned without fine-tuning. After every cut the ten
-biases are fitted anew to the scoring pictures, everything else stays. Adds to ``biases.csv`` what is not
-there yet.
+biases are fitted anew to the scoring pictures, everything else stays. Adds to ``biases.csv`` what
+is not there yet.
 """
 
 import argparse

@@ -9,7 +9,8 @@ import pandas as pd
 
 RECORDS = Path(__file__).with_name("records")
 STEPWISE, LAYERWISE = "Geometric", "LayerByLayer"
-NONE, LONG, FEW = "0 steps", "160 steps", "160 steps on 100 pictures"
+NONE, LONG = "0 steps", "160 steps"
+NONE_OF_FEW, FEW = f"{NONE} on 100 pictures", f"{LONG} on 100 pictures"
 """Repairs; only what was compared in full has ``LONG``."""
 
 OTHER = ", other draw"

@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_module
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
+from experiments.compare_criteria.records import FEW, LONG, NONE, NONE_OF_FEW, RECORDS
 from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
     RandomAttributionMetric,
@@ -44,8 +45,7 @@ from pruning_lab.study import Criterion, compare_criteria
 from pruning_lab.track import MAIN, STALE, Done, Track, seeded
 from pruning_lab.training import Evaluation, Training, evaluate, fit
 
-RECORDS = Path(__file__).with_name("records")
-STEPS, FORTY, STEPS_OF_FEW = "160 steps", "40 steps", "160 steps on 100 pictures"
+FORTY = "40 steps"
 SHIFTED_AT, SHIFTED = (3, 6), 2500
 """Steps (about 78 and 95 % removed) after which so many shifted pictures are measured, too."""
 
@@ -130,16 +130,16 @@ def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[
     return [
         Arm(compared | drawn_again, TO_95, recipes),
         Arm(varied, TO_95, {"none": Training(epochs=0)}),
-        Arm(compared, LAYER_BY_LAYER, {STEPS_OF_FEW: recipes[STEPS_OF_FEW]}),
+        Arm(compared, LAYER_BY_LAYER, {FEW: recipes[FEW]}),
     ]
 
 
 def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
     """The default recipe in two lengths, and on 100 of so many pictures."""
     return {
-        STEPS: replace(finetune, steps=160),
+        LONG: replace(finetune, steps=160),
         FORTY: replace(finetune, steps=40),
-        STEPS_OF_FEW: replace(finetune, steps=160, share=100 / pictures),
+        FEW: replace(finetune, steps=160, share=100 / pictures),
     }
 
 
@@ -149,7 +149,7 @@ def repair(track: str, recipe: str) -> str:
         return "stale"
     if track == MAIN and recipe != "none":
         return recipe
-    return "0 steps on 100 pictures" if recipe == STEPS_OF_FEW else "0 steps"
+    return NONE_OF_FEW if recipe == FEW else NONE
 
 
 def trained(name: str, network: int) -> tuple[nn.Module, Splits, Training]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.compare_criteria.analyse import REPAIRS, REPORT
 from experiments.compare_criteria.biases import RESULT as BIASES
-from experiments.compare_criteria.records import LAYERWISE, LONG, STEPWISE
+from experiments.compare_criteria.records import LAYERWISE, LONG, OTHER, STEPWISE
 from pruning_lab.compare import markdown, style_of
 from pruning_lab.compare.statistics import half_width
 
@@ -131,11 +131,27 @@ def classes(block: str) -> str:
     return markdown(pd.DataFrame(cells).T.rename_axis("criterion"))
 
 
+def claim() -> str:
+    """Return the paper's Shapley values minus each other criterion, by schedule and repair."""
+    rows = read("claim")
+    cells = {}
+    for (schedule, repair), own in rows.groupby(["schedule", "repair"], sort=False):
+        way = "layer by layer, " if schedule == LAYERWISE else ""
+        cells[f"{way}{repair}"] = {
+            f"Shapley - {label(row.criterion)}": interval(row) for row in own.itertuples()
+        }
+    return markdown(pd.DataFrame(cells).rename_axis("points"))
+
+
 def draws() -> str:
     """Return how far two draws of a criterion lie apart on the same network, by repair."""
+    rows = read("draws")
     cells = {
-        repair: {label(str(row.criterion)): f"{row.rms:.1f}" for row in own.itertuples()}
-        for repair, own in read("draws").groupby("repair", sort=False)
+        repair: {
+            label(str(row.criterion).removesuffix(OTHER)): f"{row.rms:.1f}"
+            for row in rows[rows["repair"] == repair].itertuples()
+        }
+        for repair in REPAIRS
     }
     return markdown(pd.DataFrame(cells).fillna("").rename_axis("criterion"))
 

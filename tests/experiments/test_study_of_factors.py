@@ -212,8 +212,8 @@ def test_the_tables_of_the_page_are_those_of_the_results(written, tmp_path, monk
 
 def test_what_happened_after_a_cut_has_one_name():
     names = [run.repair(track, recipe) for track, recipe in [
-        ("stale", run.STEPS), ("untuned", run.STEPS), ("main", run.STEPS), ("main", "none"),
-        ("stale", "none"), ("untuned", run.STEPS_OF_FEW), ("main", run.STEPS_OF_FEW),
+        ("stale", run.LONG), ("untuned", run.LONG), ("main", run.LONG), ("main", "none"),
+        ("stale", "none"), ("untuned", run.FEW), ("main", run.FEW),
     ]]  # fmt: skip
     assert names == ["stale", "0 steps", "160 steps", "0 steps", "stale",
                      "0 steps on 100 pictures", "160 steps on 100 pictures"]  # fmt: skip
@@ -227,14 +227,14 @@ def test_criteria_and_repairs_are_those_of_the_plan():
     assert {each.share for each in main.finetune.values()} == {1.0, 0.01}
     assert sorted(each.steps for each in main.finetune.values()) == [40, 160, 160]
     assert not varied.finetune["none"]
-    assert list(layerwise.finetune) == [run.STEPS_OF_FEW]
+    assert list(layerwise.finetune) == [run.FEW]
     later = run.arms(run.BLOCKS["convnet"], 4, Training(steps=160), 10_000)
     assert len(later[1].criteria) == 6
     for name in ("resnet20", "vgg11"):
         (alone,) = run.arms(run.BLOCKS[name], 0, Training(steps=160), 1000)
         assert len(alone.criteria) == 10
         assert {"shapley mean 16", "shapley mean_plus_2_std 16"} <= set(alone.criteria)
-        assert list(alone.finetune) == [run.STEPS, run.STEPS_OF_FEW]
+        assert list(alone.finetune) == [run.LONG, run.FEW]
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def tiny(monkeypatch):
     overrides = ("dataset=synthetic", "dataset.train=64", "dataset.test=24", "model=mlp",
                  "model.hidden=[16,12]", "baseline.training.epochs=1")  # fmt: skip
     criteria = {"random": RandomAttributionMetric, "taylor": TaylorAttributionMetric}
-    recipes = {run.STEPS: Training(steps=2), run.STEPS_OF_FEW: Training(steps=2, share=0.5)}
+    recipes = {run.LONG: Training(steps=2), run.FEW: Training(steps=2, share=0.5)}
     schedule = Geometric(target=0.5, steps=2, of="units")
     monkeypatch.setattr(run, "BLOCKS", {"tiny": run.Block(overrides)})
     monkeypatch.setattr(run, "TO_95", schedule)
@@ -279,8 +279,8 @@ def test_a_network_that_was_cut_off_goes_on_with_the_next_criterion(tiny, tmp_pa
     took = ["minutes", *(name for name in run.COLUMNS if "seconds" in name)]
     one, other = (Block("tiny", tmp_path / folder) for folder in ("whole", "again"))
     pd.testing.assert_frame_equal(one.rows.drop(columns=took), other.rows.drop(columns=took))
-    right = one.accuracy("taylor", run.STEPS)
-    assert (right == other.accuracy("taylor", run.STEPS)).all()
+    right = one.accuracy("taylor", run.LONG)
+    assert (right == other.accuracy("taylor", run.LONG)).all()
     rows = one.rows.query("metric == 'taylor' and repair == '160 steps' and step > 0")
     assert right.mean() == pytest.approx(100 * rows["test_accuracy_after"].mean(), rel=1e-5)
     untuned = one.rows.query("metric == 'taylor' and repair == '0 steps'")
