@@ -396,7 +396,8 @@ class Experiment:
             with watching():
                 return make(model, self.batches, F.cross_entropy, self.device)
         except TypeError as error:
-            raise UserError(f"metric: {error}.".replace(".__init__()", "()")) from error
+            reason = str(error).replace(".__init__()", "()").rstrip(".")
+            raise UserError(f"metric: {reason}.") from error
 
 
 def _story(row: Row, training: str) -> str:

@@ -1,6 +1,8 @@
 """From a configuration to the objects of an experiment; what is impossible is refused here."""
 
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +55,7 @@ def build(config: DictConfig, group: str = "", kind: type = object, **arguments:
             raise UserError(f"{group}.{min(missing)} is missing: set it on the command line.")
         convert = config.get("_convert_", "all")
         made = instantiate(config, _convert_=convert, _partial_=True)  # arguments pass it by
+        _check_settings(made, group, arguments)
         if not config.get("_partial_", False):
             made = made(**arguments)
     except UserError as error:
@@ -70,6 +73,23 @@ def build(config: DictConfig, group: str = "", kind: type = object, **arguments:
             f"{kind.__name__}."
         )
     return made
+
+
+def _check_settings(made: partial[Any], group: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse settings that what is built does not take, and name those that it takes."""
+    try:
+        parameters = inspect.signature(made.func).parameters
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return
+    unknown = [name for name in made.keywords if name not in parameters]
+    if unknown:
+        known = sorted(set(parameters) - set(arguments))
+        raise UserError(
+            f"{group}.{unknown[0]} is not a setting of {made.func.__qualname__}, which has "
+            f"{', '.join(known) or 'none'}."
+        )
 
 
 def find_target(target: str, group: str) -> Any:

@@ -180,6 +180,13 @@ def test_a_model_that_cannot_be_built_is_explained(settings, message):
         setup.build_model(OmegaConf.create(settings), SPLITS)
 
 
+def test_a_setting_that_nothing_takes_is_named_with_those_that_are():
+    settings = OmegaConf.create({"_target_": "pruning_lab.schedules.LayerByLayer", "target": 0.8})
+    named = r"schedule.target is not a setting of LayerByLayer, which has coupled, .*share\."
+    with pytest.raises(UserError, match=named):
+        setup.build(settings, "schedule")
+
+
 def test_the_reason_of_a_failing_constructor_is_handed_on():
     with pytest.raises(UserError, match="failing cannot be built: no luck today"):
         setup.build(config("failing"))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.compare_criteria.analyse import REPAIRS, REPORT
 from experiments.compare_criteria.biases import RESULT as BIASES
-from experiments.compare_criteria.records import LAYERWISE, LONG, OTHER, STEPWISE
+from experiments.compare_criteria.records import FEW, LAYERWISE, LONG, NONE, OTHER, STEPWISE
 from pruning_lab.compare import markdown, style_of
 from pruning_lab.compare.statistics import half_width
 
@@ -170,6 +170,13 @@ def refitted() -> str:
             "gain": f"{gain.mean():+.1f} ± {half_width(gain):.1f}",
         }
     return markdown(pd.DataFrame(cells).T.rename_axis("criterion"))
+
+
+def readme() -> str:
+    """Return the table of the README: four repairs, Shapley values with the most pictures."""
+    rows = read("summary").query("block == 'convnet' and removed == 'all cuts'")
+    rows = rows[rows["criterion"].isin(rows.query("repair == @LONG")["criterion"])]
+    return _wide(rows, "repair", ["stale", NONE, LONG, FEW])
 
 
 def page() -> list[str]:

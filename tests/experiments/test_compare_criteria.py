@@ -1,82 +1,69 @@
-"""experiments/compare_criteria: the committed figures are those of the committed runs."""
+"""experiments/compare_criteria, low_data, README: what they say is what the records say."""
 
-import re
-import runpy
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch.utils.data import Subset
 
-from pruning_lab.attributions import TaylorAttributionMetric
-from pruning_lab.compare import between_scorings, by_block, comparable, measure_runs, sections
-from pruning_lab.compare.report import mean_and_half_width
-from pruning_lab.datasets import loader
-from pruning_lab.datasets.synthetic import synthetic
-from pruning_lab.models.convnet import ConvNet
+from experiments.compare_criteria import analyse, tables
+from experiments.compare_criteria.biases import RESULT
+from experiments.compare_criteria.records import FEW, LAYERWISE, LONG, NONE, STEPWISE, Block
+from pruning_lab.compare.statistics import half_width
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "experiments/compare_criteria"
-LABELS = {"random": "Random", "apoz": "APoZ", "sensitivity": "Sensitivity", "taylor": "Taylor",
-          "weight_norm": "Weight norm", "shapley samples=16": "Shapley, 16 pictures",
-          "shapley samples=64": "Shapley, 64 pictures"}  # fmt: skip
+
+
+def words_of(path):
+    return " ".join((ROOT / path / "README.md").read_text().split())
+
+
+PAGE, LOW_DATA, README = (
+    words_of(path) for path in ("experiments/compare_criteria", "experiments/low_data", "")
+)
 
 
 @pytest.fixture(scope="module")
-def runs():
-    (frame,) = comparable(pd.read_csv(FOLDER / "report/runs.csv")).values()
-    return frame
+def block():
+    return Block("convnet")
 
 
-def test_every_criterion_ran_on_every_network(runs):
-    assert runs["run_id"].nunique() == 7 * 12
-    assert (runs.groupby("metric")["block"].nunique() == 12).all()
+@pytest.fixture(scope="module")
+def contrasts():
+    return tables.read("contrasts").query("block == 'convnet'").set_index("contrast")
 
 
-@pytest.mark.parametrize("readme", [FOLDER / "README.md", ROOT / "README.md"])
-def test_the_tables_are_those_of_the_runs(runs, readme):
-    measured, text = measure_runs(runs), readme.read_text()
-    columns = ["area_flops_untuned", "accuracy_4x_untuned", "area_flops_after", "accuracy_4x_after"]
-    tables = [100 * by_block(measured, column) for column in columns]
-    for metric, label in LABELS.items():
-        cells = " | ".join(mean_and_half_width(table[metric]) for table in tables)
-        assert re.search(rf"\| {label} \| {re.escape(cells)} \|", text), (metric, cells)
+def test_twelve_networks_were_pruned_from_the_start_that_all_criteria_share(block):
+    assert block.networks == list(range(12))
+    for _, own in block.rows.groupby("network"):
+        first = own[own["step"] == 0]
+        assert first["test_accuracy_after"].nunique() == 1
+        path = block.folder / "convnet" / f"{own['network'].iloc[0]:02d}.npz"
+        with np.load(path) as kept:
+            rows = first["pictures"].to_numpy()
+            assert not kept["correct"][rows[rows > 0]].any()  # as the first row, picture by picture
 
 
-def test_the_words_are_those_of_the_runs(runs):
-    text = (FOLDER / "report/report.md").read_text()
-    for section in sections(runs):
-        for sentence in section.words:
-            assert sentence in text
+def test_the_contrasts_are_those_of_the_records(block, contrasts):
+    found = analyse.contrasts(block).set_index("contrast")
+    pd.testing.assert_frame_equal(found, contrasts, rtol=1e-4, check_dtype=False)
 
 
-def test_scorings_again_are_compared_layer_by_layer():
-    study = runpy.run_path(str(FOLDER / "again.py"))
-    splits = synthetic(train=40, score=40, val=20, test=40)
-    torch.manual_seed(0)
-    model = ConvNet(
-        splits.num_classes, splits.in_channels, splits.input_size, channels=(4, 6), hidden=8
-    ).eval()
-    other = Subset(splits.test, range(40))
-    found = study["agreement"](model, splits.score, other, splits)
-    assert len(found) == 5 * 2 * 3
-    same = found[found["what"] == "other draws"].set_index("criterion")["spearman"]
-    assert same.drop("shapley").dropna().tolist() == pytest.approx([1] * 12)
-    assert (same["shapley"] < 1).any()
-    layers = {"0": model[0], "4": model[4], "9": model[9]}
-    one, two = (
-        {k: TaylorAttributionMetric(model, loader(data, 64), torch.nn.functional.cross_entropy,
-                                    "cpu").run(layer, True) for k, layer in layers.items()}
-        for data in (splits.score, other)
-    )  # fmt: skip
-    expected = between_scorings([one, two])
-    own = found.query("criterion == 'taylor' and what != 'other draws'")
-    assert own["spearman"].tolist() == pytest.approx(expected["spearman"].tolist())
-    table = study["table"](pd.concat([found, found]))
-    cell = f"{expected['spearman'].iloc[2]:.2f} / {expected['overlap'].iloc[2]:.2f}"
-    shown = table[table["criterion"] == "Taylor"].loc["other pictures and draws"]
-    assert shown.iloc[-1] == cell
-    for line in (FOLDER / "again.md").read_text().splitlines():
-        if "other pictures" in line:
-            assert line in (FOLDER / "README.md").read_text()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["summary", "secondary", "classes", "regret", "draws", "claim"])
+def test_all_results_are_those_of_the_records(block, name):
+    found, written = getattr(analyse, name)(block), tables.read(name)
+    own = written[written.get("block", block.name) == block.name].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, own, rtol=1e-4, check_dtype=False)
+
+
+@pytest.mark.parametrize("table", tables.page())
+def test_the_page_has_the_tables_of_the_results(table):
+    assert table in (ROOT / "experiments/compare_criteria/README.md").read_text()
+
+
+def test_the_other_pages_have_theirs():
+    assert tables.readme() in (ROOT / "README.md").read_text()
+    page = (ROOT / "experiments/low_data/README.md").read_text()
+    assert tables.claim() in page
+    assert tables.layerwise("convnet") in page
