@@ -111,8 +111,9 @@ def claim(block: Block) -> pd.DataFrame:
             own, theirs = (block.accuracy(name, repair, at, schedule) for name in (paper, other))
             found = crossed_mean(own - theirs)
             p = max(found.p, sign_flip_p((own - theirs).mean(1)))
-            rows.append((schedule, repair, other, found.mean, found.low, found.high, p))
-    names = ["schedule", "repair", "criterion", "mean", "low", "high", "p"]
+            head = (block.name, schedule, repair, other)
+            rows.append((*head, found.mean, found.low, found.high, p))
+    names = ["block", "schedule", "repair", "criterion", "mean", "low", "high", "p"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -151,7 +152,7 @@ def regret(block: Block) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def classes_lost(block: Block) -> pd.DataFrame:
+def classes(block: Block) -> pd.DataFrame:
     """Correlate the difficulty of a class with the accuracy that it loses.
 
     For each network, Spearman's correlation over the classes between the loss of the unpruned
@@ -230,7 +231,7 @@ def main() -> None:
         "draws": pd.concat([draws(block) for block in blocks], ignore_index=True),
         "secondary": pd.concat([secondary(block) for block in blocks], ignore_index=True),
         "summary": pd.concat([summary(block) for block in blocks], ignore_index=True),
-        "classes": pd.concat([classes_lost(block) for block in blocks], ignore_index=True),
+        "classes": pd.concat([classes(block) for block in blocks], ignore_index=True),
         "claim": claim(blocks[0]),
         "regret": pd.concat([regret(block) for block in blocks], ignore_index=True),
     }

@@ -74,7 +74,7 @@ def primary(most: int = 256, some: int = 64, few: int = 16) -> list[Contrast]:
         between(mean, "random", LONG),
         between(best, "taylor", FEW),
         between(best, "weight_norm", FEW),
-        Contrast("160 steps - 0 steps, all criteria", "", recovery),
+        Contrast("160 steps - 0 steps, all criteria", f"{LONG}, {NONE}", recovery),
     ]
     return [each for each in found if each.name != f"{mean} - {mean}"]
 

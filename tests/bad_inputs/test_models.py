@@ -117,7 +117,7 @@ MODELS = {
     "constructor": (own("FailsToStart"), "FailsToStart cannot be built: no weights here"),
     "a lone image": (own("OverTheBatch"), r"images, \(1, 1, 8, 8\): Expected more than 1 value"),
     "no super().__init__()": (own("NotInitialised"), "cannot be built: cannot assign module"),
-    "an argument too many": (own("Net", "+model.width=3"), r"model.width is not a setting of Net, which has"),
+    "an argument too many": (own("Net", "+model.width=3"), r"model.width is not a setting of Net,"),
     "forward": (own("FailsToRun"), r"cannot take the data set's images, \(2, 1, .*: 'features'"),
     "training": (own("FailsInTraining"), "FailsInTraining cannot be traced: no auxiliary head"),
     "a tuple": (own("GivesTwo"), f"For two images the model gives tuple; {SHAPE}"),

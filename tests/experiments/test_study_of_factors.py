@@ -100,7 +100,7 @@ def test_classes_are_told_apart(written):
     assert found[1].tolist() == [own[0], (own[1] + own[4]) / 2, (own[2] + own[3]) / 2]
     lost = block.class_accuracy("taylor", "0 steps", 0) - found
     expected = [stats.spearmanr([0.1, 0.2, 0.9], each).statistic for each in lost]
-    row = analyse.classes_lost(block).set_index("criterion").loc["taylor"]
+    row = analyse.classes(block).set_index("criterion").loc["taylor"]
     assert row["spearman"] == pytest.approx(np.nanmean(expected))
 
 
