@@ -44,6 +44,8 @@ ALSO = (
 BEST = "mean_plus_2_std"
 """The reduction of Shapley values that the paper found best."""
 
+INTERVAL = ("mean", "low", "high")
+
 BUDGETS = (0.1, 1.0, 10.0, np.inf)
 """Seconds of scoring that a criterion may take, before each cut, on the whole network."""
 
@@ -97,6 +99,17 @@ def summary(block: Block) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "accuracy", "half", "beyond", "beyond_half"])
 
 
+def gains(block: Block) -> pd.DataFrame:
+    """Return what fine-tuning adds to a network that was recalibrated from the same pictures."""
+    rows, pairs = [], (("40 steps", NONE), (LONG, NONE), (FEW, NONE_OF_FEW))
+    for (repair, without), (share, at) in product(pairs, SHARES.items()):
+        for name in block.measured(repair):
+            own = block.accuracy(name, repair, at) - block.accuracy(name, without, at)
+            found = crossed_mean(own)
+            rows.append((block.name, repair, share, name, found.mean, found.low, found.high))
+    return pd.DataFrame(rows, columns=["block", "repair", "removed", "criterion", *INTERVAL])
+
+
 def claim(block: Block) -> pd.DataFrame:
     """The paper's claim: Shapley values, mean plus two standard deviations, minus the others.
 
@@ -113,7 +126,7 @@ def claim(block: Block) -> pd.DataFrame:
             p = max(found.p, sign_flip_p((own - theirs).mean(1)))
             head = (block.name, schedule, repair, other)
             rows.append((*head, found.mean, found.low, found.high, p))
-    names = ["block", "schedule", "repair", "criterion", "mean", "low", "high", "p"]
+    names = ["block", "schedule", "repair", "criterion", *INTERVAL, "p"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -233,6 +246,7 @@ def main() -> None:
         "summary": pd.concat([summary(block) for block in blocks], ignore_index=True),
         "classes": pd.concat([classes(block) for block in blocks], ignore_index=True),
         "claim": claim(blocks[0]),
+        "gains": pd.concat([gains(block) for block in blocks], ignore_index=True),
         "regret": pd.concat([regret(block) for block in blocks], ignore_index=True),
     }
     if len(blocks) > 1:

@@ -143,6 +143,17 @@ def claim() -> str:
     return markdown(pd.DataFrame(cells).rename_axis("points"))
 
 
+def gains(block: str) -> str:
+    """Return what fine-tuning adds after the first and the last cut, on many and few pictures."""
+    rows = read("gains").query("block == @block")
+    cells = {
+        f"{share}, {repair}": {label(str(row.criterion)): interval(row) for row in own.itertuples()}
+        for (share, repair), own in rows.groupby(["removed", "repair"], sort=False)
+        if share in ("first cut", "last cut") and repair in (LONG, FEW)
+    }
+    return markdown(pd.DataFrame(cells).rename_axis("criterion"))
+
+
 def draws() -> str:
     """Return how far two draws of a criterion lie apart on the same network, by repair."""
     rows = read("draws")
@@ -197,7 +208,7 @@ def page() -> list[str]:
     found = []
     for block in blocks:
         found += [contrasts(block), contrasts(block, primary=False), accuracy(block)]
-        found += [over_shares(block), regret(block)]
+        found += [over_shares(block), gains(block), regret(block)]
     found += [layerwise(blocks[0]), classes(blocks[0]), refitted(), draws()]
     return found + ([elsewhere()] if len(blocks) > 1 else [])
 

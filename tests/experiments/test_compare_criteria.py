@@ -49,7 +49,9 @@ def test_the_contrasts_are_those_of_the_records(block, contrasts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["summary", "secondary", "classes", "regret", "draws", "claim"])
+@pytest.mark.parametrize(
+    "name", ["summary", "secondary", "classes", "regret", "draws", "claim", "gains"]
+)
 def test_all_results_are_those_of_the_records(block, name):
     found, written = getattr(analyse, name)(block), tables.read(name)
     own = written[written["block"] == block.name].reset_index(drop=True)
@@ -198,6 +200,20 @@ def test_what_is_said_layer_by_layer():
     )
     assert f"far below random removal here ({taylor} and {norm})" in PAGE
     assert not (rows["beyond"] - rows["beyond_half"] > 0).any()
+
+
+def test_what_is_said_of_fine_tuning_that_harms():
+    rows = tables.read("gains").query("removed == 'first cut'").set_index(["repair", "criterion"])
+    few, many = rows.loc[FEW], rows.loc[LONG]
+    worse = few[few["high"] < 0]
+    assert len(worse) == 7
+    said = f"lower the accuracy of seven of nine criteria, by {-worse['mean'].max():.1f} to"
+    for page in (PAGE, LOW_DATA):
+        assert f"{said} {-worse['mean'].min():.1f} points" in page
+    assert (many["low"] > 0).all()
+    assert f"raise all nine, by {many['mean'].min():.1f} to {many['mean'].max():.1f}" in PAGE
+    last = tables.read("gains").query("removed == 'last cut' and repair == @LONG")
+    assert (last["low"] > 0).all()
 
 
 SAID = {

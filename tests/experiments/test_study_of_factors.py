@@ -156,6 +156,19 @@ def test_tables_hold_what_was_measured(written):
     assert taken == pytest.approx({name: cheap - means[name] for name in taken})
 
 
+def test_what_fine_tuning_adds_is_beside_the_same_pictures(written):
+    block, _ = written
+    found = analyse.gains(block).query("criterion == 'taylor' and removed == 'last cut'")
+    pairs = {"40 steps": "0 steps", "160 steps": "0 steps",
+             "160 steps on 100 pictures": "0 steps on 100 pictures"}  # fmt: skip
+    expected = {
+        after: block.accuracy("taylor", after, 6).mean()
+        - block.accuracy("taylor", before, 6).mean()
+        for after, before in pairs.items()
+    }
+    assert found.set_index("repair")["mean"].to_dict() == pytest.approx(expected)
+
+
 def test_the_best_of_another_block_is_judged_on_this_one(written):
     block, _ = written
     other, _ = write(block.folder, "other", 1, second=True)
