@@ -1,6 +1,6 @@
 """How much of what a criterion loses comes back by ten numbers: the biases of the output layer.
 
-    python -m experiments.compare_criteria.biases 0 1 2 3 4 5
+    python -m experiments.compare_criteria.biases 0 1 2
 
 Convnets of the study with these seeds are pruned without fine-tuning. After every cut the ten
 biases are fitted anew to the scoring pictures, everything else stays. Adds to ``biases.csv`` what

@@ -105,6 +105,33 @@ def regret(block: str, share: str = "all cuts") -> str:
     return markdown(pd.DataFrame(cells).fillna("").rename_axis("criterion"))
 
 
+def best_within(block: str) -> str:
+    """Return the best criterion by repair and seconds of scoring; P(best), cost of the limit."""
+    rows = read("regret").query("block == @block and removed == 'all cuts' and seconds < inf")
+    cells = {
+        f"{seconds:g} s": {
+            row.repair: f"{_winner(row)}, {row.cost_of_budget:.1f}"
+            for row in own.query("regret == 0").itertuples()
+        }
+        for seconds, own in rows.groupby("seconds")
+    }
+    return markdown(pd.DataFrame(cells).rename_axis("repair"))
+
+
+def best_at(block: str) -> str:
+    """Return the best criterion by repair and share removed, and P(best)."""
+    rows = read("regret").query("block == @block and seconds == inf and regret == 0")
+    cells = {
+        share: {row.repair: _winner(row) for row in own.itertuples()}
+        for share, own in rows.groupby("removed", sort=False)
+    }
+    return markdown(pd.DataFrame(cells).rename_axis("repair"))
+
+
+def _winner(row: Any) -> str:
+    return f"{label(row.criterion)} ({100 * row.p_best:.0f} %)"
+
+
 def elsewhere(share: str = "all cuts") -> str:
     """Return, for each repair and block, the best criterion of the others, and its regret here."""
     rows = read("elsewhere").query("removed == @share")
@@ -209,6 +236,7 @@ def page() -> list[str]:
     for block in blocks:
         found += [contrasts(block), contrasts(block, primary=False), accuracy(block)]
         found += [over_shares(block), gains(block), regret(block)]
+        found += [best_at(block), best_within(block)]
     found += [layerwise(blocks[0]), classes(blocks[0]), refitted(), draws()]
     return found + ([elsewhere()] if len(blocks) > 1 else [])
 
