@@ -4,13 +4,13 @@ python -m experiments.compare_criteria.analyse     # writes results/ anew
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.compare_criteria.contrasts import contrasts, gap
+from experiments.compare_criteria.contrasts import MARGIN, contrasts, gap
 from experiments.compare_criteria.records import (
     CUTS,
     FEW,
@@ -99,12 +99,27 @@ def summary(block: Block) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "accuracy", "half", "beyond", "beyond_half"])
 
 
+def pairs(block: Block) -> pd.DataFrame:
+    """Return the difference of each two criteria after each repair, mean over the cuts.
+
+    ``p_equivalent`` is that of less than half a point between the two.
+    """
+    rows = []
+    for repair in repairs([block]):
+        for one, other in combinations(block.measured(LONG), 2):
+            found = crossed_mean(gap(block, one, other, repair))
+            numbers = found.mean, found.low, found.high, found.p_equivalent(MARGIN)
+            rows.append((block.name, repair, one, other, *numbers))
+    names = ["block", "repair", "criterion", "other", *INTERVAL, "p_equivalent"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def gains(block: Block) -> pd.DataFrame:
     """Return what fine-tuning adds to a network that was recalibrated from the same pictures."""
-    rows, pairs = [], (("40 steps", NONE), (LONG, NONE), (FEW, NONE_OF_FEW))
-    for (repair, without), (share, at) in product(pairs, SHARES.items()):
+    rows, without = [], (("40 steps", NONE), (LONG, NONE), (FEW, NONE_OF_FEW))
+    for (repair, before), (share, at) in product(without, SHARES.items()):
         for name in block.measured(repair):
-            own = block.accuracy(name, repair, at) - block.accuracy(name, without, at)
+            own = block.accuracy(name, repair, at) - block.accuracy(name, before, at)
             found = crossed_mean(own)
             rows.append((block.name, repair, share, name, found.mean, found.low, found.high))
     return pd.DataFrame(rows, columns=["block", "repair", "removed", "criterion", *INTERVAL])
@@ -246,6 +261,7 @@ def main() -> None:
         "summary": pd.concat([summary(block) for block in blocks], ignore_index=True),
         "classes": pd.concat([classes(block) for block in blocks], ignore_index=True),
         "claim": claim(blocks[0]),
+        "pairs": pd.concat([pairs(block) for block in blocks], ignore_index=True),
         "gains": pd.concat([gains(block) for block in blocks], ignore_index=True),
         "regret": pd.concat([regret(block) for block in blocks], ignore_index=True),
     }

@@ -3,12 +3,12 @@
     python -m experiments.compare_criteria.biases 0 1 2
 
 Convnets of the study with these seeds are pruned without fine-tuning. After every cut the ten
-biases are fitted anew to the scoring pictures, everything else stays. Adds to ``biases.csv`` what
-is not there yet.
+biases are set anew in two ways, everything else stays. Adds to ``biases.csv`` what is not there
+yet.
 """
 
 import argparse
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +26,10 @@ from pruning_lab.training import Training
 
 RESULT = Path(__file__).with_name("biases.csv")
 CRITERIA = ("random", "weight_norm", "taylor", "taylor_signed", "owen_gradient")
-COLUMNS = ["network", "metric", "step", "removed_flops", "test_accuracy_after", "refitted"]
+COLUMNS = [
+    "network", "metric", "step", "removed_flops", "test_accuracy_after", "restored", "refitted",
+    "imbalance", "restored_imbalance", "refitted_imbalance",
+]  # fmt: skip
 
 
 def fitted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -52,21 +55,41 @@ def answers(model: nn.Module, data: Dataset) -> tuple[torch.Tensor, torch.Tensor
     return torch.cat(logits), torch.cat(targets)
 
 
-def refitted(track: Track, step: int, done: Done) -> Mapping[str, float]:
-    """Return the test accuracy with new biases."""
+def with_new_biases(whole: torch.Tensor, track: Track, step: int, done: Done) -> dict[str, float]:
+    """Return the test accuracy with biases of the output layer changed in two ways.
+
+    ``restored``: the mean of each logit on the scoring pictures is that of the unpruned network,
+    ``whole`` (classes,), as BatchNorm's statistics restore it in hidden layers; no label is used.
+    ``refitted``: fitted to the labels of the scoring pictures. ``imbalance`` is the share of test
+    pictures that would have to get another answer for all classes to be answered alike often.
+    """
     model, splits = track.network.model.eval(), track.task.splits
-    biases = fitted(*answers(model, splits.score))
+    scored, labels = answers(model, splits.score)
     logits, targets = answers(model, splits.test)
-    return {"refitted": float(((logits + biases).argmax(1) == targets).float().mean())}
+    biases = {
+        "": torch.zeros_like(whole),
+        "restored": whole - scored.mean(0),
+        "refitted": fitted(scored, labels),
+    }
+    found = {}
+    for name, added in biases.items():
+        answered = (logits + added).argmax(1)
+        shares = answered.bincount(minlength=len(whole)) / len(answered)
+        found[f"{name}_imbalance".strip("_")] = float((shares - 1 / len(whole)).abs().sum()) / 2
+        if name:
+            found[name] = float((answered == targets).float().mean())
+    return found
 
 
 def study(network: int) -> pd.DataFrame:
     """Prune one network by the criteria, without fine-tuning."""
     model, splits, finetune = trained("convnet", network)
     criteria = arms(BLOCKS["convnet"], network, finetune, len(splits.train))[0].criteria  # type: ignore[arg-type]
+    whole, _ = answers(model.eval(), splits.score)
     frame = compare_criteria(
         model, splits, {name: criteria[name] for name in CRITERIA}, TO_95, Training(epochs=0),
-        undo_harm=False, every_stage=False, seeds=[network], also=refitted,
+        undo_harm=False, every_stage=False, seeds=[network],
+        also=partial(with_new_biases, whole.mean(0)),
     )  # fmt: skip
     return frame.assign(network=network)[COLUMNS]
 

@@ -67,7 +67,7 @@ def accuracy(block: str, share: str = "all cuts", schedule: str = STEPWISE) -> s
     return _wide(rows, "repair", [each for each in REPAIRS if each in set(rows["repair"])])
 
 
-def over_shares(block: str, repair: str = LONG) -> str:
+def over_shares(block: str, repair: str) -> str:
     """Return the same with one repair, for each share removed."""
     rows = read("summary").query("block == @block and schedule == @STEPWISE and repair == @repair")
     return _wide(rows, "removed", list(rows["removed"].unique()))
@@ -195,19 +195,22 @@ def draws() -> str:
 
 
 def refitted() -> str:
-    """Return accuracies without fine-tuning, and with the biases of the output layer refitted."""
-    before, after = by_network("test_accuracy_after"), by_network("refitted")
-    gain, beyond = after - before, after.sub(after["random"], axis=0)
-    rows = {
-        label(name): {
-            "as it is": f"{before[name].mean():.1f}",
-            "biases refitted": f"{after[name].mean():.1f}",
-            "gain": mean_and_half_width(gain[name]),
-            "refitted, beyond random": mean_and_half_width(beyond[name]),
-        }
-        for name in before
+    """Return accuracies without fine-tuning, and what new biases of the output layer add."""
+    before = by_network("test_accuracy_after")
+    cells = {
+        "as it is": {label(name): f"{before[name].mean():.1f}" for name in before},
+        "answers off balance": {
+            label(name): f"{own.mean():.0f} %" for name, own in by_network("imbalance").items()
+        },
     }
-    return markdown(pd.DataFrame(rows).T.rename_axis("criterion"))
+    for column in ("restored", "refitted"):
+        after = by_network(column)
+        gain, beyond = after - before, after.sub(after["random"], axis=0)
+        for words, values in (("", gain), (", beyond random", beyond)):
+            cells[f"{column}{words}"] = {
+                label(name): mean_and_half_width(values[name]) for name in before
+            }
+    return markdown(pd.DataFrame(cells).rename_axis("criterion"))
 
 
 def by_network(column: str) -> pd.DataFrame:
@@ -235,7 +238,8 @@ def page() -> list[str]:
     found = []
     for block in blocks:
         found += [contrasts(block), contrasts(block, primary=False), accuracy(block)]
-        found += [over_shares(block), gains(block), regret(block)]
+        found += [over_shares(block, repair) for repair in (NONE, LONG, FEW)]
+        found += [gains(block), regret(block)]
         found += [best_at(block), best_within(block)]
     found += [layerwise(blocks[0]), classes(blocks[0]), refitted(), draws()]
     return found + ([elsewhere()] if len(blocks) > 1 else [])

@@ -2,6 +2,7 @@
 
 import sys
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.compare_criteria import analyse, run, tables
+from experiments.compare_criteria import analyse, biases, run, tables
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
 from pruning_lab.attributions import RandomAttributionMetric, TaylorAttributionMetric
 from pruning_lab.compare import holm
 from pruning_lab.compare.crossed import crossed_mean
+from pruning_lab.network import Network
 from pruning_lab.schedules import Geometric
 from pruning_lab.training import Training
 
@@ -156,6 +158,15 @@ def test_tables_hold_what_was_measured(written):
     assert taken == pytest.approx({name: cheap - means[name] for name in taken})
 
 
+def test_each_two_criteria_are_compared_once_after_each_repair(written):
+    block, _ = written
+    found = analyse.pairs(block)
+    assert len(found) == len(analyse.REPAIRS) * len(FULL) * (len(FULL) - 1) / 2
+    row = found.query("repair == 'stale' and criterion == 'random' and other == 'taylor'").iloc[0]
+    means = [block.accuracy(name, "stale").mean() for name in ("random", "taylor")]
+    assert row["mean"] == pytest.approx(means[0] - means[1])
+
+
 def test_what_fine_tuning_adds_is_beside_the_same_pictures(written):
     block, _ = written
     found = analyse.gains(block).query("criterion == 'taylor' and removed == 'last cut'")
@@ -217,10 +228,35 @@ def test_the_tables_of_the_page_are_those_of_the_results(written, tmp_path, monk
     (row,) = (line for line in tables.accuracy("mine").splitlines() if line[:8] == "| Taylor")
     assert row.split(" | ")[2] == f"{found.mean:+.1f} ± {(found.high - found.low) / 2:.1f}"
     own = block.accuracy("random", "160 steps", 6).mean()
-    assert f"| {own:.1f} ± " in tables.over_shares("mine").splitlines()[2]
+    assert f"| {own:.1f} ± " in tables.over_shares("mine", "160 steps").splitlines()[2]
     losses = analyse.by_network(block, "0 steps", analyse.CUTS).mean()
     (row,) = (line for line in tables.regret("mine").splitlines() if line[:8] == "| Taylor")
     assert f" % / {losses.max() - losses['taylor']:.1f} (" in row.split(" | ")[2]
+
+
+def test_fitted_biases_answer_each_class_as_often_as_it_occurs():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(200, 3), torch.randint(5, (200,)) % 3
+    probabilities = (logits + biases.fitted(logits, targets)).softmax(1).mean(0)
+    torch.testing.assert_close(probabilities, targets.bincount() / 200, rtol=0, atol=1e-3)
+
+
+def test_restored_biases_give_each_logit_its_old_mean(tiny):
+    model, splits, _ = run.trained("tiny", 0)
+    network = Network(model.eval(), splits.input_size, torch.device("cpu"))
+    track = SimpleNamespace(network=network, task=SimpleNamespace(splits=splits))
+    logits, targets = biases.answers(model, splits.test)
+    shift = torch.tensor([0.0, 3.0, 0.0, 0.0])[: logits.shape[1]]
+    scored, _ = biases.answers(model, splits.score)
+    found = biases.with_new_biases(scored.mean(0) + shift, track, 1, None)
+    answered = (logits + shift).argmax(1)
+    assert found["restored"] == pytest.approx((answered == targets).float().mean())
+    classes = logits.shape[1]
+    shares = [(answered == each).float().mean().item() for each in range(classes)]
+    assert found["restored_imbalance"] == pytest.approx(
+        sum(abs(share - 1 / classes) for share in shares) / 2
+    )
+    assert found["imbalance"] != found["restored_imbalance"]
 
 
 def test_what_happened_after_a_cut_has_one_name():
