@@ -50,7 +50,7 @@ def test_the_contrasts_are_those_of_the_records(block, contrasts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["summary", "secondary", "classes", "regret", "draws", "claim", "gains"]
+    "name", ["summary", "secondary", "classes", "regret", "draws", "claim", "gains", "pairs"]
 )
 def test_all_results_are_those_of_the_records(block, name):
     found, written = getattr(analyse, name)(block), tables.read(name)
@@ -74,10 +74,15 @@ def interval(row):
     return f"{row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
+def summary(query):
+    rows = tables.read("summary").query("block == 'convnet'").query(query)
+    return rows[rows["schedule"] == STEPWISE]
+
+
 @pytest.fixture(scope="module")
 def beyond():
     """What criteria have beyond random removal, by repair, as it is written."""
-    rows = tables.read("summary").query("block == 'convnet' and removed == 'all cuts'")
+    rows = summary("removed == 'all cuts'")
     return {
         (row.criterion, row.repair): f"{row.beyond:+.1f} ± {row.beyond_half:.1f}"
         for row in rows.itertuples()
@@ -88,18 +93,17 @@ def test_what_is_said_of_stale_statistics(contrasts, beyond):
     name = "(taylor - random) stale - made anew"
     whole, first = contrasts.loc[name], contrasts.loc[f"{name}, first cut"]
     lead = f"Taylor has {beyond['taylor', 'stale']} points beyond random removal"
-    assert f"{lead} where they stay as they were, and {beyond['taylor', NONE]}" in PAGE
-    assert f"are made anew: {interval(whole)} less. At the first cut" in PAGE
-    assert f"it is {interval(first)} less" in PAGE
+    assert lead in PAGE
+    assert f"and {beyond['taylor', NONE]} where these are made anew: {interval(whole)} less" in PAGE
+    assert f"both remove the same units: {interval(first)}. Later" in PAGE
     assert whole["low"] > 0
-    assert first["low"] < 0 < first["high"]
-    assert f"{lead} with them, and {beyond['taylor', NONE]} with new ones" in README
+    assert f"{lead} then, and {beyond['taylor', NONE]} with new statistics" in README
     assert f"the two differ by {interval(first)}" in README
-    rows = tables.read("summary").query(
-        "block == 'convnet' and criterion == 'random' and removed == 'third cut'"
-    )
-    at = rows.set_index("repair")["accuracy"]
+    at = summary("criterion == 'random' and removed == 'third cut'").set_index("repair")["accuracy"]
     assert f"({at['stale']:.1f} % after the third cut, where it has {at[NONE]:.1f} %" in PAGE
+    means = summary("removed == 'all cuts'").pivot_table("accuracy", "criterion", "repair").dropna()
+    apart = means.max() - means.min()
+    assert apart.idxmax() == "stale"
 
 
 def test_what_is_said_without_fine_tuning(contrasts, beyond):
@@ -108,28 +112,43 @@ def test_what_is_said_without_fine_tuning(contrasts, beyond):
     for page in (PAGE, README):
         assert f"Taylor cannot be told from random removal ({interval(taylor)})" in page
         assert f"Shapley values are {interval(shapley)} above Taylor" in page
-    assert f"weight norm is far below it ({beyond['weight_norm', NONE]})" in PAGE
     assert taylor["low"] < 0 < taylor["high"]
     assert shapley["low"] > 0
+    assert f"which has {beyond['weight_norm', NONE]} beyond random removal" in PAGE
     magnitudes = contrasts.loc["shapley mean_abs 256 - taylor"]
-    signs = contrasts.loc["shapley mean 256 - taylor_signed"]
-    assert f"mean of absolute values by {interval(magnitudes)}" in PAGE
-    assert f"Shapley values are {interval(signs)} above signed Taylor" in PAGE
-    half = shapley["mean"] / 2
-    assert min(magnitudes["mean"], -contrasts.loc["taylor - taylor_signed", "mean"]) > half
+    signs = contrasts.loc["taylor - taylor_signed"]
+    assert f"Taylor - signed Taylor is {interval(signs)}" in PAGE
+    assert f"mean of absolute values is {interval(magnitudes)} above Taylor" in PAGE
+    assert min(magnitudes["mean"], -signs["mean"]) > shapley["mean"] / 2
+    rows = summary("criterion == 'taylor_signed' and repair == @NONE").set_index("removed")
+    first, last = (
+        f"{rows.beyond[at]:+.1f} ± {rows.beyond_half[at]:.1f}" for at in ("first cut", "last cut")
+    )
+    assert f"signed Taylor has {first} beyond random removal at the first cut and {last}" in PAGE
     pictures = contrasts.loc["shapley mean 256 - shapley mean 16"]
-    assert f"256 pictures instead of 16 give them {interval(pictures)}" in PAGE
+    assert f"256 pictures instead of 16 give Shapley values {interval(pictures)}" in PAGE
+    means = summary("removed == 'all cuts' and repair == @NONE").set_index("criterion")["accuracy"]
+    means = means[[name for name, repair in beyond if repair == LONG]]
+    rest = means.drop("weight_norm")
+    apart, without = means.max() - means.min(), rest.max() - rest.min()
+    assert f"are {apart:.0f} points apart, {without:.0f} without weight norm" in PAGE
+    assert f"differ by {without:.0f} points, {apart:.0f} with weight norm" in README
 
 
 def test_what_is_said_after_fine_tuning_on_all_pictures(contrasts):
-    rows = contrasts[contrasts["repair"] == LONG]
-    taylor, shapley = (rows.loc[f"{name} - random"] for name in ("taylor", "shapley mean 256"))
-    said = f"within half a point ({interval(taylor)} and {interval(shapley)})"
+    pairs = tables.read("pairs").query("block == 'convnet' and repair == @LONG")
+    assert len(pairs) == 36
+    assert pairs["p_equivalent"].max() < 0.05
+    largest = pairs.loc[pairs["mean"].abs().idxmax()]
+    assert {largest["criterion"], largest["other"]} == {"taylor", "taylor_signed"}
+    ends = sorted(abs(largest[end]) for end in ("low", "high"))
+    said = f"largest difference is {abs(largest['mean']):.1f} ({ends[0]:.1f} to {ends[1]:.1f})"
     assert said in PAGE
     assert said in README
+    rows = contrasts[contrasts["repair"] == LONG]
     last = [rows.loc[f"{n} - random, last cut"] for n in ("taylor", "shapley mean 256")]
-    assert f"at the last cut, too ({interval(last[0])} and {interval(last[1])})" in PAGE
-    assert rows["p_equivalent"].max() < 0.05
+    assert f"planned are, too ({interval(last[0])} and {interval(last[1])})" in PAGE
+    assert max(each["p_equivalent"] for each in last) < 0.05
     gain = contrasts.loc["160 steps - 0 steps, all criteria"]
     assert f"brings {interval(gain)} points, mean of the criteria" in PAGE
 
@@ -145,9 +164,8 @@ def test_what_is_said_of_a_hundred_pictures(contrasts, beyond):
     assert f"mean plus two standard deviations {interval(random)}." in PAGE
     assert f"is at {beyond['shapley mean 256', FEW]}, signed" in PAGE
     assert f"signed Taylor at {beyond['taylor_signed', FEW]}" in PAGE
-    assert f"({interval(taylor)} and {interval(norm)})" in PAGE
-    assert f"comes to {interval(taylor)} and {interval(norm)}" in README
-    assert max(taylor["mean"], norm["mean"]) < 0.5
+    for page in (PAGE, README):
+        assert f"{interval(taylor)} and {interval(norm)} are left" in page
     one_to_two = [float(beyond[n, FEW].split()[0]) for n in
                   ("weight_norm", "taylor", "owen_gradient", best)]  # fmt: skip
     assert 1 <= min(one_to_two) <= max(one_to_two) <= 2
@@ -158,10 +176,12 @@ def test_what_is_said_of_a_hundred_pictures(contrasts, beyond):
 
 def test_what_is_said_of_the_choice(block):
     rows = tables.read("regret").query("seconds == inf and removed == 'all cuts'")
-    table = rows.pivot_table("regret", "criterion", "repair").drop(columns="stale").dropna()
-    worst, seconds = table.max(axis=1), analyse.seconds(block)
+    rows = rows[rows["repair"] != "stale"]
+    worst = rows.pivot_table("regret", "criterion", "repair").dropna().max(axis=1)
+    seconds, limits = analyse.seconds(block), rows.groupby("criterion")["high"].max()
     assert worst.idxmin() == "owen_gradient"
-    assert f"never more than {worst['owen_gradient']:.1f} points below the best" in PAGE
+    own = f"{worst['owen_gradient']:.1f} points below the best"
+    assert f"never more than {own} (upper limit {limits['owen_gradient']:.1f})" in PAGE
     assert f"the mean of Shapley values {worst['shapley mean 256']:.1f}" in PAGE
     assert f"two standard deviations {worst['shapley mean_plus_2_std 256']:.1f}, Taylor" in PAGE
     assert f"Taylor {worst['taylor']:.1f}. Scores" in PAGE
@@ -170,33 +190,59 @@ def test_what_is_said_of_the_choice(block):
     assert f"{seconds['taylor']:.1f} s by Taylor" in PAGE
 
 
-def test_what_is_said_of_classes_and_biases():
-    classes = tables.read("classes").query("block == 'convnet'").set_index("criterion")
+def test_what_is_said_of_classes():
+    rows = tables.read("classes").query("block == 'convnet'").set_index("criterion")
     for name in ("taylor", "weight_norm", "random", "taylor_signed"):
-        assert f"({classes.spearman[name]:.2f} ± {classes.half[name]:.2f})" in PAGE
-    assert (classes.loc[["taylor", "weight_norm"], "beyond"] < 0).all()
-    lost = classes.loc[["taylor", "weight_norm"]]
-    assert (lost["spearman"] + lost["half"] < 0).all()
-    before, after = tables.by_network("test_accuracy_after"), tables.by_network("refitted")
-    gain, lead = after - before, after.sub(after["random"], axis=0)
-    said = tables.mean_and_half_width
-    assert f"bring back {said(gain['taylor'])} points of Taylor's" in PAGE
-    assert f"{said(gain['weight_norm'])} of weight norm's accuracy" in PAGE
-    assert f"bring back {said(gain['weight_norm'])} points to weight norm" in README
-    assert f"of random removal's {said(gain['random'])}; after that Taylor is" in PAGE
-    assert f"{said(lead['taylor'])} beyond random removal, weight norm" in PAGE
-    assert f"weight norm {said(lead['weight_norm'])}" in PAGE
-    for name, words in (("taylor_signed", "Signed Taylor"), ("owen_gradient", "the Owen gradient")):
+        assert f"{rows.spearman[name]:.2f} ± {rows.half[name]:.2f}" in PAGE
+    first = rows.loc[["taylor", "weight_norm"]]
+    assert (first["spearman"] + first["half"] < 0).all()
+    assert (first["beyond"] + first["beyond_half"] < 0).all()
+    assert rows.spearman["taylor"] > -0.8
+    assert (rows.loc[["random", "taylor_signed"], "spearman"] > 0).all()
+
+
+def test_what_is_said_of_biases():
+    before, unpruned = tables.by_network("test_accuracy_after"), 100 * whole_accuracy()
+    restored, refitted = (tables.by_network(name) for name in ("restored", "refitted"))
+    gain, lead = refitted - before, refitted.sub(refitted["random"], axis=0)
+    off, old_means = tables.by_network("imbalance").mean(), restored - before
+    assert f"{off['weight_norm']:.0f} and {off['taylor']:.0f} % of the test pictures" in PAGE
+    assert f"{off['random']:.0f} % after random removal, {off['owen_gradient']:.0f} % by" in PAGE
+    three = [f"{said(gain[name])}" for name in ("weight_norm", "taylor", "random")]
+    assert (
+        f"{three[0]} points of weight norm's accuracy, {three[1]} of Taylor's and {three[2]}"
+        in PAGE
+    )
+    assert f"bring {three[0]} points back to weight norm" in README
+    shares = gain.mean() / (unpruned - before.mean())
+    percent = [f"{100 * shares[name]:.0f}" for name in ("weight_norm", "taylor", "random")]
+    assert f"{percent[0]}, {percent[1]} and {percent[2]} % of what each lost" in PAGE
+    assert f"Taylor then has {said(lead['taylor'])} beyond random removal" in PAGE
+    assert f"weight norm {said(lead['weight_norm'])}: with three" in PAGE
+    ends = {"weight_norm": "points to weight norm", "taylor": "to Taylor",
+            "random": "to random removal", "taylor_signed": "to signed Taylor"}  # fmt: skip
+    for name, words in ends.items():
+        assert f"{said(old_means[name])} {words}" in PAGE
+    assert (old_means[["weight_norm", "taylor"]].mean() > 0).all()
+    assert (old_means[["random", "taylor_signed"]].mean() < 0).all()
+    for name, words in (("taylor_signed", "signed Taylor"), ("owen_gradient", "the Owen gradient")):
         assert f"{words} ({said(lead[name])})" in PAGE
         assert lead[name].mean() - half_width(lead[name]) > 0
+
+
+def whole_accuracy():
+    return pd.read_csv(tables.BIASES).query("step == 0")["test_accuracy_after"].mean()
+
+
+def said(values):
+    return f"{values.mean():.1f} ± {half_width(values):.1f}"
 
 
 def test_what_is_said_layer_by_layer():
     rows = tables.read("summary").query("repair == '0 steps on 100 pictures'")
     rows = rows[rows["schedule"] == LAYERWISE].set_index("criterion")
     taylor, norm = (
-        f"{rows.beyond[name]:+.1f} ± {rows.beyond_half[name]:.1f}"
-        for name in ("taylor", "weight_norm")
+        f"{rows.beyond[n]:+.1f} ± {rows.beyond_half[n]:.1f}" for n in ("taylor", "weight_norm")
     )
     assert f"far below random removal here ({taylor} and {norm})" in PAGE
     assert not (rows["beyond"] - rows["beyond_half"] > 0).any()
@@ -216,27 +262,33 @@ def test_what_is_said_of_fine_tuning_that_harms():
     assert (last["low"] > 0).all()
 
 
-SAID = {
-    "stale": ["random", "weight_norm", "taylor", "owen_gradient"],
-    "0 steps on 100 pictures": ["random", "taylor", "taylor_signed", "owen_gradient", "banzhaf"],
-    FEW: ["random", "taylor", "weight_norm", "owen_gradient"],
-}
-"""The criteria that the words of low_data compare with, by repair."""
-
-
 def test_what_is_said_of_the_claim():
-    rows = tables.read("claim")
-    rows = rows[rows["schedule"] == STEPWISE].set_index(["repair", "criterion"])
-    for (repair, criterion), row in rows.iterrows():
-        if criterion in SAID[repair]:
-            assert interval(row) in LOW_DATA
-    stale, recalibrated, tuned = (
-        rows.loc[repair] for repair in ("stale", "0 steps on 100 pictures", FEW)
-    )
-    assert (stale["low"].drop("owen_gradient") > 0).all()
-    assert stale.loc["owen_gradient", "low"] < 0
-    assert (recalibrated.loc[["random", "taylor"], "low"] > 0).all()
-    others = ["taylor_signed", "owen_gradient", "banzhaf"]
-    assert (recalibrated.loc[others, "low"] < 0).all()
+    rows = tables.read("claim").set_index(["schedule", "repair", "criterion"])
+    few = "0 steps on 100 pictures"
+    stepwise, layerwise = rows.loc[STEPWISE], rows.loc[LAYERWISE]
+    tuned, anew, stale = (stepwise.loc[each] for each in (FEW, few, "stale"))
+    for table in (tuned, anew, stale):
+        for name in ("random", "weight_norm", "taylor"):
+            assert interval(table.loc[name]) in LOW_DATA
+    for table in (anew, stale):
+        assert (table.loc[["random", "weight_norm", "taylor"], "low"] > 0).all()
     assert tuned.loc["random", "low"] > 0
-    assert (tuned.loc[["taylor", "weight_norm", "owen_gradient"], "mean"].abs() < 0.5).all()
+    assert (
+        f"cannot be told apart with stale statistics ({interval(stale.loc['owen_gradient'])})"
+        in LOW_DATA
+    )
+    assert stale.loc["owen_gradient", "low"] < 0
+    signed, banzhaf = anew.loc["taylor_signed"], anew.loc["banzhaf"]
+    assert f"signed Taylor ({interval(signed)}) and Banzhaf ({interval(banzhaf)})" in LOW_DATA
+    assert max(signed["low"], banzhaf["low"]) < 0 < min(signed["high"], banzhaf["high"])
+    words = (
+        "are {} points above random removal and {} above weight norm; above Taylor they are by {}."
+    )
+    stale, anew, tuned = (layerwise.loc[each] for each in ("stale", few, FEW))
+    three = [interval(stale.loc[name]) for name in ("random", "weight_norm", "taylor")]
+    assert words.format(*three) in LOW_DATA
+    assert f"not above random removal: {interval(anew.loc['random'])}" in LOW_DATA
+    assert anew.loc["random", "low"] < 0
+    two = [interval(tuned.loc[name]) for name in ("random", "taylor")]
+    assert f"{two[0]} above random removal and {two[1]} above Taylor" in LOW_DATA
+    assert (tuned.loc[["random", "taylor"], "low"] > 0).all()
