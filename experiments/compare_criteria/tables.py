@@ -181,9 +181,9 @@ def gains(block: str) -> str:
     return markdown(pd.DataFrame(cells).rename_axis("criterion"))
 
 
-def draws() -> str:
+def draws(block: str) -> str:
     """Return how far two draws of a criterion lie apart on the same network, by repair."""
-    rows = read("draws")
+    rows = read("draws").query("block == @block")
     cells = {
         repair: {
             label(str(row.criterion).removesuffix(OTHER)): f"{row.rms:.1f}"
@@ -241,7 +241,8 @@ def page() -> list[str]:
         found += [over_shares(block, repair) for repair in (NONE, LONG, FEW)]
         found += [gains(block), regret(block)]
         found += [best_at(block), best_within(block)]
-    found += [layerwise(blocks[0]), classes(blocks[0]), refitted(), draws()]
+    found += [layerwise(blocks[0]), classes(blocks[0]), refitted()]
+    found.append(draws(blocks[0]))
     return found + ([elsewhere()] if len(blocks) > 1 else [])
 
 
