@@ -41,7 +41,7 @@ def commands():
 
 
 def test_all_commands_are_found():
-    jobs = 5 + 2 + 2 * 11  # of sweeps, beyond the first of each
+    jobs = 5 + 2 + 3  # of sweeps, beyond the first of each
     assert len(list(commands())) == README.count("python -m pruning_lab ") + jobs
 
 
