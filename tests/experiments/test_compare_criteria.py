@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from experiments.compare_criteria import analyse, tables
-from experiments.compare_criteria.records import FEW, LAYERWISE, LONG, NONE, STEPWISE, Block
+from experiments.compare_criteria.records import CUTS, FEW, LAYERWISE, LONG, NONE, STEPWISE, Block
+from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.compare.statistics import half_width
 
 ROOT = Path(__file__).parents[2]
@@ -304,3 +305,18 @@ def test_what_is_said_of_the_claim():
     two = [interval(tuned.loc[name]) for name in ("random", "taylor")]
     assert f"{two[0]} above random removal and {two[1]} above Taylor" in LOW_DATA
     assert (tuned.loc[["random", "taylor"], "low"] > 0).all()
+
+
+def test_where_a_second_reading_differs(block):
+    for name in ("taylor", "shapley mean_plus_2_std 256"):
+        both = []
+        for at in (CUTS, 3):
+            own, random = (
+                block.accuracy(each, "stale", at, LAYERWISE) for each in (name, "random")
+            )
+            both.append(interval(vars(crossed_mean(own - random))))
+        assert both[0] in PAGE
+        assert f"{both[1]} at the end" in PAGE
+    four = Block("convnet", only=(0, 1, 2, 3))
+    redrawn = analyse.gap(four, "shapley mean 64, other draw", "shapley mean 64", NONE)
+    assert f"by {interval(vars(crossed_mean(redrawn)))}, on four networks" in PAGE
