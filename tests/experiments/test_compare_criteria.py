@@ -308,6 +308,9 @@ def test_what_is_said_of_the_claim():
 
 
 def test_where_a_second_reading_differs(block):
+    random = sum(block.accuracy(name, NONE) for name in ("random", "random, other draw")) / 2
+    taylor = crossed_mean(block.accuracy("taylor", NONE) - random)
+    assert f"Contrast 2 is {interval(vars(taylor))} by that" in PAGE
     for name in ("taylor", "shapley mean_plus_2_std 256"):
         both = []
         for at in (CUTS, 3):
