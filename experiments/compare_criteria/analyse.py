@@ -29,11 +29,11 @@ from pruning_lab.compare.exact import sign_flip_p
 from pruning_lab.compare.regret import regret_elsewhere, regrets
 from pruning_lab.compare.statistics import half_width
 
-REPORT = Path(__file__).with_name("results")
+RESULTS = Path(__file__).with_name("results")
 BLOCKS = ("convnet", "resnet20", "vgg11")
 REPAIRS = ("stale", NONE, "40 steps", LONG, NONE_OF_FEW, FEW)
 SHARES: dict[str, int | str] = {"all cuts": CUTS, "first cut": 1, "third cut": 3, "last cut": 6}
-"""How much is removed: the mean of all cuts, and about 40, 78 and 95 % of the FLOPs."""
+"""The mean over all cuts, and single ones: about 40, 78 and 95 % of the FLOPs are removed then."""
 
 ALSO = (
     "test_loss_after", "test_worst_class_accuracy_after", "test_calibration_error_after", "noise",
@@ -212,9 +212,8 @@ def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
             own = by_network(block, repair, at)[block.measured(LONG)].mean()
             means[block.name] = own.rename(index=_without_number)
         table = pd.DataFrame(means).T
-        found.append(
-            regret_elsewhere(table).reset_index().assign(repair=repair, removed=share)
-        )  # fmt: skip
+        rows = regret_elsewhere(table).reset_index()
+        found.append(rows.assign(repair=repair, removed=share))
     return pd.concat(found, ignore_index=True)
 
 
@@ -231,7 +230,7 @@ FIGURES = {
 
 
 def figure_rows(block: Block, tracks: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of a figure."""
+    """Return a block's rows as ``accuracy_curves`` takes them; ``tracks`` is one of FIGURES."""
     most = {_without_number(name): name for name in block.measured(LONG)}
     shown = {most[name]: name.replace("_plus_2_", " + 2 ") for name in DRAWN}
     rows = block.rows
@@ -251,27 +250,19 @@ def figure_rows(block: Block, tracks: Mapping[str, str]) -> pd.DataFrame:
 
 
 def main() -> None:
-    """Write the tables and the figure."""
+    """Write the tables and the figures."""
     blocks = [Block(name) for name in BLOCKS if any((Block(name).folder / name).glob("*.csv"))]
-    REPORT.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     tables = {
-        "contrasts": pd.concat([contrasts(block) for block in blocks], ignore_index=True),
-        "draws": pd.concat([draws(block) for block in blocks], ignore_index=True),
-        "secondary": pd.concat([secondary(block) for block in blocks], ignore_index=True),
-        "summary": pd.concat([summary(block) for block in blocks], ignore_index=True),
-        "classes": pd.concat([classes(block) for block in blocks], ignore_index=True),
-        "claim": claim(blocks[0]),
-        "pairs": pd.concat([pairs(block) for block in blocks], ignore_index=True),
-        "gains": pd.concat([gains(block) for block in blocks], ignore_index=True),
-        "regret": pd.concat([regret(block) for block in blocks], ignore_index=True),
+        of_block.__name__: pd.concat([of_block(block) for block in blocks], ignore_index=True)
+        for of_block in (contrasts, draws, secondary, summary, classes, pairs, gains, regret)
     }
-    if len(blocks) > 1:
-        tables["elsewhere"] = elsewhere(blocks)
+    tables |= {"claim": claim(blocks[0]), "elsewhere": elsewhere(blocks)}
     for name, table in tables.items():
-        table.to_csv(REPORT / f"{name}.csv", index=False, float_format="%.6g")
+        table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
     for name, tracks in FIGURES.items():
         figure = accuracy_curves(figure_rows(blocks[0], tracks))
-        figure.savefig(REPORT / f"{name}.png", dpi=150, metadata={"Software": None})
+        figure.savefig(RESULTS / f"{name}.png", dpi=150, metadata={"Software": None})
 
 
 if __name__ == "__main__":

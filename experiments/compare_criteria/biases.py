@@ -1,4 +1,4 @@
-"""How much of what a criterion loses comes back by ten numbers: the biases of the output layer.
+"""Measure how far new biases of the output layer, ten numbers, repair a pruned network.
 
     python -m experiments.compare_criteria.biases 0 1 2
 

@@ -55,11 +55,11 @@ def recovery(block: Block) -> np.ndarray:
     return np.mean(gains, axis=0)
 
 
-def primary(most: int = 256, some: int = 64, few: int = 16) -> list[Contrast]:
-    """Return the contrasts of contrasts.md, in its order.
+def primary(most: int, some: int, few: int) -> dict[int, Contrast]:
+    """Return the contrasts of contrasts.md by their numbers there.
 
-    Shapley values see so many pictures: other ones in the second blocks, where those that compare
-    numbers of pictures do not exist.
+    ``most``, ``some`` and ``few`` are the numbers of pictures that Shapley values see: 256, 64 and
+    16, or one number in the second blocks, where the contrast of two numbers is left out.
     """
     mean, best = f"shapley mean {most}", f"shapley mean_plus_2_std {most}"
     found = [
@@ -76,10 +76,10 @@ def primary(most: int = 256, some: int = 64, few: int = 16) -> list[Contrast]:
         between(best, "weight_norm", FEW),
         Contrast("160 steps - 0 steps, all criteria", f"{LONG}, {NONE}", recovery),
     ]
-    return [each for each in found if each.name != f"{mean} - {mean}"]
+    return {n: each for n, each in enumerate(found, 1) if each.name != f"{mean} - {mean}"}
 
 
-def beside(most: int = 256) -> list[Contrast]:
+def beside(most: int) -> list[Contrast]:
     """Return what is reported beside the primary contrasts, without a correction.
 
     The first cut of the first and the last cut of four, as planned; and, added when six networks
@@ -107,23 +107,24 @@ def contrasts(block: Block) -> pd.DataFrame:
     networks cannot have a ``p_flips`` below 0.125, nor two one below 0.5: second blocks are read by
     their intervals.)
     """
-    most = max(int(name.split()[-1]) for name in block.measured(LONG) if "shapley" in name)
-    planned = primary() if most == 256 else primary(most, most, most)
-    rows = [row(each, block, True) for each in planned]
-    rows += [row(each, block, False) for each in beside(most)]
+    names = [name.split() for name in block.measured(NONE) if name.startswith("shapley")]
+    pictures = sorted({int(number) for *_, number in names})
+    few, some, most = pictures[0], pictures[len(pictures) // 2], pictures[-1]
+    rows = [row(each, block, number) for number, each in primary(most, some, few).items()]
+    rows += [row(each, block) for each in beside(most)]
     table = pd.DataFrame(rows)
-    own = table["primary"]
+    own = table["number"] > 0
     larger = table.loc[own, ["p", "p_flips"]].max(axis=1, skipna=False)
     return table.assign(p_holm=pd.Series(holm(larger), table.index[own]))
 
 
-def row(contrast: Contrast, block: Block, planned: bool) -> dict[str, object]:
-    """Return a contrast's mean, interval and p values on a block."""
+def row(contrast: Contrast, block: Block, number: int = 0) -> dict[str, object]:
+    """Return a contrast's mean, interval and p values on a block; number 0 was not primary."""
     values = contrast.of(block)
     found = crossed_mean(values)
     return {
         "block": block.name, "networks": len(block.networks), "contrast": contrast.name,
-        "repair": contrast.where, "primary": planned,
+        "repair": contrast.where, "number": number,
         "mean": found.mean, "low": found.low, "high": found.high,
         "error_networks": found.networks, "error_pictures": found.pictures,
         "p": found.p, "p_flips": sign_flip_p(values.mean(1)),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.compare_criteria.analyse import REPAIRS, REPORT
+from experiments.compare_criteria.analyse import REPAIRS, RESULTS
 from experiments.compare_criteria.biases import RESULT as BIASES
 from experiments.compare_criteria.records import FEW, LAYERWISE, LONG, NONE, OTHER, STEPWISE
 from pruning_lab.compare import markdown, style_of
-from pruning_lab.compare.statistics import half_width
+from pruning_lab.compare.report import mean_and_half_width
 
 CRITERION = re.compile(r"shapley \S+ \d+|taylor_signed|taylor|weight_norm|random")
 REDUCED = {"mean": "mean", "mean_abs": "mean of absolute values", "mean_plus_2_std": "mean + 2 std"}
@@ -21,7 +21,7 @@ REDUCED = {"mean": "mean", "mean_abs": "mean of absolute values", "mean_plus_2_s
 
 def read(name: str) -> pd.DataFrame:
     """Return a table as it was written."""
-    return pd.read_csv(REPORT / f"{name}.csv")
+    return pd.read_csv(RESULTS / f"{name}.csv")
 
 
 def label(criterion: str) -> str:
@@ -35,7 +35,7 @@ def label(criterion: str) -> str:
 
 def contrasts(block: str = "convnet", primary: bool = True) -> str:
     """Return each contrast's mean with its interval and its tests, in points."""
-    found = read("contrasts").query("block == @block and primary == @primary")
+    found = read("contrasts").query("block == @block and (number > 0) == @primary")
     rows = [
         {
             "contrast": CRITERION.sub(lambda match: label(match[0]), str(row.contrast)),
@@ -46,7 +46,7 @@ def contrasts(block: str = "convnet", primary: bool = True) -> str:
         }
         for row in found.itertuples()
     ]
-    table = pd.DataFrame(rows, index=pd.Index(range(1, len(rows) + 1), name=""))
+    table = pd.DataFrame(rows, index=pd.Index(found["number"], name=""))
     return markdown(table if primary else table.set_index("contrast"))
 
 
@@ -196,15 +196,16 @@ def draws(block: str) -> str:
 
 def refitted() -> str:
     """Return accuracies without fine-tuning, and what new biases of the output layer add."""
-    before = by_network("test_accuracy_after")
+    before = refitted_by_network("test_accuracy_after")
     cells = {
         "as it is": {label(name): f"{before[name].mean():.1f}" for name in before},
         "answers off balance": {
-            label(name): f"{own.mean():.0f} %" for name, own in by_network("imbalance").items()
+            label(name): f"{own.mean():.0f} %"
+            for name, own in refitted_by_network("imbalance").items()
         },
     }
     for column in ("restored", "refitted"):
-        after = by_network(column)
+        after = refitted_by_network(column)
         gain, beyond = after - before, after.sub(after["random"], axis=0)
         for words, values in (("", gain), (", beyond random", beyond)):
             cells[f"{column}{words}"] = {
@@ -213,16 +214,11 @@ def refitted() -> str:
     return markdown(pd.DataFrame(cells).rename_axis("criterion"))
 
 
-def by_network(column: str) -> pd.DataFrame:
+def refitted_by_network(column: str) -> pd.DataFrame:
     """Return a column of biases.csv, mean over the cuts in per cent: (networks, criteria)."""
     rows = pd.read_csv(BIASES).query("step > 0")
     names = rows["metric"].unique()
     return 100 * rows.pivot_table(column, "network", "metric", sort=False)[names]
-
-
-def mean_and_half_width(values: pd.Series) -> str:
-    """Return a mean of paired differences and half its interval over networks."""
-    return f"{values.mean():+.1f} ± {half_width(values):.1f}"
 
 
 def readme() -> str:
@@ -234,16 +230,14 @@ def readme() -> str:
 
 def page() -> list[str]:
     """Return all tables of the page."""
-    blocks = list(read("summary")["block"].unique())
-    found = []
-    for block in blocks:
-        found += [contrasts(block), contrasts(block, primary=False), accuracy(block)]
-        found += [over_shares(block, repair) for repair in (NONE, LONG, FEW)]
-        found += [gains(block), regret(block)]
-        found += [best_at(block), best_within(block)]
-    found += [layerwise(blocks[0]), classes(blocks[0]), refitted()]
-    found.append(draws(blocks[0]))
-    return found + ([elsewhere()] if len(blocks) > 1 else [])
+    first, *seconds = read("summary")["block"].unique()
+    found = [contrasts(first), contrasts(first, primary=False), accuracy(first)]
+    found += [over_shares(first, repair) for repair in (NONE, LONG, FEW)]
+    found += [gains(first), regret(first), best_at(first), best_within(first)]
+    found += [layerwise(first), classes(first), refitted(), draws(first)]
+    for block in seconds:
+        found += [contrasts(block), accuracy(block), over_shares(block, LONG)]
+    return [*found, elsewhere()]
 
 
 def main() -> None:

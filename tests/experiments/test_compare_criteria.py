@@ -8,7 +8,9 @@ import pytest
 
 from experiments.compare_criteria import analyse, tables
 from experiments.compare_criteria.records import CUTS, FEW, LAYERWISE, LONG, NONE, STEPWISE, Block
+from pruning_lab.compare.agreement import spearman
 from pruning_lab.compare.crossed import crossed_mean
+from pruning_lab.compare.report import mean_and_half_width
 from pruning_lab.compare.statistics import half_width
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,7 @@ def block():
 
 @pytest.fixture(scope="module")
 def contrasts():
-    return tables.read("contrasts").query("block == 'convnet'").set_index("contrast")
+    return of_convnet("contrasts").set_index("contrast")
 
 
 def test_twelve_networks_were_pruned_from_the_start_that_all_criteria_share(block):
@@ -75,14 +77,18 @@ def interval(row):
     return f"{row['mean']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
+def of_convnet(name):
+    return tables.read(name).query("block == 'convnet'")
+
+
 def summary(query):
-    rows = tables.read("summary").query("block == 'convnet'").query(query)
+    rows = of_convnet("summary").query(query)
     return rows[rows["schedule"] == STEPWISE]
 
 
 @pytest.fixture(scope="module")
 def beyond():
-    """What criteria have beyond random removal, by repair, as it is written."""
+    """Cells of the page's tables: accuracy minus random removal's, by criterion and repair."""
     rows = summary("removed == 'all cuts'")
     return {
         (row.criterion, row.repair): f"{row.beyond:+.1f} ± {row.beyond_half:.1f}"
@@ -137,7 +143,7 @@ def test_what_is_said_without_fine_tuning(contrasts, beyond):
 
 
 def test_what_is_said_after_fine_tuning_on_all_pictures(contrasts):
-    pairs = tables.read("pairs").query("block == 'convnet' and repair == @LONG")
+    pairs = of_convnet("pairs").query("repair == @LONG")
     assert len(pairs) == 36
     assert pairs["p_equivalent"].max() < 0.05
     largest = pairs.loc[pairs["mean"].abs().idxmax()]
@@ -180,7 +186,7 @@ def test_what_is_said_of_a_hundred_pictures(contrasts, beyond):
 
 
 def test_what_is_said_of_the_choice(block):
-    rows = tables.read("regret").query("seconds == inf and removed == 'all cuts'")
+    rows = of_convnet("regret").query("seconds == inf and removed == 'all cuts'")
     rows = rows[rows["repair"] != "stale"]
     worst = rows.pivot_table("regret", "criterion", "repair").dropna().max(axis=1)
     seconds, limits = analyse.seconds(block), rows.groupby("criterion")["high"].max()
@@ -196,7 +202,7 @@ def test_what_is_said_of_the_choice(block):
 
 
 def test_what_is_said_of_classes():
-    rows = tables.read("classes").query("block == 'convnet'").set_index("criterion")
+    rows = of_convnet("classes").set_index("criterion")
     for name in ("taylor", "weight_norm", "random", "taylor_signed"):
         assert f"{rows.spearman[name]:.2f} ± {rows.half[name]:.2f}" in PAGE
     first = rows.loc[["taylor", "weight_norm"]]
@@ -207,13 +213,13 @@ def test_what_is_said_of_classes():
 
 
 def test_what_is_said_of_biases():
-    before, unpruned = tables.by_network("test_accuracy_after"), 100 * whole_accuracy()
-    restored, refitted = (tables.by_network(name) for name in ("restored", "refitted"))
+    before, unpruned = tables.refitted_by_network("test_accuracy_after"), 100 * whole_accuracy()
+    restored, refitted = (tables.refitted_by_network(name) for name in ("restored", "refitted"))
     gain, lead = refitted - before, refitted.sub(refitted["random"], axis=0)
-    off, old_means = tables.by_network("imbalance").mean(), restored - before
+    off, old_means = tables.refitted_by_network("imbalance").mean(), restored - before
     assert f"{off['weight_norm']:.0f} and {off['taylor']:.0f} % of the test pictures" in PAGE
     assert f"{off['random']:.0f} % after random removal, {off['owen_gradient']:.0f} % by" in PAGE
-    three = [f"{said(gain[name])}" for name in ("weight_norm", "taylor", "random")]
+    three = [f"{mean_and_half_width(gain[name])}" for name in ("weight_norm", "taylor", "random")]
     assert (
         f"{three[0]} points of weight norm's accuracy, {three[1]} of Taylor's and {three[2]}"
         in PAGE
@@ -222,16 +228,16 @@ def test_what_is_said_of_biases():
     shares = gain.mean() / (unpruned - before.mean())
     percent = [f"{100 * shares[name]:.0f}" for name in ("weight_norm", "taylor", "random")]
     assert f"{percent[0]}, {percent[1]} and {percent[2]} % of what each lost" in PAGE
-    assert f"Taylor then has {said(lead['taylor'])} beyond random removal" in PAGE
-    assert f"weight norm {said(lead['weight_norm'])}: with three" in PAGE
+    assert f"Taylor then has {mean_and_half_width(lead['taylor'])} beyond random removal" in PAGE
+    assert f"weight norm {mean_and_half_width(lead['weight_norm'])}: with three" in PAGE
     ends = {"weight_norm": "points to weight norm", "taylor": "to Taylor",
             "random": "to random removal", "taylor_signed": "to signed Taylor"}  # fmt: skip
     for name, words in ends.items():
-        assert f"{said(old_means[name])} {words}" in PAGE
+        assert f"{mean_and_half_width(old_means[name])} {words}" in PAGE
     assert (old_means[["weight_norm", "taylor"]].mean() > 0).all()
     assert (old_means[["random", "taylor_signed"]].mean() < 0).all()
     for name, words in (("taylor_signed", "signed Taylor"), ("owen_gradient", "the Owen gradient")):
-        assert f"{words} ({said(lead[name])})" in PAGE
+        assert f"{words} ({mean_and_half_width(lead[name])})" in PAGE
         assert lead[name].mean() - half_width(lead[name]) > 0
 
 
@@ -239,12 +245,8 @@ def whole_accuracy():
     return pd.read_csv(tables.BIASES).query("step == 0")["test_accuracy_after"].mean()
 
 
-def said(values):
-    return f"{values.mean():.1f} ± {half_width(values):.1f}"
-
-
 def test_what_is_said_layer_by_layer():
-    rows = tables.read("summary").query("repair == '0 steps on 100 pictures'")
+    rows = of_convnet("summary").query("repair == '0 steps on 100 pictures'")
     rows = rows[rows["schedule"] == LAYERWISE].set_index("criterion")
     taylor, norm = (
         f"{rows.beyond[n]:+.1f} ± {rows.beyond_half[n]:.1f}" for n in ("taylor", "weight_norm")
@@ -257,7 +259,7 @@ def test_what_is_said_layer_by_layer():
 
 
 def test_what_is_said_of_fine_tuning_that_harms():
-    rows = tables.read("gains").query("removed == 'first cut'").set_index(["repair", "criterion"])
+    rows = of_convnet("gains").query("removed == 'first cut'").set_index(["repair", "criterion"])
     few, many = rows.loc[FEW], rows.loc[LONG]
     worse = few[few["high"] < 0]
     assert len(worse) == 7
@@ -266,7 +268,7 @@ def test_what_is_said_of_fine_tuning_that_harms():
         assert f"{said} {-worse['mean'].min():.1f} points" in page
     assert (many["low"] > 0).all()
     assert f"raise all nine, by {many['mean'].min():.1f} to {many['mean'].max():.1f}" in PAGE
-    last = tables.read("gains").query("removed == 'last cut' and repair == @LONG")
+    last = of_convnet("gains").query("removed == 'last cut' and repair == @LONG")
     assert (last["low"] > 0).all()
 
 
@@ -323,3 +325,45 @@ def test_where_a_second_reading_differs(block):
     four = Block("convnet", only=(0, 1, 2, 3))
     redrawn = analyse.gap(four, "shapley mean 64, other draw", "shapley mean 64", NONE)
     assert f"by {interval(vars(crossed_mean(redrawn)))}, on four networks" in PAGE
+
+
+def test_all_blocks_with_records_are_in_the_results():
+    folders = {path.parent.name for path in Block("convnet").folder.glob("*/*.csv")}
+    assert set(tables.read("summary")["block"]) == folders
+    networks = tables.read("contrasts").groupby("block")["networks"].unique()
+    assert {name: len(Block(name).networks) for name in folders} == networks.str[0].to_dict()
+
+
+def test_what_is_said_of_the_resnets():
+    rows = tables.read("contrasts").query("block == 'resnet20'").set_index("number")
+    said = {1: "contrast 1, {} here", 2: "Taylor has {} beyond", 7: "and is {} above signed Taylor"}
+    for number, words in said.items():
+        assert words.format(interval(rows.loc[number])) in PAGE
+    assert rows.loc[7, "low"] > 0  # in the README, too
+    means = tables.read("summary").query("block == 'resnet20' and removed == 'all cuts'")
+    stale = means[means["repair"] == "stale"]["accuracy"]
+    assert f"every criterion ({stale.min():.0f} to {stale.max():.0f} %)" in PAGE
+    assert stale.max() < 15
+    tuned = tables.read("pairs").query("block == 'resnet20' and repair == @LONG")
+    beside = tuned[tuned["criterion"] == "random"]
+    assert ((beside["low"] < 0) & (beside["high"] > 0)).all()
+    assert beside["p_equivalent"].min() > 0.05
+    regrets = tables.read("elsewhere").query("removed == 'all cuts' and pair == 'resnet20'")
+    regrets = regrets.set_index("repair")["regret"]
+    assert f"costs {regrets[NONE]:.1f} points on the ResNets" in PAGE
+    assert f"on all pictures, {regrets[LONG]:.1f}." in PAGE
+
+
+def test_what_is_said_of_cuts_and_costs(block):
+    minutes = block.rows.groupby("network")["minutes"].first()
+    assert f"A network takes {minutes.min():.0f} to {minutes.max():.0f} minutes" in PAGE
+    cuts = block.rows.query("schedule == @STEPWISE and step > 0").groupby("step")["removed_flops"]
+    left = [f"{100 * (1 - share):.0f}" for share in cuts.mean()]
+    assert f"to {', '.join(left[:-1])} and {left[-1]} % of its FLOPs" in PAGE
+    ends = block.rows[(block.rows["schedule"] == LAYERWISE) & (block.rows["step"] == 3)]
+    assert f"with {100 * ends['removed_flops'].mean():.0f} % of the FLOPs removed" in PAGE
+
+
+def test_damage_before_fine_tuning_does_not_tell_the_order_after_it():
+    means = summary("removed == 'all cuts'").pivot_table("accuracy", "criterion", "repair").dropna()
+    assert abs(spearman(means["0 steps on 100 pictures"], means[FEW])) < 0.2
