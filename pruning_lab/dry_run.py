@@ -15,7 +15,7 @@ from pruning_lab.graph import units_of
 from pruning_lab.ledger import Prediction
 from pruning_lab.network import Network
 from pruning_lab.plain_text import amount, duration, kind_of, table
-from pruning_lab.schedules import Schedule, Step, ToTarget
+from pruning_lab.schedules import LayerByLayer, Schedule, Step, ToTarget
 from pruning_lab.speed import speed_of
 from pruning_lab.training import Training, with_statistics
 
@@ -190,7 +190,7 @@ class DryRun:
             layers = [layer for layer in network.layers if layer in step.layers]
             scoring = self._predicted(metric, network, layers)
             scored = len(network.players(layers, self.schedule.coupled))
-            if step.ratio is not None:  # else what goes is not known before it is scored
+            if self._aim(step) is not None:
                 groups = network.groups(step.layers)
                 scores = {name: draw.random(len(group)) for name, group in groups.items()}
                 network.pruner.prune_groups(network.plan(scores, step, self.schedule))
@@ -198,6 +198,8 @@ class DryRun:
 
     def _steps_title(self) -> str:
         of = f" (of the {self.schedule.of})" if isinstance(self.schedule, ToTarget) else ""
+        if isinstance(self.schedule, LayerByLayer):
+            of = " (target: of one layer, the last first; gone: of all units)"
         bounded = any(stage.scoring and stage.scoring.at_most for stage in self.stages)
         return f"Steps{of}, scored by {self.chosen}" + (f": {AT_MOST}" if bounded else "")
 
@@ -206,9 +208,9 @@ class DryRun:
         for number, stage in enumerate(self.stages, 1):
             of = self.schedule.of if isinstance(self.schedule, ToTarget) else "units"
             gone = 100 * (1 - stage.size[of] / self.network.original[of])
-            reached = ["below 0", "unknown"]
-            if stage.step.ratio is not None:
-                reached = [f"{100 * stage.step.ratio:.1f} %", f"{gone:.1f} %"]
+            aim, reached = self._aim(stage.step), ["below 0", "unknown"]
+            if aim is not None:
+                reached = [f"{100 * aim:.1f} %", f"{gone:.1f} %"]
             known = stage.scoring.cells() if stage.scoring else UNKNOWN
             cells = ["as above", "", ""] if number == 1 else known
             tuning = duration(self._tuning(stage).seconds)
@@ -219,6 +221,10 @@ class DryRun:
         heads = ["step", "target", "gone", "scored", "FLOPs", "params", "units",
                  "forward", "backward", "scoring", "fine-tuning"]  # fmt: skip
         return table(heads, rows, "r" * len(heads))
+
+    def _aim(self, step: Step) -> float | None:
+        """Return the share to remove; None where only the scores tell it."""
+        return self.schedule.share if isinstance(self.schedule, LayerByLayer) else step.ratio
 
     def _tuning(self, stage: Stage) -> Estimate:
         samples = max(2, round(self.finetune.share * len(self.splits.train)))  # type: ignore[arg-type]

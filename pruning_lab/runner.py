@@ -60,7 +60,7 @@ from pruning_lab.track import (
     seed_of,
     seeded,
 )
-from pruning_lab.training import Epochs, Training, fit
+from pruning_lab.training import Epochs, Training, fit, with_statistics
 
 log = logging.getLogger(__name__)
 
@@ -273,6 +273,8 @@ class Experiment:
         """The same steps on copies that are not repaired, where they are wanted and other."""
         wanted = self.config.controls
         tasks = controls(self.task, self.network, wanted.untuned, wanted.stale)
+        if wanted.stale and not with_statistics(self.network.model):
+            log.info("There is no stale track: the network has no BatchNorm with statistics.")
         networks = {name: self.network.copy() for name in tasks}
         return [
             Track(name, networks[name], self._metric(self.names.metric, networks[name].model), task)

@@ -118,7 +118,7 @@ def report() -> None:
         print(f"  {tracking.without_password(shlex.join(own))}")
         print(f"    {problem.strip().splitlines()[0]}")
     if unseen:
-        print(f"  {unseen} jobs that were not begun, or not where {sweep.notes} can be written")
+        print(f"  {unseen} jobs that were not started (or could not write to {sweep.notes})")
     command = shlex.join(["python", "-m", "pruning_lab", *sys.argv[1:]])
     again = "also" if "force=true" in sys.argv else "not"
     print(f"What is finished is {again} run again by:\n  {tracking.without_password(command)}\n")

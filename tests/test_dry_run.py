@@ -121,6 +121,19 @@ def test_what_scores_below_0_is_not_known_before_so_nothing_is_taken_off(tmp_pat
     assert [steps[number][:3] for number in "12"] == [["below 0", "unknown", "1"]] * 2
 
 
+def test_a_share_of_each_layer_is_known_before(tmp_path):
+    made = experiment(tmp_path, "schedule=layer_by_layer", "schedule.share=0.5", "metric=taylor")
+    told = dry_run(made)
+    whole = made.network.original["units"]
+    last, first = (
+        len(made.network.groups([name])[name]) // 2 for name in [*made.network.layers][::-1]
+    )
+    assert [stage.size["units"] for stage in told.stages] == [whole - last, whole - last - first]
+    steps = rows_of(told.text(), "Steps (target: of one layer, the last first; gone: of all units)")
+    gone = [100 * taken / whole for taken in (last, last + first)]
+    assert [steps[n][:2] for n in "12"] == [["50.0 %", f"{each:.1f} %"] for each in gone]
+
+
 def test_given_weights_are_not_trained(tmp_path):
     made = two_steps(tmp_path, "metric=taylor")
     made.config.baseline.checkpoint = "weights.pt"

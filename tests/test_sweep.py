@@ -116,7 +116,7 @@ def test_jobs_that_left_no_note_are_said(begun, capsys):
     sweep.report()
     told = capsys.readouterr().out
     assert "1 of 3 jobs finished" in told
-    assert "2 jobs that were not begun, or not where " in told
+    assert "2 jobs that were not started (or could not write to " in told
 
 
 @pytest.mark.parametrize("subdir", ["x", "${metric._target_}"])

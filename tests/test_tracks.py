@@ -172,9 +172,11 @@ def test_a_stale_track_is_the_run_without_repair(repaired, tmp_path):
     assert rows(plain, MAIN) == rows(repaired, STALE)
 
 
-def test_networks_without_statistics_are_not_recalibrated(tmp_path):
+def test_networks_without_statistics_are_not_recalibrated(tmp_path, caplog):
     done = two_steps(tmp_path, *CHEAP, "controls.stale=true")
-    done.run()
+    with caplog.at_level("INFO", logger="pruning_lab"):
+        done.run()
+    assert "There is no stale track: the network has no BatchNorm" in caplog.text
     assert not done.record.of(STALE)  # it is the untuned track
     for row in done.record.of(MAIN)[1:]:
         assert row["recalibrate_seconds"] == 0

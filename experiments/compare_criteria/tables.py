@@ -42,7 +42,7 @@ def contrasts(block: str = "convnet", primary: bool = True) -> str:
             "repair": row.repair,
             "points": interval(row),
             "p, Holm" if primary else "p": _p(row.p_holm if primary else max(row.p, row.p_flips)),
-            "p of less than 0.5 apart": _p(row.p_equivalent),
+            "equivalence p": _p(row.p_equivalent),
         }
         for row in found.itertuples()
     ]
@@ -92,12 +92,11 @@ def _wide(rows: pd.DataFrame, column: str, order: list[str]) -> str:
 
 
 def regret(block: str, share: str = "all cuts") -> str:
-    """Return P(best) / regret (interval) for each criterion and repair, whatever scoring takes."""
+    """Return P(best) / regret for each criterion and repair, whatever scoring takes."""
     rows = read("regret").query("block == @block and removed == @share and seconds == inf")
     cells = {
         repair: {
-            label(str(row.criterion)): f"{100 * row.p_best:.0f} % / {row.regret:.1f} "
-            f"({row.low:.1f} to {row.high:.1f})"
+            label(str(row.criterion)): f"{100 * row.p_best:.0f} % / {row.regret:.1f}"
             for row in own.itertuples()
         }
         for repair, own in rows.groupby("repair", sort=False)
@@ -136,7 +135,7 @@ def elsewhere(share: str = "all cuts") -> str:
     """Return, for each repair and block, the best criterion of the others, and its regret here."""
     rows = read("elsewhere").query("removed == @share")
     cells = {
-        pair: {
+        f"best elsewhere, regret on {pair}": {
             str(row.repair): f"{label(str(row.chosen))}: {row.regret:.1f}"
             for row in own.itertuples()
         }

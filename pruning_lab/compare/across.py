@@ -18,9 +18,10 @@ def across(runs: pd.DataFrame) -> list[Section]:
     """Friedman's test with a pair of model and data set as the block (Demšar, JMLR 7, 2006).
 
     ``runs`` are those of any experiments. A pair is one value a criterion: the mean over its blocks
-    of the area under the curve of accuracy over FLOPs. Only pairs of the same schedule and
-    fine-tuning are ranked together, a section for each of those with at least two pairs that share
-    three criteria; of several settings of a pair the one with the most runs counts.
+    of the area under the curve of accuracy over FLOPs. Only pairs with a schedule and fine-tuning
+    of the same name are ranked together, whatever their settings are: a section for each of those
+    with at least two pairs that share three criteria; of several settings of a pair the one with
+    the most runs counts.
     """
     by_task = told_apart(runs).groupby(["schedule", "finetune"], sort=False)
     found = (_ranked(f"{schedule}, {finetune}", each) for (schedule, finetune), each in by_task)
@@ -52,7 +53,9 @@ def _ranked(task: str, runs: pd.DataFrame) -> Section | None:
     what = (
         "Mean accuracy is the area under the curve over the share of FLOPs removed, divided by its "
         "width, at the end of each step, averaged over the blocks of a pair. The test takes pairs "
-        "for independent; those that share a model or a data set are not quite."
+        "for independent; those that share a model or a data set are not quite. Pairs have a "
+        "schedule and fine-tuning of the same name; their settings may differ, the pairs' own "
+        "reports have them."
     )
     return Section(
         f"Over models and data sets: {task}",

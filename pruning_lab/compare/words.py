@@ -36,6 +36,11 @@ def _power(table: pd.DataFrame, start: str) -> str:
     known = table["detectable"].dropna()
     if known.empty:
         return f"{start} that never varies: what could have been missed is not known."
+    if known.min() >= 1:  # accuracies are fractions
+        return (
+            f"{int(table['pairs'].iloc[0])} blocks are too few to find any difference between "
+            "accuracies: run more seeds."
+        )
     ends = dict.fromkeys(f"{100 * end:.1f}" for end in (known.min(), known.max()))
     return (
         f"{start} of {' to '.join(ends)} points would be found in at least four of five such "

@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pruning_lab.compare.statistics import detectable_effect, holm, paired, ranking
+from pruning_lab.compare.statistics import (
+    detectable_effect,
+    half_width,
+    holm,
+    paired,
+    ranking,
+)
 from pruning_lab.errors import UserError
 
 DEMSAR = pd.DataFrame(  # Demšar, JMLR 7 (2006), table 6; a tie of voting is none before rounding
@@ -156,3 +162,9 @@ def test_from_twenty_pairs_on_the_interval_is_not_students():
     assert found.low > low
     assert found.high > high  # skewed to the right, and so is the interval
     assert paired(values) == found
+
+
+def test_gaps_do_not_count_in_an_interval():
+    values = pd.Series([1.0, 3.0, 2.0])
+    assert half_width(pd.Series([1.0, np.nan, 3.0, 2.0])) == half_width(values)
+    assert half_width(values) == pytest.approx(4.302653 * 1 / 3**0.5)

@@ -45,6 +45,15 @@ def test_where_nothing_is_significant_it_says_what_could_have_been_seen():
     assert "if differences vary as on these 12 blocks" in power
 
 
+def test_two_blocks_that_vary_can_show_nothing():
+    table = differences(blocks(0.80, 0.80, 0.80, noise=0.3, count=2, seed=1))
+    assert table["detectable"].min() >= 1
+    *_, power = on_differences(table, "mean accuracy")
+    assert power == (
+        "2 blocks are too few to find any difference between accuracies: run more seeds."
+    )
+
+
 def test_differences_that_are_always_the_same_are_called_so():
     table = differences(blocks(0.8, 0.8, 0.8, noise=0).assign(taylor=lambda t: t["random"]))
     verdict, power = on_differences(table, "mean accuracy")

@@ -117,7 +117,7 @@ def test_what_is_said_without_fine_tuning(contrasts, beyond):
     taylor, shapley = contrasts.loc["taylor - random"], contrasts.loc["shapley mean 256 - taylor"]
     taylor = taylor[taylor["repair"] == NONE].iloc[0]
     for page in (PAGE, README):
-        assert f"({interval(taylor)})" in page.partition("below random removal")[2][:40]
+        assert f"({interval(taylor)})" in page.partition("Taylor is below random removal")[2][:40]
         assert f"Shapley values are {interval(shapley)} above Taylor" in page
     assert taylor["high"] < 0 < shapley["low"]
     assert max(taylor["p_holm"], shapley["p_holm"]) < 0.05
@@ -201,6 +201,31 @@ def test_what_is_said_of_the_choice(block):
     assert f"{seconds['taylor']:.1f} s by Taylor" in PAGE
 
 
+def test_what_is_advised():
+    rows = of_convnet("regret").query("seconds == inf and removed == 'all cuts'")
+    short = rows.pivot_table("regret", "criterion", "repair")
+    two = [f"{short[NONE][name]:.1f}" for name in ("owen_gradient", "shapley mean 256")]
+    assert f"({two[0]} and {two[1]} points below the best); layer by layer Banzhaf" in PAGE
+    assert f"Weight norm is {short[FEW]['weight_norm']:.1f} points below the best" in PAGE
+    assert set(short[FEW].nsmallest(3).index) == {
+        "owen_gradient", "shapley mean_abs 256", "shapley mean_plus_2_std 256",
+    }  # fmt: skip
+    assert f"the worst is {short[LONG].max():.1f} points below the best" in PAGE
+    rows = of_convnet("summary").query("repair == '0 steps on 100 pictures'")
+    owen = rows[rows["schedule"] == LAYERWISE].set_index("criterion").loc["owen_gradient"]
+    assert f"below random removal ({owen['beyond']:+.1f} ± {owen['beyond_half']:.1f})" in PAGE
+    assert owen["beyond"] + owen["beyond_half"] < 0
+
+
+def test_what_is_said_below_the_first_figure():
+    rows = summary("removed == 'all cuts' and repair == @NONE").set_index("criterion")["beyond"]
+    below, above = -rows["weight_norm"], rows["shapley mean 256"]
+    words = f"weight norm is {below:.0f} points below random removal, Shapley values {above:.0f}"
+    assert words in README
+    largest = of_convnet("pairs").query("repair == @LONG")["mean"].abs().max()
+    assert f"all criteria lie within {largest:.1f} points" in README
+
+
 def test_what_is_said_of_classes():
     rows = of_convnet("classes").set_index("criterion")
     for name in ("taylor", "weight_norm", "random", "taylor_signed"):
@@ -224,7 +249,7 @@ def test_what_is_said_of_biases():
         f"{three[0]} points of weight norm's accuracy, {three[1]} of Taylor's and {three[2]}"
         in PAGE
     )
-    assert f"bring {three[0]} points back to weight norm" in README
+    assert f"bring {three[0]} points back to weight norm, and {three[2]} to random" in README
     shares = gain.mean() / (unpruned - before.mean())
     percent = [f"{100 * shares[name]:.0f}" for name in ("weight_norm", "taylor", "random")]
     assert f"{percent[0]}, {percent[1]} and {percent[2]} % of what each lost" in PAGE
