@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from pruning_lab import __version__, pictures, tracking
+from pruning_lab import __version__, pictures, plain_text, tracking
 from pruning_lab.atomic import to_json
 from pruning_lab.attributions.scores import Estimates, LayerEstimates, scores_of
 from pruning_lab.baseline import Baseline
@@ -34,8 +34,12 @@ from pruning_lab.training import Evaluation
 
 log = logging.getLogger(__name__)
 
-TABLE = ["step", "removed_flops", "removed_parameters", "test_accuracy_cut",
-         "test_accuracy_before", "test_accuracy_after", "scoring_seconds"]  # fmt: skip
+TABLE = {
+    "removed_flops": "FLOPs removed", "removed_parameters": "params removed",
+    "test_accuracy_cut": "after the cut", "test_accuracy_before": "recalibrated",
+    "test_accuracy_after": "fine-tuned",
+}  # fmt: skip
+"""The columns of the table at the end of a run, shares and test accuracies, and their heads."""
 
 NOTHING: Mapping[str, Evaluation] = {}
 
@@ -177,7 +181,7 @@ class Record(Rows):
         figure, table = self.curves()
         left = main.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
         self.run.figure(widths(left.set_index(main["removed_flops"])), "widths")
-        log.info("\n%s\n", main[TABLE].to_string(index=False, float_format="{:.4g}".format))
+        log.info("Test accuracy after each step:\n\n%s\n", "\n".join(steps_table(main)))
         log.info("%-13s %s", "Table", table)
         log.info("%-13s %s", "Figure", figure)
         if pruned is not None:
@@ -272,3 +276,14 @@ def git_commit() -> str:
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout.strip() or f"release {__version__}"
+
+
+def steps_table(main: pd.DataFrame) -> list[str]:
+    """Return the lines of a table of the main track: a step a line, in per cent."""
+    rows = [
+        [str(step), *(f"{100 * share:.2f} %" for share in shares)]
+        for step, *shares in main[["step", *TABLE]].itertuples(index=False)
+    ]
+    scoring = main["scoring_seconds"].fillna(0).map(plain_text.duration)
+    cells = [[*row, spent] for row, spent in zip(rows, scoring, strict=True)]
+    return plain_text.table(["step", *TABLE.values(), "scoring"], cells, "r" * (len(TABLE) + 2))
