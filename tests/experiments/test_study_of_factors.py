@@ -167,6 +167,30 @@ def test_each_two_criteria_are_compared_once_after_each_repair(written):
     assert row["mean"] == pytest.approx(means[0] - means[1])
 
 
+def test_the_papers_claim_is_its_reduction_minus_the_others(written):
+    block, _ = written
+    found = analyse.claim(block).set_index(["schedule", "repair", "criterion"])["mean"]
+    assert len(found) == 2 * 3 * 4  # schedules, repairs, criteria that are no Shapley values
+    best = "shapley mean_plus_2_std 256"
+    few = "160 steps on 100 pictures"
+    own, other = (block.accuracy(name, few).mean() for name in (best, "taylor"))
+    assert found[STEPWISE, few, "taylor"] == pytest.approx(own - other)
+    own, other = (
+        block.accuracy(name, "stale", STEPS - 1, LAYERWISE).mean() for name in (best, "random")
+    )
+    assert found[LAYERWISE, "stale", "random"] == pytest.approx(own - other)
+
+
+def test_a_block_with_one_number_of_pictures_lacks_the_contrast_of_two(written):
+    other, _ = write(written[0].folder, "other", 1, second=True)
+    found = analyse.contrasts(other)
+    numbers = found.loc[found["number"] > 0, "number"].tolist()
+    assert numbers == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+    row = found.set_index("number").loc[7]
+    means = [other.accuracy(name, "0 steps").mean() for name in ("taylor", "taylor_signed")]
+    assert row["mean"] == pytest.approx(means[0] - means[1])
+
+
 def test_what_fine_tuning_adds_is_beside_the_same_pictures(written):
     block, _ = written
     found = analyse.gains(block).query("criterion == 'taylor' and removed == 'last cut'")
