@@ -373,10 +373,36 @@ def test_what_is_said_of_the_resnets():
     beside = tuned[tuned["criterion"] == "random"]
     assert ((beside["low"] < 0) & (beside["high"] > 0)).all()
     assert beside["p_equivalent"].min() > 0.05
-    regrets = tables.read("elsewhere").query("removed == 'all cuts' and pair == 'resnet20'")
-    regrets = regrets.set_index("repair")["regret"]
-    assert f"costs {regrets[NONE]:.1f} points on the ResNets" in PAGE
-    assert f"on all pictures, {regrets[LONG]:.1f}." in PAGE
+
+
+def test_what_is_said_of_vgg11_and_of_choosing_elsewhere():
+    means = tables.read("summary").query("block == 'vgg11' and removed == 'all cuts'")
+    means = means.set_index(["criterion", "repair"])
+    said = {
+        ("owen_gradient", "stale"): "the Owen gradient has {} beyond it",
+        ("weight_norm", NONE): "is {} above random removal",
+        ("owen_gradient", NONE): "the Owen gradient {} and the mean of Shapley",
+        ("shapley mean 16", NONE): "values {}. After 160 steps",
+    }
+    for key, words in said.items():
+        row = means.loc[key]
+        assert words.format(f"{row['beyond']:.1f} ± {row['beyond_half']:.1f}") in PAGE
+    tuned = means.xs(LONG, level="repair")
+    beyond = tuned["beyond"].drop([name for name in tuned.index if name.startswith("random")])
+    assert f"is within {beyond.abs().max():.1f} points of random removal" in PAGE
+    assert f"which leaves {tuned.loc['random', 'accuracy']:.1f} %." in PAGE
+    assert f"random removal leaves {means.loc[('random', 'stale'), 'accuracy']:.0f} %" in PAGE
+    resnet = tables.read("summary").query("block == 'resnet20' and removed == 'all cuts'")
+    row = resnet.set_index(["criterion", "repair"]).loc[("weight_norm", NONE)]
+    for readme in (means.loc[("weight_norm", NONE)], row):
+        assert f"{readme['beyond']:.1f} ± {readme['beyond_half']:.1f}" in README
+    chosen = tables.read("elsewhere").query("removed == 'all cuts'")
+    assert set(chosen.query("repair == @NONE")["chosen"]) == {"owen_gradient"}
+    most = chosen.groupby("repair")["regret"].max()
+    assert f"each time, and costs at most {most[NONE]:.1f} points" in PAGE
+    assert f"other networks, costs at most {most[NONE]:.1f} points on each of the three" in README
+    assert f"the choice costs up to {most['stale']:.1f} points" in PAGE
+    assert f"at most {most[LONG]:.1f} on all pictures, {most[FEW]:.1f} on 100." in PAGE
 
 
 def test_what_is_said_of_cuts_and_costs(block):
