@@ -205,7 +205,7 @@ def test_what_is_advised():
     rows = of_convnet("regret").query("seconds == inf and removed == 'all cuts'")
     short = rows.pivot_table("regret", "criterion", "repair")
     two = [f"{short[NONE][name]:.1f}" for name in ("owen_gradient", "shapley mean 256")]
-    assert f"({two[0]} and {two[1]} points below the best); layer by layer Banzhaf" in PAGE
+    assert f"({two[0]} and {two[1]} points below the best; on the two ResNet-20" in PAGE
     assert f"Weight norm is {short[FEW]['weight_norm']:.1f} points below the best" in PAGE
     assert set(short[FEW].nsmallest(3).index) == {
         "owen_gradient", "shapley mean_abs 256", "shapley mean_plus_2_std 256",
@@ -375,34 +375,65 @@ def test_what_is_said_of_the_resnets():
     assert beside["p_equivalent"].min() > 0.05
 
 
-def test_what_is_said_of_vgg11_and_of_choosing_elsewhere():
-    means = tables.read("summary").query("block == 'vgg11' and removed == 'all cuts'")
-    means = means.set_index(["criterion", "repair"])
-    said = {
-        ("owen_gradient", "stale"): "the Owen gradient has {} beyond it",
-        ("weight_norm", NONE): "is {} above random removal",
-        ("owen_gradient", NONE): "the Owen gradient {} and the mean of Shapley",
-        ("shapley mean 16", NONE): "values {}. After 160 steps",
-    }
-    for key, words in said.items():
-        row = means.loc[key]
-        assert words.format(f"{row['beyond']:.1f} ± {row['beyond_half']:.1f}") in PAGE
-    tuned = means.xs(LONG, level="repair")
-    beyond = tuned["beyond"].drop([name for name in tuned.index if name.startswith("random")])
-    assert f"is within {beyond.abs().max():.1f} points of random removal" in PAGE
-    assert f"which leaves {tuned.loc['random', 'accuracy']:.1f} %." in PAGE
-    assert f"random removal leaves {means.loc[('random', 'stale'), 'accuracy']:.0f} %" in PAGE
-    resnet = tables.read("summary").query("block == 'resnet20' and removed == 'all cuts'")
-    row = resnet.set_index(["criterion", "repair"]).loc[("weight_norm", NONE)]
-    for readme in (means.loc[("weight_norm", NONE)], row):
-        assert f"{readme['beyond']:.1f} ± {readme['beyond_half']:.1f}" in README
-    chosen = tables.read("elsewhere").query("removed == 'all cuts'")
-    assert set(chosen.query("repair == @NONE")["chosen"]) == {"owen_gradient"}
+def leads(block, name, repair=NONE, others=("random", "random, other draw"), at=CUTS):
+    """Points beyond each draw of random removal on each network."""
+    values = (block.accuracy(name, repair, at) - block.accuracy(n, repair, at) for n in others)
+    return np.concatenate([each.mean(1) for each in values])
+
+
+def span(values):
+    return f"{min(values):.0f} to {max(values):.0f}"
+
+
+def test_what_is_said_of_vgg11():
+    vgg = Block("vgg11")
+    assert f"at chance ({vgg.accuracy('random', 'stale').mean():.1f} %) from the first cut" in PAGE
+    stale = span(leads(vgg, "owen_gradient", "stale", ["random"]))
+    assert f"the Owen gradient is {stale} points above it, by its first three cuts" in PAGE
+    by_cut = [leads(vgg, "owen_gradient", "stale", ["random"], at).mean() for at in range(1, 7)]
+    assert min(by_cut[:3]) > 10 > 2 > max(by_cut[3:])
+    weight_norm = span(leads(vgg, "weight_norm"))
+    assert f"by either draw of it ({weight_norm} points), nearly all of it at the third" in PAGE
+    by_cut = [leads(vgg, "weight_norm", NONE, ["random"], at).mean() for at in range(1, 7)]
+    assert sum(by_cut[2:4]) > 0.8 * sum(by_cut)
+    owen, shapley = (span(leads(vgg, name)) for name in ("owen_gradient", "shapley mean 16"))
+    assert f"The Owen gradient is {owen} points above, the mean of Shapley values" in PAGE
+    assert f"the mean of Shapley values {shapley} points." in PAGE
+    assert f"is {weight_norm} points above it on [two VGG11 on digits]" in README
+    tuned = tables.read("pairs").query("block == 'vgg11' and repair == @LONG")
+    beside = tuned[tuned["criterion"] == "random"]
+    assert ((beside["low"] < 0) & (beside["high"] > 0)).all()
+    assert beside["p_equivalent"].min() > 0.05
+    whole = 100 * vgg.rows.query("step == 0")["test_accuracy_after"].mean()
+    left = vgg.accuracy("random", LONG).mean()
+    ends = -beside["mean"].max(), -beside["mean"].min()
+    assert f"leaves {left:.1f} %, more than the unpruned networks' {whole:.1f}: at this" in PAGE
+    assert f"the criteria are {ends[0]:z.1f} to {ends[1]:.1f} points from it" in PAGE
+    again = leads(vgg, "random, other draw", LONG, ["random"]).mean()
+    assert f"a second draw of random removal {again:.1f}." in PAGE
+
+
+def test_what_is_said_of_choosing_on_the_other_networks():
+    regrets = tables.read("elsewhere")
+    chosen, few = regrets.query("removed == 'all cuts'"), "0 steps on 100 pictures"
+    assert set(chosen[chosen["repair"].isin([NONE, few])]["chosen"]) == {"owen_gradient"}
     most = chosen.groupby("repair")["regret"].max()
-    assert f"each time, and costs at most {most[NONE]:.1f} points" in PAGE
-    assert f"other networks, costs at most {most[NONE]:.1f} points on each of the three" in README
-    assert f"the choice costs up to {most['stale']:.1f} points" in PAGE
-    assert f"at most {most[LONG]:.1f} on all pictures, {most[FEW]:.1f} on 100." in PAGE
+    assert f"costs at most {most[NONE]:.1f} points ({most[few]:.1f} with statistics" in PAGE
+    assert f"at most {most[NONE]:.1f} points on the third ({most[few]:.1f} with" in README
+    single = regrets.query("removed != 'all cuts' and repair == @NONE")
+    worst = single.loc[single["regret"].idxmax()]
+    assert worst[["pair", "chosen", "removed"]].tolist() == ["vgg11", "taylor_signed", "last cut"]
+    assert f"and cost up to {worst['regret']:.1f} points (signed Taylor, last cut" in PAGE
+    assert f"at most {most[LONG]:.1f} points on all pictures, {most[FEW]:.1f} on 100" in PAGE
+    assert f"with stale statistics up to {most['stale']:.1f} (the ResNets are at chance" in PAGE
+    best = leads(Block("vgg11"), "owen_gradient", NONE, ["shapley mean_plus_2_std 16"])
+    assert f"gradient is {-best.min():.1f} below and {best.max():.1f} above the criterion" in PAGE
+    means = tables.read("summary").query("removed == 'all cuts' and repair == @NONE")
+    means = means[~means["criterion"].str.contains("draw")].set_index(["block", "criterion"])
+    below = means.groupby("block")["accuracy"].max() - means["accuracy"]
+    for name, words in (("shapley mean 16", "is {:.1f} and {:.1f} below the best"),
+                        ("owen_gradient", "the Owen gradient {:.1f} and {:.1f}")):  # fmt: skip
+        assert words.format(*(below[kind, name] for kind in ("resnet20", "vgg11"))) in PAGE
 
 
 def test_what_is_said_of_cuts_and_costs(block):
