@@ -1,10 +1,10 @@
-"""Torch-Pruning and pruning_lab side by side on one model of each of torchvision's families.
+"""Compare Torch-Pruning and pruning_lab on one model of each of torchvision's families.
 
     make against-torch-pruning       # into docs/against_torch_pruning.md
 
-Both remove 30 % random units of every group, from the same weights, in float64 on one thread;
-every try runs in a process of its own, the two sides in turn. Is the output that of the masked
-twin? How long did finding the groups take, how long pruning?
+Both remove 30 % random units of every group, from the same weights, in float64 on one thread, in a
+process of their own; the two sides alternate. Measured are the error against the masked twin, and
+the seconds to find the groups and to prune.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.zoo import build, case_of
-from tests.graph.checks import difference, outputs
+from tests.coupling.checks import difference, outputs
 from tests.oracles.twin import Twin, keep_in_range, random_plan, randomise_all
 
 MODELS = (
@@ -38,7 +38,7 @@ SHARE, REPEATS, SECONDS, GIGABYTES = 0.3, 3, 120, 12
 
 
 def one(side: str, name: str) -> dict[str, Any]:
-    """One side on one model: seconds (median of the repeats), groups, error and effect."""
+    """Measure one side on one model; seconds are medians of the repeats."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES * 2**30,) * 2)
@@ -51,18 +51,18 @@ def one(side: str, name: str) -> dict[str, Any]:
     count = sum(parameter.numel() for parameter in original.parameters())
     runs = [(ours if side == SIDES[0] else theirs)(original, x) for _ in range(REPEATS)]
     pruned, twin = runs[0][:2]
-    before, expected, found = outputs(original, x), outputs(twin, x), outputs(pruned, x)
+    before, expected, actual = outputs(original, x), outputs(twin, x), outputs(pruned, x)
     return {
         "left": sum(parameter.numel() for parameter in pruned.parameters()) / count,
         "effect": difference(before, expected),
-        "error": difference(found, expected),
+        "error": difference(actual, expected),
         "find": statistics.median(run[2] for run in runs),
         "prune": statistics.median(run[3] for run in runs),
     }
 
 
 Run = tuple[nn.Module, nn.Module, float, float]
-"""The pruned model, its twin, seconds to find the groups, seconds to prune."""
+"""Pruned model, its twin, seconds to find the groups, seconds to prune."""
 
 
 def ours(original: nn.Module, x: torch.Tensor) -> Run:
@@ -91,7 +91,7 @@ def theirs(original: nn.Module, x: torch.Tensor) -> Run:
 
 
 def in_own_process(side: str, name: str) -> dict[str, Any]:
-    """What ``one`` gives, or how it ended."""
+    """Run ``one`` in a new process; return its result, or the reason under ``failed``."""
     command = [sys.executable, "-m", "benchmarks.against_torch_pruning", "--one", side, name]
     try:
         done = subprocess.run(  # noqa: S603
@@ -105,7 +105,7 @@ def in_own_process(side: str, name: str) -> dict[str, Any]:
 
 
 def report(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown: the sums, and a row a model."""
+    """Return the Markdown page: totals, and a row for each model and side."""
     exact = {side: [n for n in rows if is_exact(rows[n][side])] for side in SIDES}
     both = [name for name in rows if all(name in exact[side] for side in SIDES)]
 

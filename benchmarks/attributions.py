@@ -1,4 +1,4 @@
-"""What scoring costs, beside the textbook's way of it: VGG16 trained on the digits, 15 layers.
+"""Measure the cost of scoring against the textbook's: VGG16 trained on the digits, 15 layers.
 
     make bench-attributions                                     # all, into docs/attributions.md
     python -m benchmarks.attributions --only memory coverage    # some of its sections
@@ -34,7 +34,7 @@ Trained = Callable[[], Network]
 
 
 class Section(NamedTuple):
-    """A part of the document; what does not run on the device asked for is about the CPU."""
+    """A section of the document; one that is not ``on_device`` measures the CPU only."""
 
     title: str
     work: Callable[[Trained], list[str]]
@@ -58,18 +58,18 @@ SECTIONS = {
     "profile": Section("Where the time goes", lambda net: profile.section(net()), True),
     "pruning": Section("The pruning step", lambda _: pruning_step.section()),
 }  # fmt: skip
-"""In the order of the document."""
+"""Sections in the order of the document."""
 
 
 def read(path: Path) -> dict[str, str]:
-    """title -> text of the document's sections."""
+    """Return the document's sections, title -> text."""
     text = path.read_text() if path.exists() else ""
     parts = [part.split("\n", 1) for part in text.split("\n## ")[1:]]
     return {title: body.strip() for title, body in parts}
 
 
 def write(path: Path, found: dict[str, str]) -> None:
-    """The document; sections of a GPU stand last."""
+    """Write the document; sections measured on a GPU come last."""
     head = "# What scoring costs\n\n" + __doc__.split("\n\n", 2)[2].replace("``", "`")
     known = [section.title for section in SECTIONS.values() if section.title in found]
     titles = dict.fromkeys([*known, *found])
@@ -80,8 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=OUTPUT, help="a Markdown file")
     parser.add_argument("--device", default="cpu", help="cpu (on one thread), cuda")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="the other sections stay")
-    parser.add_argument("--network", type=Path, help="keep the trained network in this file")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="keep all other sections")
+    parser.add_argument("--network", type=Path, help="file that caches the trained network")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # float32 on both sides
@@ -91,7 +91,7 @@ def main() -> None:
     for name in wanted.only or SECTIONS:
         section = SECTIONS[name]
         if on_gpu and not section.on_device:
-            print(f"{name} is about the CPU: left out.")
+            print(f"{name} measures the CPU only: skipped.")
             continue
         lines = section.work(trained)
         command = f"python -m benchmarks.attributions --only {name} --device {wanted.device}"

@@ -1,5 +1,4 @@
-"""How often the 95 % intervals of sampled Shapley values hold the exact value, on a network whose
-exact values are known."""
+"""Coverage of the intervals of sampled Shapley values, on a network with known exact values."""
 
 from collections.abc import Iterator
 
@@ -10,9 +9,9 @@ from torch import nn
 from tqdm import tqdm
 
 from pruning_lab.attributions import ShapleyAttributionMetric
-from pruning_lab.attributions.players import units_of_module
-from pruning_lab.attributions.reduction import Estimate
-from pruning_lab.attributions.shapley_exact import ExactShapleyAttributionMetric
+from pruning_lab.attributions.criteria.shapley_exact import ExactShapleyAttributionMetric
+from pruning_lab.attributions.estimation.reduction import Estimate
+from pruning_lab.attributions.unit_groups import units_of_module
 
 SEEDS = 150
 CASES: dict[str, dict[str, object]] = {
@@ -24,7 +23,7 @@ LEVELS = (0.8, 0.95)
 
 
 def network() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Two hidden layers of ten units, fitted to labels of their own; 100 samples."""
+    """Return a network with two hidden layers of ten units, and the 100 samples it is fitted to."""
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(100, 6, generator=stream, dtype=torch.float64)
     target = (x[:, 0] * x[:, 1] + x[:, 2] > 0).long() + (x[:, 3] > 1).long()
@@ -41,18 +40,18 @@ def network() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
 
 
 def covered(reduction: str, options: dict[str, object], seeds: range) -> dict[float, float]:
-    """Level -> share of the intervals of the sampling error that hold the exact score."""
+    """Return, by level, the share of intervals of the sampling error that hold the exact score."""
     model, data = network()
     layers = [model[0], model[2]]
     exact = ExactShapleyAttributionMetric(model, data, F.cross_entropy, "cpu", reduction)
     truth = exact.run_layers(layers, True)
     hits: dict[float, list[np.ndarray]] = {level: [] for level in LEVELS}
-    for found in _estimates(model, data, layers, reduction, options, seeds):
-        for estimate, expected in zip(found, truth, strict=True):
-            for level, own in hits.items():
+    for estimates in _estimates(model, data, layers, reduction, options, seeds):
+        for estimate, expected in zip(estimates, truth, strict=True):
+            for level, inside in hits.items():
                 low, high = estimate.interval("sampling_error", level)
-                own.append((low <= expected) & (expected <= high))
-    return {level: float(np.mean(own)) for level, own in hits.items()}
+                inside.append((low <= expected) & (expected <= high))
+    return {level: float(np.mean(inside)) for level, inside in hits.items()}
 
 
 def _estimates(
@@ -63,20 +62,20 @@ def _estimates(
     options: dict[str, object],
     seeds: range,
 ) -> Iterator[list[Estimate]]:
-    players = [units_of_module(layer) for layer in layers]
+    unit_groups = [units_of_module(layer) for layer in layers]
     for seed in seeds:
         metric = ShapleyAttributionMetric(
             model, data, F.cross_entropy, "cpu", reduction, seed=seed, **options
         )
-        yield metric.estimate(players, True)
+        yield metric.estimate(unit_groups, True)
 
 
 def section() -> list[str]:
     rows = []
     for reduction in ("mean", "mean_plus_2_std"):
         for name, options in tqdm(CASES.items(), desc=f"coverage, {reduction}"):
-            found = covered(reduction, options, range(SEEDS))
-            cells = " | ".join(f"{100 * found[level]:.1f} %" for level in LEVELS)
+            shares = covered(reduction, options, range(SEEDS))
+            cells = " | ".join(f"{100 * shares[level]:.1f} %" for level in LEVELS)
             rows.append(f"| `{reduction}` | {name} | {cells} |")
     return [
         "Share of the intervals of the sampling error (by Student's t) that hold the exact score, "

@@ -1,4 +1,4 @@
-"""How the cost of scoring grows with the number of layers, of their units, and of samples."""
+"""Growth of the scoring cost with the number of layers, of units per layer, and of samples."""
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from tqdm import tqdm
 from benchmarks.one_pass import CRITERIA, metrics
 from benchmarks.timing import cpu_seconds
 from pruning_lab.attributions import ShapleyAttributionMetric
-from pruning_lab.attributions.activations import run_together
-from pruning_lab.attributions.players import units_of_module
+from pruning_lab.attributions.evidence.activations import run_together
+from pruning_lab.attributions.unit_groups import units_of_module
 from tests.oracles import textbook
 
 PICTURE = Path("docs/attributions_growth.png")
 REPEATS = 3
 START = {"layers": 4, "units": 32, "samples": 16}
-"""What is not varied."""
+"""Values of the quantities that are not varied."""
 
 RANGES = {
     "layers": (2, 4, 8, 16),
@@ -32,7 +32,7 @@ RANGES = {
 
 
 def chain(layers: int, units: int) -> nn.Module:
-    """So many convolutions of so many units on maps of 8 x 8."""
+    """Build a chain of ``layers`` convolutions with ``units`` channels each."""
     torch.manual_seed(0)
     parts: list[nn.Module] = []
     for number in range(layers):
@@ -41,11 +41,11 @@ def chain(layers: int, units: int) -> nn.Module:
 
 
 def ways(layers: int, units: int, samples: int) -> dict[str, Callable[[], object]]:
-    """What is timed: all layers each time."""
+    """Return the functions to time, by label; each scores all layers."""
     model = chain(layers, units)
     data = [(torch.randn(samples, 3, 8, 8), torch.randint(10, (samples,)))]
     convolutions = [module for module in model if isinstance(module, nn.Conv2d)]
-    players = [units_of_module(layer) for layer in convolutions]
+    unit_groups = [units_of_module(layer) for layer in convolutions]
     shapley = ShapleyAttributionMetric(model, data, F.cross_entropy, "cpu", sv_samples=2)
 
     def by_textbook() -> None:
@@ -56,14 +56,14 @@ def ways(layers: int, units: int, samples: int) -> dict[str, Callable[[], object
     return {
         f"textbook, {len(CRITERIA)} criteria": by_textbook,
         f"one pass, {len(CRITERIA)} criteria": partial(
-            run_together, metrics(model, data, "cpu", "mean"), players, True
+            run_together, metrics(model, data, "cpu", "mean"), unit_groups, True
         ),
-        "Shapley, two orders a sample": partial(shapley.estimate, players, True),
+        "Shapley, two orders a sample": partial(shapley.estimate, unit_groups, True),
     }
 
 
 def measured() -> Iterator[tuple[str, int, dict[str, float]]]:
-    """What varies, its value, and the median seconds of each way, the ways in turn."""
+    """Yield the varied quantity, its value, and median seconds by label, measured in turn."""
     points = [(varied, value) for varied, values in RANGES.items() for value in values]
     for varied, value in tqdm(points, desc="growth"):
         timed = ways(**(START | {varied: value}))
@@ -71,11 +71,11 @@ def measured() -> Iterator[tuple[str, int, dict[str, float]]]:
         for _ in range(REPEATS):
             for way, work in timed.items():
                 seconds[way].append(cpu_seconds(work)[0])
-        yield varied, value, {way: statistics.median(each) for way, each in seconds.items()}
+        yield varied, value, {way: statistics.median(spent) for way, spent in seconds.items()}
 
 
 def exponent(values: list[int], seconds: list[float]) -> float:
-    """The slope of the logarithms over the upper three points, where constant parts weigh less."""
+    """Fit the log-log slope to the upper three points, where constant costs weigh less."""
     return float(np.polyfit(np.log(values[-3:]), np.log(seconds[-3:]), 1)[0])
 
 

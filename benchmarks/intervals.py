@@ -2,8 +2,8 @@
 
     python -m benchmarks.intervals        # the tables in docs/method.md
 
-Per-sample scores are drawn from distributions whose exact scores are known, or from those that a
-small network has on 1197 pictures.
+Per-sample scores are drawn from distributions with known exact scores, or from the scores of a
+small network on 1197 pictures.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pruning_lab.attributions import ShapleyAttributionMetric
-from pruning_lab.attributions.reduction import Estimate, Reducer
-from pruning_lab.attributions.stopping import ENOUGH, is_separated
+from pruning_lab.attributions.estimation.reduction import Estimate, Reducer
+from pruning_lab.attributions.estimation.stopping import ENOUGH, is_separated
 
 
 class Distribution(NamedTuple):
-    """A distribution of mean 0: how to draw from it, its standard deviation and mean of abs(x)."""
+    """A distribution of mean 0: its sampler, standard deviation and mean of abs(x)."""
 
     draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
     std: float
@@ -35,7 +35,7 @@ def _mixture(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _folded(mean: float) -> float:
-    """The mean of abs(x), x normal with this mean and variance 1."""
+    """Return the mean of abs(x) for a normal x with this mean and variance 1."""
     return float(2 * norm.pdf(mean) + mean * (1 - 2 * norm.cdf(-mean)))
 
 
@@ -65,14 +65,14 @@ REPETITIONS = 10_000
 
 
 def exact(distribution: Distribution, reduction: str) -> float:
-    """The score on all data."""
+    """Return the score on all data."""
     if reduction == "mean_plus_2_std":
         return 2 * distribution.std
     return distribution.mean_abs if reduction == "mean_abs" else 0.0
 
 
 def estimated(rows: np.ndarray, reduction: str = "mean") -> Estimate:
-    """The estimate from per-sample scores (samples, units) without error of their own."""
+    """Return the estimate from per-sample scores (samples, units) without sampling error."""
     reducer = Reducer(reduction)
     reducer.add(torch.from_numpy(rows))
     return reducer.estimate()
@@ -81,30 +81,30 @@ def estimated(rows: np.ndarray, reduction: str = "mean") -> Estimate:
 def covered(
     name: str, reduction: str, samples: int, repetitions: int = REPETITIONS
 ) -> tuple[float, float]:
-    """Share of the 95 % intervals that hold the exact score: by Student's t, and as built."""
+    """Return the share of 95 % intervals with the exact score: by Student's t, and as built."""
     distribution = DISTRIBUTIONS[name]
     rows = distribution.draw(np.random.default_rng(samples), (samples, repetitions))
     truth, estimate = exact(distribution, reduction), estimated(rows, reduction)
     shares = []
-    for each in (replace(estimate, skewness=None), estimate):
-        low, high = each.interval()
+    for variant in (replace(estimate, skewness=None), estimate):
+        low, high = variant.interval()
         shares.append(float(((low <= truth) & (truth <= high)).mean()))
     return shares[0], shares[1]
 
 
 def contributions() -> np.ndarray:
-    """Shapley values, (pictures, units), by one pair of permutations a picture.
+    """Return Shapley values (pictures, units) by one pair of permutations per picture.
 
-    Of the first hidden layer of a network trained on 600 digits, for 1197 others; without the units
-    that are 0 on all.
+    They are those of the first hidden layer of a network trained on 600 digits, for 1197 others,
+    without units whose values are 0 on all pictures.
     """
-    x, y = (torch.from_numpy(each) for each in load_digits(return_X_y=True))
+    x, y = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
     model = nn.Sequential(*model, nn.Linear(64, 10)).double()
     parts = torch.randperm(len(x)).split((600, len(x) - 600))
     (x_train, x_score), (y_train, y_score) = (
-        [each[part] for part in parts] for each in (x / 16, y)
+        [values[part] for part in parts] for values in (x / 16, y)
     )
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(600):
@@ -119,12 +119,12 @@ def contributions() -> np.ndarray:
 
 
 def covered_on_network(rows: np.ndarray, reduction: str, samples: int) -> tuple[float, float]:
-    """The same shares on pictures drawn at random from all those that ``rows`` has."""
+    """Return the same shares on random samples of the pictures in ``rows`` (pictures, units)."""
     random, truth, shares = np.random.default_rng(0), estimated(rows, reduction).scores, []
     for _ in range(300):
         estimate = estimated(rows[random.integers(len(rows), size=samples)], reduction)
         both = (replace(estimate, skewness=None), estimate)
-        bounds = [each.interval() for each in both]
+        bounds = [variant.interval() for variant in both]
         shares.append([((low <= truth) & (truth <= high)).mean() for low, high in bounds])
     by_student, built = np.mean(shares, 0)
     return float(by_student), float(built)
@@ -133,10 +133,10 @@ def covered_on_network(rows: np.ndarray, reduction: str, samples: int) -> tuple[
 def wrong(
     name: str, repetitions: int = 2000, first: int = ENOUGH, most: int = 1024, seed: int = 0
 ) -> tuple[float, float]:
-    """Shares of wrong and of right ends of `separated` on the hardest pair of units.
+    """Return the shares of wrong and of right decisions of `separated` on the hardest pair.
 
-    One unit has the exact score 0 from each sample. The other one, with heavy tails, has a score
-    that is larger by next to nothing: it must not be said to be lower. Rounds double the samples.
+    One unit scores exactly 0 on each sample. The other has heavy tails and an exact score that is
+    only negligibly larger: deciding that it is lower is wrong. Each round doubles the samples.
     """
     rows = DISTRIBUTIONS[name].draw(np.random.default_rng(seed), (most, repetitions))
     ends = {False: 0, True: 0}  # whether the score with heavy tails is above 0
@@ -151,7 +151,7 @@ def wrong(
 
 
 def _beside_zero(estimate: Estimate, unit: int) -> Estimate:
-    """One unit of an estimate, and another whose score is 0 without error."""
+    """Return an estimate of ``unit`` and of a second unit whose score is 0 without error."""
     columns = [
         np.array([values[unit], 0.0])  # type: ignore[index]
         for values in (estimate.scores, estimate.error, estimate.skewness)

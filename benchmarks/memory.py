@@ -1,4 +1,4 @@
-"""By how much the memory of the process rises while VGG16 is scored, whatever the samples."""
+"""Rise of the process's memory while VGG16 is scored on different numbers of samples."""
 
 import argparse
 import subprocess
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from benchmarks.one_pass import CRITERIA, metrics
 from pruning_lab.attributions import ShapleyAttributionMetric
-from pruning_lab.attributions.activations import run_together
-from pruning_lab.attributions.players import units_of_module
+from pruning_lab.attributions.evidence.activations import run_together
+from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.models.vgg import VGG
 from tests.oracles import textbook
 
@@ -24,11 +24,11 @@ CASES = {
     "conv1_1": ("Shapley, two orders a sample: conv1_1 (64 maps of 32 x 32)", (100, 200)),
     "all": ("Shapley, two orders a sample: all 15 layers", (8, 16)),
 }
-"""What is scored, on how many samples: (words, numbers)."""
+"""case -> (label, numbers of samples)"""
 
 
 class Many:
-    """So many samples without holding more than a batch of them."""
+    """A data set of ``samples`` samples that holds a single batch and repeats it."""
 
     def __init__(self, samples: int) -> None:
         self.x, self.target = torch.rand(BATCH, 1, 32, 32), torch.randint(10, (BATCH,))
@@ -41,17 +41,17 @@ class Many:
 
 
 def rise(case: str, samples: int) -> float:
-    """MB by which the peak of this process's memory lies above what model and data take."""
+    """Return the peak memory of this process while scoring, beyond model and data, in MB."""
     torch.manual_seed(0)
     model, data = VGG(16, in_channels=1).eval(), Many(samples)
     layers = list(textbook.sites(textbook.chain(model)))
     with torch.no_grad():
         model(data.x[:1])
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the peak is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _peak()
     if case == "criteria":
-        players = [units_of_module(layer) for layer in layers]
-        run_together(metrics(model, data, "cpu", "mean_plus_2_std"), players, True)
+        unit_groups = [units_of_module(layer) for layer in layers]
+        run_together(metrics(model, data, "cpu", "mean_plus_2_std"), unit_groups, True)
     else:
         metric = ShapleyAttributionMetric(
             model, data, F.cross_entropy, "cpu", "mean_plus_2_std", sv_samples=2

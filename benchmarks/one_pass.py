@@ -1,5 +1,4 @@
-"""Criteria on activations and gradients: all layers and criteria in one pass, beside the textbook's
-pass for each of them."""
+"""Activation and gradient criteria: one pass for all, against the textbook's pass for each."""
 
 import statistics
 from typing import Any
@@ -15,8 +14,8 @@ from pruning_lab.attributions import (
     SensitivityAttributionMetric,
     TaylorAttributionMetric,
 )
-from pruning_lab.attributions.activations import run_together
-from pruning_lab.attributions.players import units_of_module
+from pruning_lab.attributions.evidence.activations import run_together
+from pruning_lab.attributions.unit_groups import units_of_module
 from tests.oracles import textbook
 
 REPEATS = 3
@@ -46,32 +45,33 @@ def by_textbook(network: Network) -> Scores:
 
 
 def in_one_pass(network: Network) -> Scores:
-    players = [units_of_module(layer) for layer in network.places]
-    found = run_together(
-        metrics(network.model, network.data, network.device, "none"), players, True
+    unit_groups = [units_of_module(layer) for layer in network.places]
+    estimates = run_together(
+        metrics(network.model, network.data, network.device, "none"), unit_groups, True
     )
     return {
-        name: [each.scores for each in layers] for name, layers in zip(CRITERIA, found, strict=True)
+        name: [estimate.scores for estimate in layers]
+        for name, layers in zip(CRITERIA, estimates, strict=True)
     }
 
 
 def section(network: Network) -> list[str]:
-    """Medians of both sides, and how far they are apart."""
+    """Return the section's lines: median seconds of both sides, and their largest difference."""
     seconds: dict[str, list[float]] = {"textbook": [], "one pass for all": []}
-    found: dict[str, Scores] = {}
+    scores: dict[str, Scores] = {}
     for _ in tqdm(range(REPEATS), desc="activation and gradient criteria"):
         for side, work in zip(seconds, (by_textbook, in_one_pass), strict=True):
-            spent, found[side] = seconds_on(network.device, lambda work=work: work(network))
+            spent, scores[side] = seconds_on(network.device, lambda work=work: work(network))
             seconds[side].append(spent)
-    theirs, ours = found.values()
+    theirs, ours = scores.values()
     apart = {
         name: max(
-            np.abs(one - other).max() / np.abs(other).max()
-            for one, other in zip(ours[name], theirs[name], strict=True)
+            np.abs(actual - expected).max() / np.abs(expected).max()
+            for actual, expected in zip(ours[name], theirs[name], strict=True)
         )
         for name in CRITERIA
     }
-    old, new = (statistics.median(each) for each in seconds.values())
+    old, new = (statistics.median(times) for times in seconds.values())
     return [
         f"{', '.join(CRITERIA)}: {len(network.places)} layers, {network.samples} samples, "
         f"{network.accuracy:.1%} test accuracy. Seconds, medians of {REPEATS}, the sides in turn.",
@@ -83,5 +83,5 @@ def section(network: Network) -> list[str]:
         f"| ratio | **{old / new:.0f}** |",
         "",
         "Largest difference between per-sample scores, relative to the layer's largest: "
-        f"{', '.join(f'{name} {each:.0e}' for name, each in apart.items())}.",
+        f"{', '.join(f'{name} {gap:.0e}' for name, gap in apart.items())}.",
     ]

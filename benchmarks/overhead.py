@@ -1,6 +1,6 @@
-"""The share of a run's time that is neither scoring, nor training, nor evaluation.
+"""Measure the share of a run's time that is neither scoring, nor training, nor evaluation.
 
-And the seconds from the start of the process, imports included, to the first of these.
+Also measure the seconds from the start of the process, imports included, to the first of these.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from pruning_lab import record, resume, runner, track
 from pruning_lab.__main__ import main as command
 from pruning_lab.compare import markdown
+from pruning_lab.experiment import conditions, pruning_run, recorder, recovery, resume, stages
 from pruning_lab.tracking import write
 
 RUNS = {
@@ -25,22 +25,23 @@ RUNS = {
     "vgg16": ["model=vgg16"],
 }
 WORK = {
-    "scoring": [(runner.Experiment, "_score"), (runner.Experiment, "_score_together")],
-    "training": [(runner, "fit"), (track, "fit"), (track, "recalibrate")],
-    "evaluation": [(track, "evaluate")],
+    "scoring": [(stages, "score_network"), (stages, "score_together")],
+    "training": [(stages, "fit"), (recovery, "fit"), (recovery, "recalibrate")],
+    "evaluation": [(conditions, "evaluate")],
 }
 REST = {
-    "figures": [(write.Run, "figure"), (record.Record, "curves"), (record, "score_histograms"),
-                (record, "sorted_scores"), (record, "rank_correlation"), (record, "widths")],
+    "figures": [(write.Run, "figure"), (recorder.MlflowRecorder, "curves"),
+                (recorder, "score_histograms"), (recorder, "sorted_scores"),
+                (recorder, "rank_correlation"), (recorder, "widths")],
     "checkpoints": [(resume, "_write"), (resume, "_read")],
     "tracking": [(write.Run, "_send"), (write, "_finish")],
-    "planning": [(track.Track, "plan")],
-    "latency and size": [(track, "done_of")],
+    "planning": [(pruning_run.PruningRun, "choose")],
+    "latency and size": [(pruning_run, "record_of"), (stages, "record_of")],
 }  # fmt: skip
 
 
 class Clock:
-    """Seconds by what they were spent on; what is called inside counts for itself alone."""
+    """Seconds by activity; a timed call inside another counts for the inner one only."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
@@ -65,34 +66,34 @@ class Clock:
 
 
 def measured(overrides: Sequence[str]) -> pd.Series:
-    """The seconds of one run of the command, in a folder of its own, by what they were spent on."""
+    """Run the command once in a temporary folder; return its seconds by activity."""
     clock = Clock()
     parts = [(name, place) for name, places in (WORK | REST).items() for place in places]
     originals = [(owner, key, getattr(owner, key)) for _, (owner, key) in parts]
-    for (name, _), (owner, key, own) in zip(parts, originals, strict=True):
-        setattr(owner, key, clock.timed(name, own))
+    for (name, _), (owner, key, original) in zip(parts, originals, strict=True):
+        setattr(owner, key, clock.timed(name, original))
     started, arguments = time.perf_counter(), sys.argv
     try:
         with tempfile.TemporaryDirectory() as folder, chdir(folder):
             sys.argv = ["pruning_lab", *overrides]
             command()
-            whole = time.perf_counter() - started
+            total = time.perf_counter() - started
     finally:
         sys.argv = arguments
-        for owner, key, own in originals:
-            setattr(owner, key, own)
-    found = pd.Series(clock.seconds).reindex([*WORK, *REST], fill_value=0.0)
-    found["start and the rest"] = whole - found.sum()
-    found["whole"] = whole
-    found["start of the process to the first work"] = clock.first
-    return found
+        for owner, key, original in originals:
+            setattr(owner, key, original)
+    seconds = pd.Series(clock.seconds).reindex([*WORK, *REST], fill_value=0.0)
+    seconds["start and the rest"] = total - seconds.sum()
+    seconds["whole"] = total
+    seconds["start of the process to the first work"] = clock.first
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", choices=list(RUNS), default="lenet")
-    options, more = parser.parse_known_args()  # the rest is for the command: metric=shapley ...
-    table = measured([*RUNS[options.run], *more]).to_frame(options.run)
+    options, overrides = parser.parse_known_args()  # overrides of the command: metric=shapley ...
+    table = measured([*RUNS[options.run], *overrides]).to_frame(options.run)
     work = table.loc[list(WORK)].sum()
     shown = table.map("{:.2f} s".format)
     shown.loc["not scoring, training, evaluation"] = (1 - work / table.loc["whole"]).map(

@@ -1,4 +1,4 @@
-"""Where the time of the Shapley loop goes: in torch's own work, or around it."""
+"""Profile the Shapley loop: shares of its time in torch's operations."""
 
 import time
 from functools import partial
@@ -12,11 +12,11 @@ from benchmarks.shapley import metric
 
 LAYERS = ("conv3_1", "conv5_1", "fc1")
 HEAVY = ("convolution", "mm", "conv2d", "linear", "gemm")
-"""Parts of the names of operations that multiply."""
+"""Substrings of the names of operations that multiply."""
 
 
 def section(network: Network) -> list[str]:
-    """Shares of the wall time, layer by layer."""
+    """Return the section's lines: shares of the wall time, layer by layer."""
     rows = [
         f"| {name} | {' | '.join(_shares(network, layer))} |"
         for layer, name in network.names.items()
@@ -40,21 +40,21 @@ def section(network: Network) -> list[str]:
 def _shares(network: Network, layer: torch.nn.Module) -> list[str]:
     on_gpu = network.device != "cpu"
     run = partial(metric(network, "mean", sv_samples=2).run, layer, True)
-    run()  # libraries are loaded
+    run()  # warm-up: loads libraries
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         started = time.perf_counter()
         run()
         if on_gpu:
             torch.cuda.synchronize()
         spent = time.perf_counter() - started
-    events = found.key_averages()
+    events = profiler.key_averages()
     if on_gpu:
         kernels = sum(
-            each.self_device_time_total for each in events if each.device_type == DeviceType.CUDA
+            event.self_device_time_total for event in events if event.device_type == DeviceType.CUDA
         )
         return [f"{spent:.2f}", f"{kernels / 1e6 / spent:.0%}"]
-    times = {each.key: each.self_cpu_time_total / 1e6 for each in events}
-    heavy = sum(own for key, own in times.items() if any(part in key for part in HEAVY))
-    other = sum(times.values()) - heavy
-    return [f"{spent:.2f}", f"{heavy / spent:.0%}", f"{other / spent:.0%}"]
+    times = {event.key: event.self_cpu_time_total / 1e6 for event in events}
+    heavy = sum(seconds for key, seconds in times.items() if any(part in key for part in HEAVY))
+    light = sum(times.values()) - heavy
+    return [f"{spent:.2f}", f"{heavy / spent:.0%}", f"{light / spent:.0%}"]

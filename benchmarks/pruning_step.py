@@ -1,7 +1,7 @@
-"""What a cut costs: 30 % of the units of all 15 layers of VGG16, beside three other ways.
+"""Cost of a pruning step (30 % of the units of all 15 layers of VGG16) against three other ways.
 
 The textbook (tests/oracles/textbook_pruning.py) is the original's algorithm: for each layer the
-model runs once, with NaNs in place of the units that go.
+model runs once, with NaNs in place of the removed units.
 """
 
 import copy
@@ -19,7 +19,8 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.timing import cpu_seconds
-from pruning_lab.graph import Structure, find_structure, units_of
+from pruning_lab.coupling.structure import Structure, find_structure
+from pruning_lab.graph.kinds import units_of
 from pruning_lab.models.vgg import VGG
 from pruning_lab.pruner import Pruner
 from pruning_lab.pruner.removal import classes_of_plan
@@ -27,7 +28,7 @@ from tests.oracles import textbook, textbook_pruning
 
 SHARE, REPEATS, SIZE = 0.3, 9, (1, 32, 32)
 STATES = ("weights alone", "and momentum", "and gradients")
-"""What is sliced: each has what stands in front of it, too."""
+"""Tensors that are sliced; each state includes those before it."""
 
 ROWS = {
     "textbook": "textbook loop",
@@ -44,7 +45,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def trained() -> Fresh:
-    """VGG16 after one step of training: with gradients and momentum."""
+    """Return VGG16 after one step of training, with gradients and momentum."""
     torch.manual_seed(0)
     model = VGG(16, in_channels=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -54,7 +55,7 @@ def trained() -> Fresh:
 
 
 def fresh(original: Fresh, state: str) -> Fresh:
-    """A copy of model and optimizer that holds what belongs to ``state``."""
+    """Copy model and optimizer, with only the tensors that belong to ``state``."""
     model, optimizer = copy.deepcopy(original)
     if state == STATES[0]:
         optimizer.state.clear()
@@ -65,7 +66,7 @@ def fresh(original: Fresh, state: str) -> Fresh:
 
 
 def random_plan(structure: Structure) -> Plan:
-    """The units of every layer that go, as many as Torch-Pruning takes."""
+    """Choose the units to remove in every layer, as many as Torch-Pruning removes."""
     stream = torch.Generator().manual_seed(0)
     plan = {}
     for name, group in structure.groups.items():
@@ -91,7 +92,7 @@ def by_structure(copied: Fresh, plan: Plan) -> tuple[Seconds, Tensors]:
 
 
 def by_torch_pruning(copied: Fresh, plan: Plan) -> tuple[Seconds, Tensors]:
-    """Its pruner, with scores that let the units of the plan go; its parameters are new ones."""
+    """Remove the plan's units by Torch-Pruning and suitable scores; it makes new parameters."""
     model, _ = copied
     output, scores = textbook.chain(model)[-1], {}
     for name, units in plan.items():
@@ -114,62 +115,62 @@ def by_torch_pruning(copied: Fresh, plan: Plan) -> tuple[Seconds, Tensors]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        find, found = cpu_seconds(pruner)
-        step, _ = cpu_seconds(found.step)
+        find, peer = cpu_seconds(pruner)
+        step, _ = cpu_seconds(peer.step)
     return {"peer": find + step, "peer's step": step}, tensors(model, None)
 
 
 def by_index_select(copied: Fresh, plan: Plan) -> tuple[Seconds, Tensors]:
-    """Nothing but the slices, one after another: what is to be sliced is known beforehand."""
-    structure, found = find_structure(copied[0], SIZE), tensors(*copied)
+    """Time the slices alone, one after another, with all indices known beforehand."""
+    structure, current = find_structure(copied[0], SIZE), tensors(*copied)
     stays = ~structure.marked(classes_of_plan(structure, plan))
     slices = [
         (key, dim, stays[row].nonzero().flatten())
         for (name, dim), row in structure.tensors.items()
         if not stays[row].all()
         for key in (name, f"{name}, gradient", f"{name}, momentum")
-        if key in found
+        if key in current
     ]
     del copied
 
     def select() -> None:
         for key, dim, keep in slices:
-            found[key] = found[key].index_select(dim, keep)
+            current[key] = current[key].index_select(dim, keep)
 
     spent, _ = cpu_seconds(select)
-    return {"floor": spent}, found
+    return {"floor": spent}, current
 
 
 def tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Tensors:
-    """All that a cut slices, by name; a model's own parameters go on without it."""
-    found = dict(model.state_dict())
+    """Return all tensors that a cut slices, by name; replacing one leaves the model unchanged."""
+    by_name = dict(model.state_dict())
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            found[f"{name}, gradient"] = parameter.grad
+            by_name[f"{name}, gradient"] = parameter.grad
         if optimizer is not None and parameter in optimizer.state:
-            found[f"{name}, momentum"] = optimizer.state[parameter]["momentum_buffer"]
-    return found
+            by_name[f"{name}, momentum"] = optimizer.state[parameter]["momentum_buffer"]
+    return by_name
 
 
 def check(mine: Tensors, expected: Tensors) -> None:
-    """Bit for bit the same; what only one side has (Torch-Pruning no momentum) is left out."""
+    """Assert bit equality; tensors that ``mine`` lacks (Torch-Pruning: momentum) are skipped."""
     assert len(mine) >= 70
     for name, tensor in mine.items():
         assert torch.equal(tensor, expected[name]), name
 
 
 def measured(original: Fresh, plan: Plan, state: str) -> dict[str, list[float]]:
-    """Seconds of every row, one entry a repeat; the sides take turns."""
-    found: dict[str, list[float]] = defaultdict(list)
+    """Return the seconds of every row, one entry per repeat; the sides alternate."""
+    timings: dict[str, list[float]] = defaultdict(list)
     for _ in tqdm(range(REPEATS), desc=f"pruning step, {state}"):
         expected: Tensors = {}
         for side in (by_textbook, by_structure, by_torch_pruning, by_index_select):
-            seconds, left = side(fresh(original, state), plan)
-            expected = expected or left
-            check(left, expected)
+            seconds, sliced = side(fresh(original, state), plan)
+            expected = expected or sliced
+            check(sliced, expected)
             for row, spent in seconds.items():
-                found[row].append(spent)
-    return found
+                timings[row].append(spent)
+    return timings
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def one_thread() -> Iterator[None]:
 
 
 def section() -> list[str]:
-    """Markdown: medians of all sides, in each state of the optimizer."""
+    """Return the section's lines: medians of all sides, in each state of the optimizer."""
     with one_thread():
         original = trained()
         plan = random_plan(find_structure(original[0], SIZE))
@@ -213,11 +214,11 @@ def section() -> list[str]:
 
 
 def table_row(label: str, seconds: list[float]) -> str:
-    return f"| {label} | {' | '.join(f'{1000 * each:.1f}' for each in seconds)} |"
+    return f"| {label} | {' | '.join(f'{1000 * spent:.1f}' for spent in seconds)} |"
 
 
 def ratios(label: str, medians: dict[str, Seconds], rows: tuple[str, ...]) -> str:
-    cells = [each["textbook"] / sum(each[row] for row in rows) for each in medians.values()]
+    cells = [state["textbook"] / sum(state[row] for row in rows) for state in medians.values()]
     return f"| {label} | {' | '.join(f'**{cell:.1f}**' for cell in cells)} |"
 
 

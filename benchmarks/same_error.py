@@ -1,4 +1,4 @@
-"""What Shapley values cost at the error that the original's budget leaves."""
+"""Cost of Shapley values at the error of the original's budget."""
 
 import statistics
 from collections.abc import Sequence
@@ -21,29 +21,29 @@ DEPTHS = ("conv1_2", "conv3_3", "conv5_1", "fc1")
 """Layers of different depth whose errors are measured."""
 
 REFERENCE, SETS, RUNS, TURNS = 4, 3, 6, 2
-"""Pairs of orders a sample in the reference, sets of shared orders, runs of ours, timings."""
+"""Permutation pairs per sample in the reference, sets of shared permutations, our runs, timings."""
 
 LADDER = (*range(2, 17), 19, 23, 27, 32, 38, 45, 54, 64, 76, 100)
-"""How many of the samples are used."""
+"""Numbers of samples to try."""
 
 CONF = OmegaConf.load(Path(__file__).parent.parent / "conf" / "metric" / "shapley.yaml")
 DEFAULT = {"samples": CONF.samples, "orders": CONF.sv_samples}
-"""What an experiment's Shapley values take where nothing else is asked for."""
+"""The default settings of an experiment's Shapley values."""
 
 REDUCTIONS = ("mean", "mean_plus_2_std")
 
 
 def same_error(network: Network) -> list[str]:
-    """How many seconds each side takes to the error that the original's budget leaves."""
+    """Return the section's lines: seconds of each side at the error of the original's budget."""
     rows = []
     by_name = {name: layer for layer, name in network.names.items()}
     for name in tqdm(DEPTHS, desc="Shapley, the same error"):
-        layer, found = by_name[name], {}
+        layer, results = by_name[name], {}
         reference = _reference(network, layer)
         shared = _shared_values(network, layer)
         for reduction in REDUCTIONS:
             expected, uncertain = reference[reduction]
-            theirs = _rms([_reduced(each, reduction) for each in shared], expected, uncertain)
+            theirs = _rms([_reduced(values, reduction) for values in shared], expected, uncertain)
             ours_of = partial(_ours, network, layer, reduction)
             for samples in LADDER:
                 runs = [ours_of(seed, samples) for seed in range(RUNS)]
@@ -51,9 +51,9 @@ def same_error(network: Network) -> list[str]:
                 if ours <= theirs or samples == LADDER[-1]:
                     break
             default = [ours_of(seed, **DEFAULT)[1] for seed in range(RUNS)]
-            found[reduction] = (theirs, samples, ours, _rms(default, expected, uncertain))
-        old, new = seconds_in_turn(network, layer, {k: each[1] for k, each in found.items()})
-        for reduction, (theirs, samples, ours, default) in found.items():
+            results[reduction] = (theirs, samples, ours, _rms(default, expected, uncertain))
+        old, new = seconds_in_turn(network, layer, {k: row[1] for k, row in results.items()})
+        for reduction, (theirs, samples, ours, default) in results.items():
             bold = "**" if ours <= theirs else ""
             rows.append(
                 f"| {name} | `{reduction}` | {theirs:.0%} | {old:.1f} | {samples} | {ours:.0%} | "
@@ -83,18 +83,18 @@ def same_error(network: Network) -> list[str]:
 def seconds_in_turn(
     network: Network, layer: nn.Module, samples: dict[str, int]
 ) -> tuple[float, dict[str, float]]:
-    """What the original's budget costs, and ours with so many samples: the sides in turn, means."""
+    """Return mean seconds of the original's budget, and of ours by reduction, measured in turn."""
     old: list[float] = []
     new: dict[str, list[float]] = {reduction: [] for reduction in samples}
     for turn in range(TURNS):
         old.append(_textbook_seconds(network, layer))
         for reduction, count in samples.items():
             new[reduction].append(_ours(network, layer, reduction, turn, count)[0])
-    return statistics.mean(old), {name: statistics.mean(each) for name, each in new.items()}
+    return statistics.mean(old), {name: statistics.mean(spent) for name, spent in new.items()}
 
 
 def _textbook_seconds(network: Network, layer: nn.Module) -> float:
-    """What the original's budget costs, by one order and one pass up to the layer."""
+    """Extrapolate the original's seconds from the pass up to the layer and one permutation."""
     before, once = (
         seconds_on(network.device, by_textbook(network, layer, shared_orders(layer, count)))[0]
         for count in (0, 1)
@@ -103,7 +103,7 @@ def _textbook_seconds(network: Network, layer: nn.Module) -> float:
 
 
 def _reference(network: Network, layer: nn.Module) -> dict[str, tuple[np.ndarray, float]]:
-    """Scores by many pairs of orders, and their squared l2 error by their spread over pairs."""
+    """Return scores by many permutation pairs, and their squared l2 error from the spread."""
     pairs = np.stack(
         [
             metric(network, sv_samples=2, seed=1000 + pair).run(layer, True)
@@ -117,15 +117,15 @@ def _reference(network: Network, layer: nn.Module) -> dict[str, tuple[np.ndarray
             return rows.mean(0)
         return rows.mean(0) + 2 * np.sqrt(np.clip(rows.var(0) - noise, 0, None))
 
-    found = {}
+    references = {}
     for reduction in REDUCTIONS:
         halves = reduced(pairs[::2], reduction) - reduced(pairs[1::2], reduction)
-        found[reduction] = (reduced(pairs, reduction), float(np.square(halves).sum() / 4))
-    return found
+        references[reduction] = reduced(pairs, reduction), float(np.square(halves).sum() / 4)
+    return references
 
 
 def _shared_values(network: Network, layer: nn.Module) -> list[np.ndarray]:
-    """Per-sample values by sets of orders that all samples share, as the original has them."""
+    """Return per-sample values by sets of shared permutations, as in the original."""
     return [
         metric(network, permutations=shared_orders(layer, SHARED, 100 + number)).run(layer, True)
         for number in range(SETS)
@@ -139,16 +139,17 @@ def _reduced(rows: np.ndarray, reduction: str) -> np.ndarray:
 def _ours(
     network: Network, layer: nn.Module, reduction: str, seed: int, samples: int, orders: int = 4
 ) -> tuple[float, np.ndarray]:
-    """Seconds and scores by some of the samples."""
+    """Return seconds and scores on a random subset of ``samples`` samples."""
     ((x, target),) = network.data
-    some = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))[:samples]).to(x.device)
-    each = ShapleyAttributionMetric(
-        network.model, [(x[some], target[some])], F.cross_entropy, network.device, reduction,
+    rows = torch.from_numpy(np.random.default_rng(seed).permutation(len(x))[:samples]).to(x.device)
+    shapley = ShapleyAttributionMetric(
+        network.model, [(x[rows], target[rows])], F.cross_entropy, network.device, reduction,
         sv_samples=orders, seed=seed,
     )  # fmt: skip
-    return seconds_on(network.device, partial(each.run, layer, True))
+    return seconds_on(network.device, partial(shapley.run, layer, True))
 
 
 def _rms(found: Sequence[np.ndarray], expected: np.ndarray, uncertain: float) -> float:
-    squares = np.mean([np.square(each - expected).sum() for each in found]) - uncertain
+    """Return the relative root mean squared l2 error, corrected for the reference's error."""
+    squares = np.mean([np.square(scores - expected).sum() for scores in found]) - uncertain
     return float(np.sqrt(max(squares, 0) / (np.square(expected).sum() - uncertain)))

@@ -1,4 +1,4 @@
-"""What Shapley values cost, beside the textbook's way of them, and how sure they are."""
+"""Cost and repeatability of Shapley values, against the textbook's algorithm."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from tqdm import tqdm
 from benchmarks.network import Network
 from benchmarks.timing import seconds_on
 from pruning_lab.attributions import ShapleyAttributionMetric
-from pruning_lab.graph import units_of
+from pruning_lab.graph.kinds import units_of
 from tests.oracles import textbook
 
 ORDERS = 1
-"""How many orders that all samples share each side is timed on, in each layer."""
+"""Number of shared permutations on which each side is timed, in each layer."""
 
 SHARED = 5
-"""The original's budget: so many orders that all samples share."""
+"""The original's budget: number of permutations that all samples share."""
 
 FEW, MANY = 4, 16
-"""Orders a sample in the layers that are dear, and in the others."""
+"""Permutations per sample in the expensive layers, and in the others."""
 
 DEAR = [f"conv{block}_{k}" for block in (1, 2, 3, 4) for k in (1, 2, 3)]
 COMPARED = ("conv4_3", "conv5_1", "conv5_2", "conv5_3", "fc1", "fc2")
-"""Layers in which the textbook's way is looked at as well: the others take minutes."""
+"""Layers in which the textbook is run as well; the others take minutes."""
 
 
 def metric(
@@ -48,7 +48,7 @@ def shared_orders(layer: nn.Module, count: int, seed: int = 0) -> list[np.ndarra
 
 
 def same_permutations(network: Network) -> list[str]:
-    """Both sides on the same orders, layer by layer and order by order, in turn."""
+    """Time both sides on the same permutations, layer by layer; the sides alternate."""
     precisions = ("fp32", "bf16") if _has_bf16(network.device) else ("fp32",)
     sides = ("textbook", *precisions)
     rows, total, apart, ranks = [], dict.fromkeys(sides, 0.0), [], []
@@ -64,7 +64,7 @@ def same_permutations(network: Network) -> list[str]:
             cells.append(f"{ranks[-1]:.4f}")
         rows.append(f"| {name} | {' | '.join(cells)} |")
         total = {side: total[side] + medians[side] for side in sides}
-    cells = [f"{each:.1f}" for each in total.values()]
+    cells = [f"{spent:.1f}" for spent in total.values()]
     cells += [f"**{total['textbook'] / total[side]:.2f}**" for side in precisions]
     cells += [f"{max(apart):.0e}", *([f"{min(ranks):.4f}"] if ranks else [])]
     head = [*sides, *(f"ratio, {side}" for side in precisions), "apart"]
@@ -86,7 +86,7 @@ def same_permutations(network: Network) -> list[str]:
 def _both_sides(
     network: Network, layer: nn.Module, sides: Sequence[str]
 ) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """Seconds of each order, and mean scores by all of them, side by side."""
+    """Return, by side, the seconds of each permutation, and mean scores over all of them."""
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     values: dict[str, list[np.ndarray]] = {side: [] for side in sides}
     for order in shared_orders(layer, ORDERS):
@@ -94,12 +94,12 @@ def _both_sides(
             if side == "textbook":
                 work = by_textbook(network, layer, [order])
             else:
-                each = metric(network, permutations=[order], precision=side)
-                work = partial(each.run, layer, True)
-            spent, found = seconds_on(network.device, work)
+                shapley = metric(network, permutations=[order], precision=side)
+                work = partial(shapley.run, layer, True)
+            spent, scores = seconds_on(network.device, work)
             seconds[side].append(spent)
-            values[side].append(found)
-    return seconds, {side: np.mean(found, axis=(0, 1)) for side, found in values.items()}
+            values[side].append(scores)
+    return seconds, {side: np.mean(scores, axis=(0, 1)) for side, scores in values.items()}
 
 
 def by_textbook(
@@ -114,7 +114,7 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _has_bf16(device: str) -> bool:
-    """Whether the device computes in bfloat16, or only stores it."""
+    """Return True if the device computes in bfloat16, instead of only storing it."""
     if device != "cpu":
         return torch.cuda.is_bf16_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -124,7 +124,7 @@ def _has_bf16(device: str) -> bool:
 
 
 def repeated_order(network: Network) -> list[str]:
-    """Rank correlation of two runs with other seeds on the same samples."""
+    """Correlate the ranks of two runs with different seeds on the same samples."""
     rows, ranks, total = [], [], 0.0
     for layer, name in tqdm(network.names.items(), desc="Shapley, the same order again"):
         orders = FEW if name in DEAR else MANY

@@ -1,4 +1,4 @@
-"""What work costs: CPU time of the process, or the time until a GPU is done."""
+"""Time a function: CPU time of the process, or wall time until a GPU is done."""
 
 import time
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import torch
 
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU time of all threads, and the result."""
+    """Return the CPU seconds of all threads, and the result of ``work``."""
     started = time.process_time()
     result = work()
     return time.process_time() - started, result
 
 
 def seconds_on(device: str, work: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU time on the CPU; on a GPU the time until it is done."""
+    """Return CPU seconds on the CPU, or wall seconds until a GPU is done; and the result."""
     if device == "cpu":
         return cpu_seconds(work)
     torch.cuda.synchronize()

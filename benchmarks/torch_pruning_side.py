@@ -1,4 +1,4 @@
-"""The peer: Torch-Pruning as its README calls it, and the twin of what it removed."""
+"""Prune with Torch-Pruning as its README does, and build the masked twin of the result."""
 
 import copy
 import time
@@ -15,9 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 
 @dataclass(frozen=True)
 class Cut:
-    """What a module lost: its outputs, its inputs, or where one dimension is both, ``both``.
+    """Units that a module lost, numbered as in the unpruned model.
 
-    ``units`` are numbered as in the unpruned model.
+    ``side``: ``out``, ``in``, or ``both`` where one dimension is that of outputs and inputs.
     """
 
     module: str
@@ -26,9 +26,9 @@ class Cut:
 
 
 def prune(model: nn.Module, x: torch.Tensor, share: float) -> tuple[list[Cut], float, float]:
-    """Prune ``model`` in place; what went, seconds to find the groups, seconds to prune.
+    """Prune ``model`` in place; return cuts, seconds to find the groups, and seconds to prune.
 
-    The constructor finds the groups; ``step`` goes through them once more, draws and prunes.
+    The constructor finds the groups; ``step`` visits them once more, draws units and prunes.
     """
     cuts: list[Cut] = []
     ignored = [_output_layer(model, x)]
@@ -53,7 +53,7 @@ def prune(model: nn.Module, x: torch.Tensor, share: float) -> tuple[list[Cut], f
         started = time.perf_counter()
         for group in pruner.step(interactive=True):
             prune_seconds += time.perf_counter() - started
-            cuts += notes.of(group)  # not its work
+            cuts += notes.of(group)  # our bookkeeping: not timed
             started = time.perf_counter()
             group.prune()
         prune_seconds += time.perf_counter() - started
@@ -61,7 +61,7 @@ def prune(model: nn.Module, x: torch.Tensor, share: float) -> tuple[list[Cut], f
 
 
 def _output_layer(model: nn.Module, x: torch.Tensor) -> nn.Module:
-    """The layer with weights that runs last: its output is the model's."""
+    """Return the layer with weights that runs last; its output is the model's."""
     called: list[nn.Module] = []
     hooks = [
         module.register_forward_hook(lambda layer, *_: called.append(layer))
@@ -76,10 +76,10 @@ def _output_layer(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 class _Notes:
-    """Groups in the numbers of the unpruned model.
+    """Translates groups to the unit numbers of the unpruned model.
 
-    Torch-Pruning numbers a module's units anew after every group, and behind a concatenation
-    several groups reach one module.
+    Torch-Pruning renumbers a module's units after every group, and after a concatenation several
+    groups reach one module.
     """
 
     def __init__(self, model: nn.Module, graph: Any) -> None:
@@ -88,7 +88,7 @@ class _Notes:
         self.left: dict[tuple[str, str], list[int]] = {}
 
     def of(self, group: Any) -> list[Cut]:
-        """The cuts of ``group``, asked for before it is pruned."""
+        """Return the cuts of ``group``; call this before it is pruned."""
         reached = [(dependency, list(units)) for dependency, units in group]
         return [
             self._cut(self.names[dependency.target.module], dependency, units)
@@ -101,35 +101,35 @@ class _Notes:
         inward = self.graph.is_in_channel_pruning_fn(dependency.handler)
         side = "both" if outward and inward else "out" if outward else "in"
         width = self.graph.get_out_channels if outward else self.graph.get_in_channels
-        left = self.left.setdefault((name, side), list(range(width(dependency.target))))
-        gone = set(units)
-        self.left[name, side] = [unit for place, unit in enumerate(left) if place not in gone]
-        return Cut(name, side, tuple(left[place] for place in sorted(gone)))
+        before = self.left.setdefault((name, side), list(range(width(dependency.target))))
+        removed = set(units)
+        self.left[name, side] = [unit for place, unit in enumerate(before) if place not in removed]
+        return Cut(name, side, tuple(before[place] for place in sorted(removed)))
 
 
 @torch.no_grad()
 def twin(original: nn.Module, cuts: list[Cut]) -> nn.Module:
-    """A copy of the unpruned network that reads 0 for every unit that was removed."""
+    """Return a copy of the unpruned network that reads 0 for every removed unit."""
     model = copy.deepcopy(original)
     read: dict[str, set[int]] = {}
     for cut in cuts:
         if cut.side != "out":
             read.setdefault(cut.module, set()).update(cut.units)
     for name, units in read.items():
-        module, gone = model.get_submodule(name), sorted(units)
+        module, removed = model.get_submodule(name), sorted(units)
         if isinstance(module, nn.Linear):
-            module.weight[:, gone] = 0
+            module.weight[:, removed] = 0
         elif isinstance(module, _ConvNd):
-            _silence(module, gone)
+            _silence(module, removed)
         elif isinstance(module, nn.LayerNorm):
-            model.set_submodule(name, _KeptNorm(module, gone))
+            model.set_submodule(name, _KeptNorm(module, removed))
     return model
 
 
 def _silence(layer: _ConvNd, units: list[int]) -> None:
-    """Input channel u is column u % width of the outputs of group u // width."""
+    """Zero input channels: u is column u % width of the outputs of group u // width."""
     if layer.groups == layer.in_channels:
-        return  # depthwise: it hands units on one by one, and whoever reads it reads 0
+        return  # depthwise: it passes channels on one by one, and its readers read 0
     width, rows = layer.in_channels // layer.groups, layer.out_channels // layer.groups
     for unit in units:
         group, column = divmod(unit, width)
@@ -137,7 +137,7 @@ def _silence(layer: _ConvNd, units: list[int]) -> None:
 
 
 class _KeptNorm(nn.Module):
-    """A LayerNorm with statistics over the units that are left; the channels may lie second."""
+    """LayerNorm with statistics over the remaining units; channels are last, or dimension 1."""
 
     def __init__(self, norm: nn.LayerNorm, gone: list[int]) -> None:
         super().__init__()
@@ -147,8 +147,8 @@ class _KeptNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.movedim(1, -1) if self.second else x
-        weight, bias, found = self.norm.weight, self.norm.bias, torch.zeros_like(x)
-        found[..., self.left] = F.layer_norm(
+        weight, bias, output = self.norm.weight, self.norm.bias, torch.zeros_like(x)
+        output[..., self.left] = F.layer_norm(
             x[..., self.left], (len(self.left),), weight[self.left], bias[self.left], self.norm.eps
         )
-        return found.movedim(-1, 1) if self.second else found
+        return output.movedim(-1, 1) if self.second else output

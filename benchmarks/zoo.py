@@ -1,11 +1,11 @@
-"""Every classifier, segmentation and video model of torchvision: is the sliced model exact?
+"""Check that slicing is exact for every classifier, segmentation and video model of torchvision.
 
     make zoo                                       # all of them, into docs/zoo.md
     python -m benchmarks.zoo resnet18 vit_b_16     # some of them, to the screen
 
-30 % random units of every group are removed; the output and one training step are compared with
-the masked twin's, twice in a row; FLOPs with what the widths say; and a copy that was saved and
-loaded. Weights are random, images small.
+30 % random units of every group are removed, twice in a row. The output and one training step are
+compared with the masked twin's, the FLOPs with those that the widths predict, and the outputs with
+those of a saved and loaded copy. Weights are random, images small.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from tqdm import tqdm
 
-from pruning_lab import cost
-from pruning_lab.checkpoint import load_pruned, save_pruned
-from pruning_lab.graph.follow import skeleton
-from tests.graph.checks import (
+from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.profiling.flops import count_flops, count_parameters
+from pruning_lab.pruner.saved_model import load_pruned, save_pruned
+from tests.coupling.checks import (
     Outcome,
     outputs,
     predicted_flops,
@@ -46,16 +46,16 @@ SPACES = {
     "Video": torchvision.models.video,
 }
 ALONE, LARGE = 80_000_000, 150_000_000
-"""Models with more parameters are checked one after the other; with still more, in float32."""
+"""Parameters above which a model is checked alone, and above which in float32."""
 TOLERANCE = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-4, 1e-2)}
-"""Of outputs, and of a training step, whose batch statistics magnify the rounding."""
+"""For outputs, and for a training step, whose batch statistics magnify rounding errors."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """How a model is built and fed; ``size`` is that of one sample.
+    """Arguments of a model, and the ``size`` of one of its samples.
 
-    A ``heavy`` one is checked while no other is.
+    A ``heavy`` model is checked alone.
     """
 
     size: tuple[int, ...] = (3, 64, 64)
@@ -81,12 +81,12 @@ FAMILIES = {
     "r3d": Case((3, 8, 64, 64)),
     "swin3d": Case((3, 8, 64, 64)),
 }
-"""By the beginning of a name; the first that fits."""
+"""name prefix -> case; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one model; errors and effect are relative."""
+    """A row of the table; errors and effect are relative."""
 
     kind: str
     model: str
@@ -117,7 +117,7 @@ class Row:
 
 
 def parameters_of(name: str) -> int:
-    """How many parameters a model has, before it is built."""
+    """Return a model's number of parameters without building it."""
     return torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
 
 
@@ -127,7 +127,7 @@ def case_of(name: str) -> Case:
 
 
 def build(name: str, case: Case) -> nn.Module:
-    """The model without Dropout and stochastic depth: the twin draws other numbers than it."""
+    """Build a model without Dropout and stochastic depth: its twin draws other random numbers."""
     model = torchvision.models.get_model(name, weights=None, **dict(case.arguments))
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth):
@@ -136,18 +136,18 @@ def build(name: str, case: Case) -> nn.Module:
 
 
 def check(kind: str, name: str, single: bool = False) -> Row:
-    """Everything that the table says of one model; ``single``: in float32, however small."""
+    """Measure one model; with ``single`` in float32, whatever its size."""
     case = case_of(name)
     model = build(name, case)
-    count = cost.parameters(model)
+    count = count_parameters(model)
     dtype = torch.float32 if single or parameters_of(name) > LARGE else torch.float64
     x = torch.randn(4, *case.size, dtype=dtype, generator=torch.Generator().manual_seed(1))
     model = keep_in_range(randomise_all(model).to(dtype), x)
-    flops, original = cost.flops(model, case.size), skeleton(model)
+    flops, original = count_flops(model, case.size), skeleton(model)
     first = prune_and_compare(model, case.size)
     pruned = first.pruner.model
     predicted = predicted_flops(original, case.size, first.structure, first.classes)
-    left, parameters = cost.flops(pruned, case.size), cost.parameters(pruned)
+    remaining, parameters = count_flops(pruned, case.size), count_parameters(pruned)
     del model
     gc.collect()
     alike = same_when_loaded(first, name, case)
@@ -157,13 +157,13 @@ def check(kind: str, name: str, single: bool = False) -> Row:
         prunable_share(original, first.structure), 1 - parameters / count,
         first.effect, first.error,
         worst([first.step_error, second.step_error]), second.error,
-        left < flops and abs(predicted - left) < 0.5, alike, first.find_seconds,
+        remaining < flops and abs(predicted - remaining) < 0.5, alike, first.find_seconds,
         first.prune_seconds, dtype, frozen(first),
     )  # fmt: skip
 
 
 def same_when_loaded(outcome: Outcome, name: str, case: Case) -> bool:
-    """Whether a fresh model that reads the saved one gives the same outputs, bit for bit."""
+    """Return True if the saved and reloaded model gives the same outputs, bit for bit."""
     model = outcome.pruner.model
     dtype = next(model.parameters()).dtype
     with tempfile.TemporaryDirectory() as folder:
@@ -171,18 +171,18 @@ def same_when_loaded(outcome: Outcome, name: str, case: Case) -> bool:
         loaded = load_pruned(build(name, case).to(dtype), folder)
     x = torch.randn(2, *case.size, dtype=dtype)
     pairs = zip(outputs(model, x), outputs(loaded, x), strict=True)
-    return all(torch.equal(one, other) for one, other in pairs)
+    return all(torch.equal(saved, reloaded) for saved, reloaded in pairs)
 
 
 def frozen(outcome: Outcome) -> dict[str, int]:
-    """Reason -> number of layers, without the output layers."""
+    """Count frozen layers by reason, without the output layers."""
     reasons = collections.Counter(outcome.structure.frozen.values())
     del reasons["the caller of the model sees its output"]
     return dict(reasons)
 
 
 def report(rows: list[Row], failed: dict[str, str]) -> str:
-    """The table, above it the sums, below it what failed and what was left alone."""
+    """Return the Markdown page: totals, tables, failures, and frozen layers with the reasons."""
     exact = sum(row.exact for row in rows)
     shares = [row.prunable for row in rows]
     lines = [
@@ -239,7 +239,7 @@ def line(row: Row) -> str:
 def keep(
     name: str, result: Callable[[], Row], rows: dict[str, Row], failed: dict[str, str], bar: tqdm
 ) -> None:
-    """Enter a model's row, or how it failed: the others are still to come."""
+    """Store a model's row or its error, so that the remaining models are still checked."""
     try:
         rows[name] = result()
         tqdm.write(line(rows[name]))
@@ -252,9 +252,9 @@ def keep(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("models", nargs="*", help="names; without any, all of them")
-    parser.add_argument("--jobs", type=int, default=2, help="small models at the same time")
-    parser.add_argument("--single", action="store_true", help="all of them in float32")
+    parser.add_argument("models", nargs="*", help="names (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="small models checked at once")
+    parser.add_argument("--single", action="store_true", help="check all models in float32")
     parser.add_argument("--output", type=Path, help="a Markdown file")
     wanted = parser.parse_args()
     cases = [
@@ -269,7 +269,7 @@ def main() -> None:
     rows, failed = {}, {}
     own_processes = partial(ProcessPoolExecutor, wanted.jobs, get_context("spawn"))
     with tqdm(total=len(cases)) as bar:
-        with own_processes(torch.set_num_threads, (1,)) as pool:  # gone before the large ones come
+        with own_processes(torch.set_num_threads, (1,)) as pool:  # closed before the large ones
             started = {pool.submit(check, *case, wanted.single): case[1] for case in small}
             for done in as_completed(started):
                 keep(started[done], done.result, rows, failed, bar)

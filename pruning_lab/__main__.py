@@ -1,4 +1,7 @@
-"""``python -m pruning_lab``: compose the configuration, check it, run the experiment."""
+"""``python -m pruning_lab``: compose the configuration, check it, run the experiment.
+
+Hydra composes before torch and MLflow are imported, so that a wrong name is told at once.
+"""
 
 import logging
 import math
@@ -8,6 +11,8 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +22,9 @@ from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pruning_lab import ranks, sweep
-from pruning_lab.composition import check_composed, where_given
+from pruning_lab.config.composition import check_composed, where_given
+from pruning_lab.config.sections import Names
 from pruning_lab.errors import UserError
-from pruning_lab.identity import identify
-from pruning_lab.record import Names
-from pruning_lab.runner import Experiment, finished
-from pruning_lab.setup import spread
 
 # Torch asks for huge pages where the system lends them on request: the gradients of wide layers are
 # new at every step, and their page faults took a quarter of it. Must stand before the first tensor.
@@ -43,35 +44,43 @@ INTERRUPTED = "\nInterrupted. Run the same command again to resume after the las
 
 @hydra.main(version_base="1.3", config_path="pkg://pruning_lab.conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """Run one experiment; its last validation accuracy is the job's result."""
+    """Run one experiment; the primary measure on ``val`` at its end is the job's result."""
     hydra_config = HydraConfig.get()
     try:
         with where_given(hydra_config):
-            names = Names(*check_composed(config, hydra_config, Names.__dataclass_fields__))
+            groups = [group.name for group in fields(Names)]
+            names = Names(*check_composed(config, hydra_config, groups))
             if hydra_config.mode == RunMode.MULTIRUN:
+                from pruning_lab.runtime.device import spread
+
                 config.device = spread(config.device, hydra_config.job.num)
             output = Path(hydra_config.runtime.output_dir)
             return _job(config, names, output, hydra_config.overrides.task)
     except UserError as error:
-        text = str(error) if ranks.says(str(error)) else f"Rank {ranks.number()} ends likewise."
-        raise CompactHydraException(text) from None  # printed without traceback
+        raise CompactHydraException(_once(str(error))) from None  # printed without traceback
     except OSError as error:  # of a disk or a network
         raise CompactHydraException(f"{error}. {AGAIN}") from error
 
 
 def _job(config: DictConfig, names: Names, output: Path, overrides: Sequence[str]) -> float:
     """Say what a run would do, or do what is not done yet."""
+    from pruning_lab.dry_run.report import dry_run
+    from pruning_lab.experiment import runner
+    from pruning_lab.experiment.fingerprint import identify
+    from pruning_lab.experiment.setup import set_up
+
     if config.plan:
-        text = Experiment(config, names, output).dry_run()
-        if ranks.leads():
+        setup = set_up(config, names)
+        text = dry_run(setup)
+        if _leads():
             print(text)
         if not config.force:
-            finished(config, identify(config))  # which says so, where it is
+            runner.finished(setup.job)  # which says so, where it is
         return math.nan
     log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
-    if not config.force and (done := finished(config, identify(config))) is not None:
+    if not config.force and (done := runner.finished(identify(config))) is not None:
         return done  # the experiment is not set up again
-    return Experiment(config, names, output, overrides).run()
+    return runner.run(set_up(config, names), output, overrides)
 
 
 def run() -> None:
@@ -79,27 +88,28 @@ def run() -> None:
     if not sys.flags.safe_path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as ``python -m`` does, for `pruning-lab`
     signal.signal(signal.SIGTERM, _interrupt)
-    with ranks.joined():
+    with _joined():
         try:
             _run()
         except KeyboardInterrupt:
-            if ranks.leads():
+            if _leads():
                 print(INTERRUPTED, file=sys.stderr)
             sys.exit(130)
         except SystemExit as ended:
-            if ranks.leads() and (error := _disk_error(ended)) is not None:
+            if _leads() and (error := _disk_error(ended)) is not None:
                 print(f"\n{error}. {AGAIN}", file=sys.stderr)
             raise
         finally:
-            if ranks.leads():
+            sweep = sys.modules.get("pruning_lab.experiment.sweep")  # where there was one
+            if sweep is not None and _leads():
                 sweep.report()
 
 
 def _run() -> None:
     """Hydra's part; it leaves files only where the command does."""
-    if ranks.count() > 1 and {"-m", "--multirun"} & {*sys.argv}:
-        sys.exit(NO_SWEEP if ranks.says(NO_SWEEP) else 1)
-    if not ranks.leads():
+    if _several() and {"-m", "--multirun"} & {*sys.argv}:
+        sys.exit(NO_SWEEP if _once(NO_SWEEP) == NO_SWEEP else 1)
+    if not _leads():
         logging.disable(logging.INFO)
     elif not any(each.lower().lstrip("+") == "plan=true" for each in sys.argv):
         main()
@@ -109,6 +119,40 @@ def _run() -> None:
         after = max(overrides, default=len(sys.argv) - 1) + 1  # flags may follow them
         sys.argv[after:after] = [f"hydra.run.dir={nowhere}", f"hydra.sweep.dir={nowhere}"]
         main()
+
+
+# -- several processes, of torchrun: torch is imported for them alone -----------------------------
+
+
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _joined() -> AbstractContextManager[None]:
+    if not _several():
+        return nullcontext()
+    from pruning_lab.runtime import distributed
+
+    return distributed.joined()
+
+
+def _leads() -> bool:
+    """Whether this process decides and writes."""
+    if not _several():
+        return True
+    from pruning_lab.runtime import distributed
+
+    return distributed.leads()
+
+
+def _once(message: str) -> str:
+    """A message that befalls all processes, on the first that says it."""
+    if not _several():
+        return message
+    from pruning_lab.runtime import distributed
+
+    first = distributed.says(message)
+    return message if first else f"Rank {distributed.number()} ends likewise."
 
 
 def _disk_error(ended: SystemExit) -> OSError | None:

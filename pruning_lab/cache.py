@@ -1,4 +1,4 @@
-"""``python -m pruning_lab.cache``: what baselines and unfinished runs take on the disk."""
+"""``python -m pruning_lab.cache``: list and delete cached baselines and unfinished runs."""
 
 import argparse
 import json
@@ -19,17 +19,17 @@ from filelock import FileLock, Timeout
 from pruning_lab.errors import UserError
 
 NAME = re.compile(r"[0-9a-f]{12}(-[0-9]+)?")
-"""The name of a cached folder: a hash, then a number if that hash was already in use."""
+"""Name of a cached folder: a hash, and a number if that hash was already in use."""
 
 MARKS = {"baselines": "determinants.json", "checkpoints": "run.json"}
-"""The kinds, and the file that a folder of each has: only such, named by a hash, are deleted."""
+"""kind -> file that marks its folders; only marked folders named by a hash are deleted."""
 
 DAY = 86_400
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One folder: a trained baseline with its scores, or a run that is not finished."""
+    """A cached folder: a trained baseline with its scores, or an unfinished run."""
 
     kind: str
     path: Path
@@ -40,37 +40,37 @@ class Kept:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Total size of its files in bytes."""
         return sum(stat.st_size for stat in self._files())
 
     @property
     def age(self) -> float:
-        """Days since something was last written."""
+        """Days since its last modification."""
         written = (stat.st_mtime for stat in self._files())
         return (time.time() - max(written, default=self.path.stat().st_mtime)) / DAY
 
     def _files(self) -> Iterator[os.stat_result]:
         for path in self.path.rglob("*"):
-            with suppress(FileNotFoundError):  # a job at work renames its files
+            with suppress(FileNotFoundError):  # a running job renames its files
                 if path.is_file():
                     yield path.stat()
 
     @property
     def about(self) -> str:
-        """What it is of, as far as that can be read."""
+        """Names of model, data set and criterion, and the seed, as far as they can be read."""
         try:
-            found = json.loads((self.path / MARKS[self.kind]).read_text())
-            start = found.get("start", found)
-            of = found.get("of") or {
+            record = json.loads((self.path / MARKS[self.kind]).read_text())
+            start = record.get("start", record)
+            names = record.get("of") or {
                 key: _last(start[key]["_target_"]) for key in ("model", "dataset")
             }
-            parts = [of[key] for key in ("model", "dataset", "metric") if key in of]
+            parts = [names[key] for key in ("model", "dataset", "metric") if key in names]
             return " ".join([*parts, f"seed {start['seeds']['init']}"])
         except (OSError, ValueError, KeyError, TypeError):
             return "cannot be read"
 
     def clear(self) -> None:
-        """Delete it; Timeout where a process is using it."""
+        """Delete the folder; raise Timeout if a process is using it."""
         beside = self.path.with_suffix(".lock")
         with ExitStack() as held:
             for path in [*self.path.glob(".*.lock"), *([beside] if beside.exists() else [])]:
@@ -80,7 +80,7 @@ class Kept:
 
 
 def kept(folders: dict[str, Path]) -> Iterator[Kept]:
-    """All that is there, the baselines first."""
+    """Yield the cached entries of ``folders`` (kind -> folder), kind by kind."""
     for kind, folder in folders.items():
         for mark in sorted(folder.glob(f"*/{MARKS[kind]}")):
             if NAME.fullmatch(mark.parent.name):
@@ -88,48 +88,49 @@ def kept(folders: dict[str, Path]) -> Iterator[Kept]:
 
 
 def chosen(found: Sequence[Kept], names: Sequence[str], days: float) -> list[Kept]:
-    """Those of these names or kinds that nothing was written to for so many days."""
-    known = {*MARKS, *(each.name for each in found)}
+    """Select by name or kind the entries unmodified for ``days``; UserError for unknown names."""
+    known = {*MARKS, *(entry.name for entry in found)}
     if unknown := [name for name in names if name not in known]:
         raise UserError(
             f"There is no '{unknown[0]}' here; choose baselines, checkpoints, or names of the list."
         )
-    return [each for each in found if {each.kind, each.name} & {*names} and each.age >= days]
+    return [entry for entry in found if {entry.kind, entry.name} & {*names} and entry.age >= days]
 
 
 def table(found: Sequence[Kept]) -> str:
-    """Name, kind, what it is of, size and age; the sum below."""
+    """Format the entries: name, kind, content, size and age, and the total size."""
     if not found:
         return "Nothing is kept here."
     frame = pd.DataFrame(
         [(e.name, e.kind, e.about, f"{e.size / 1e6:.1f}", f"{e.age:.1f}") for e in found],
         columns=["name", "kind", "of", "MB", "days"],
     )
-    total = sum(each.size for each in found) / 1e6
+    total = sum(entry.size for entry in found) / 1e6
     return f"{frame.to_string(index=False)}\n\n{len(found)} folders, {total:.1f} MB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser("python -m pruning_lab.cache", description=__doc__)
     for kind in MARKS:
         parser.add_argument(f"--{kind}", type=Path, default=Path(kind), help=f"default: {kind}")
-    clear = "delete these: names of the list, or baselines, checkpoints"
+    clear = "entries to delete: names from the list, or the kinds baselines, checkpoints"
     parser.add_argument("--clear", nargs="+", default=[], metavar="NAME", help=clear)
-    days = "clear only what nothing was written to for so many days"
+    days = "clear only entries not modified for at least this many days"
     parser.add_argument("--days", type=float, default=0.0, help=days)
     options: Any = parser.parse_args(arguments)
-    found = list(kept({kind: getattr(options, kind) for kind in MARKS}))
+    entries = list(kept({kind: getattr(options, kind) for kind in MARKS}))
     if not options.clear:
-        print(table(found))
+        print(table(entries))
         return 0
     try:
-        for each in chosen(found, options.clear, options.days):
+        for entry in chosen(entries, options.clear, options.days):
             try:
-                size = each.size
-                each.clear()
-                print(f"{each.name}: {size / 1e6:.1f} MB cleared")
+                size = entry.size
+                entry.clear()
+                print(f"{entry.name}: {size / 1e6:.1f} MB cleared")
             except Timeout:
-                print(f"{each.name}: left alone, a process is using it")
+                print(f"{entry.name}: left alone, a process is using it")
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The one exception that is written for users, and the checks that raise it most."""
+"""UserError, whose message is written for users, and the common checks that raise it."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from os import PathLike
 from typing import Any
 
 LARGEST_SEED = 2**31 - 1
-"""The generators of torch, numpy and scikit-learn all take it."""
+"""Largest seed that the generators of torch, numpy and scikit-learn all accept."""
 
 
 class UserError(ValueError):
@@ -18,9 +18,9 @@ class UserError(ValueError):
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
-    """UserError unless ``value`` is a whole number from ``least`` on, up to ``most``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
+    """Raise UserError unless ``value`` is an integer from ``least`` to ``most`` (None: any)."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < least or (most is not None and value > most):
         end = "on" if most is None else f"to {most}"
         raise UserError(
             f"{name}={value} is not possible; it is a whole number from {least} {end}"
@@ -29,7 +29,7 @@ def check_count(name: str, value: Any, least: int = 1, most: int | None = None) 
 
 
 def check_counts(name: str, values: Any, example: Sequence[int]) -> None:
-    """UserError unless ``values`` is a list of whole numbers from 1 on, as ``example`` is."""
+    """Raise UserError unless ``values`` is a list of positive integers, such as ``example``."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise UserError(f"{name}={values} is not possible; it is a list, {example} for example.")
     for value in values:
@@ -37,18 +37,18 @@ def check_counts(name: str, values: Any, example: Sequence[int]) -> None:
 
 
 def check_seed(name: str, value: Any) -> None:
-    """UserError unless ``value`` can seed every generator of random numbers."""
+    """Raise UserError unless ``value`` can seed every random number generator."""
     check_count(name, value, 0, LARGEST_SEED)
 
 
 def check_switch(name: str, value: Any) -> None:
-    """UserError unless ``value`` is true or false: anything else would count as one of them."""
+    """Raise UserError unless ``value`` is a bool; anything else would pass for true or false."""
     if not isinstance(value, bool):
         raise UserError(f"{name}={value} is not possible; it is true or false{_no_text(value)}.")
 
 
 def check_text(name: str, value: Any, example: str) -> None:
-    """UserError unless ``value`` is text or a path, not empty, and can be written down."""
+    """Raise UserError unless ``value`` is non-empty text, or a path, that UTF-8 can encode."""
     if not isinstance(value, str | PathLike) or not str(value):
         raise UserError(f"{name}={value} is not possible; it is text, {example} for example.")
     if printable(value) != str(value):
@@ -59,25 +59,25 @@ def check_text(name: str, value: Any, example: str) -> None:
 
 
 def printable(text: str | PathLike) -> str:
-    """Text or a path; what is no UTF-8 in it, as names of files may be, is escaped."""
+    """Return text or a path, with what UTF-8 cannot encode (in file names, say) escaped."""
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def check_number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> None:
-    """UserError unless ``value`` is a finite number that ``fits``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not fits(value):
+    """Raise UserError unless ``value`` is a finite number that ``fits`` (in words: ``allowed``)."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not fits(value):
         raise UserError(
             f"{name}={value} is not possible; it is a number {allowed}{_no_text(value)}."
         )
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """UserError unless ``value`` is one of ``choices``."""
+    """Raise UserError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise UserError(f"{name}={value} is not known; choose one of {', '.join(choices)}.")
 
 
 def _no_text(value: Any) -> str:
-    """'0.5' in quotes looks like the number that it is not."""
+    """Return a hint if a value is text: '0.5' in quotes looks like a number but is none."""
     return ", not text" if isinstance(value, str) else ""

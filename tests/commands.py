@@ -15,7 +15,12 @@ from tempfile import TemporaryDirectory
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["pruning_lab.runner", "pruning_lab.sweep", "pruning_lab.compare", "pruning_lab.truth.tables"]
+    [
+        "pruning_lab.experiment.runner",
+        "pruning_lab.experiment.sweep",
+        "pruning_lab.compare",
+        "pruning_lab.ground_truth.tables",
+    ]
 )
 
 

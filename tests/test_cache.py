@@ -7,16 +7,18 @@ import pytest
 from filelock import FileLock
 
 from pruning_lab import cache
-from tests.experiment import two_steps
+from pruning_lab.experiment import runner
+from tests.running import two_steps
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A trained baseline, a run that failed, and a folder that is the user's own."""
     done = two_steps(tmp_path, "attributions=none")
-    done.main = None  # it fails behind the baseline
-    with pytest.raises(AttributeError):
-        done.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "score_baseline", lambda *_: 1 / 0)  # it fails after the baseline
+        with pytest.raises(ZeroDivisionError):
+            done.run()
     (tmp_path / "baselines" / "mine").mkdir()
     (tmp_path / "baselines" / "mine" / "thesis.txt").write_text("dear")
     monkeypatch.chdir(tmp_path)

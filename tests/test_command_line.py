@@ -15,7 +15,7 @@ from torch import nn
 from pruning_lab.__main__ import _disk_error
 from pruning_lab.errors import UserError
 from tests.commands import python
-from tests.experiment import TINY, experiment
+from tests.running import TINY, experiment
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -116,7 +116,7 @@ REFUSALS = {
     ),
     "beyond the floor": (
         ["schedule.target=0.9", "schedule.min_units=10"],
-        r"0.900 cannot be removed: .*at most 0\.\d+ can go. Lower schedule.target, schedule",
+        r"0.900 cannot be removed: .*at most 0\.\d+ can be removed. Lower schedule.target",
     ),
     "reduction": (["metric.reduction=median"], "reduction='median' .*sum, mean_abs, mean_plus"),
     "samples": (["metric=shapley", "metric.samples=0"], "samples=0 is not possible"),

@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pruning_lab.attributions.players import units_of_module
-from pruning_lab.checkpoint import load_pruned
-from pruning_lab.graph.small_maps import faster
+from pruning_lab.attributions.unit_groups import units_of_module
+from pruning_lab.experiment.parts import build_model
+from pruning_lab.partial_forward.small_maps import faster
 from pruning_lab.pruner import Pruner
-from pruning_lab.setup import build_model, find_device
-from pruning_lab.track import MAIN
+from pruning_lab.pruner.saved_model import load_pruned
+from pruning_lab.records.step import MAIN
+from pruning_lab.runtime.device import find_device
+from pruning_lab.tasks import Classification
 from pruning_lab.tracking import Run
 from tests.contracts.test_criteria import LAYERS, NAMES, data, metric, network
-from tests.experiment import two_steps
-from tests.test_resume import Cut
+from tests.experiment.test_resume import Cut
+from tests.running import two_steps
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,8 +30,8 @@ GPU = "cuda"
 def scores(name, device):
     model = network().to(device)
     criterion = metric(name, model, DataLoader(data(), 5), device=device)
-    players = [units_of_module(model.get_submodule(layer)) for layer in LAYERS]
-    found = criterion.estimate(players, True)
+    unit_groups = [units_of_module(model.get_submodule(layer)) for layer in LAYERS]
+    found = criterion.estimate(unit_groups, True)
     return [(each.scores, each.error) for each in found]
 
 
@@ -89,7 +91,9 @@ def test_a_run_uses_the_gpu_and_its_model_loads_on_the_cpu(tmp_path):
     assert next(experiment.model.parameters()).device.type == GPU
     assert experiment.record.of(MAIN)[1]["scoring_peak_bytes"] > 0
     config, splits = experiment.config.model, experiment.splits
-    loaded = load_pruned(build_model(config, splits), tmp_path / "outputs" / "pruned_model")
+    loaded = load_pruned(
+        build_model(config, splits, Classification()), tmp_path / "outputs" / "pruned_model"
+    )
     x = torch.stack([splits.test[place][0] for place in range(8)])
     with torch.no_grad():
         expected = experiment.model.eval()(x.to(GPU)).cpu()

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from pruning_lab.tracking import read_runs
-from tests.experiment import two_steps
+from tests.running import two_steps
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 PICTURES = {"compare_criteria": 3, "score_histograms": 3}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lab import tracking
-from pruning_lab.setup import find_target
+from pruning_lab.config.build import find_target
 from tests.commands import python
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +73,6 @@ def test_every_base_and_example_is_there():
     )
     assert len(rows) == 6
     for module, name, example in rows:
-        find_target(f"pruning_lab.attributions.{module}.{name}", "base")
-        source = (ROOT / f"pruning_lab/attributions/{example}.py").read_text()
+        find_target(f"pruning_lab.attributions.evidence.{module}.{name}", "base")
+        source = (ROOT / f"pruning_lab/attributions/criteria/{example}.py").read_text()
         assert re.search(rf"class \w+\({name}\):", source)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from pruning_lab.track import MAIN
-from tests.experiment import experiment
+from pruning_lab.records.step import MAIN
+from tests.running import experiment
 
 SMALL = {
     "compare_criteria": ["model.channels=[8,12]", "model.hidden=32", "finetune.steps=2"],

@@ -1,6 +1,6 @@
-"""The contrasts that were planned, the tables and the figure of what run.py has written.
+"""Compute the planned contrasts, the tables and the figures from the records of run.py.
 
-python -m experiments.compare_criteria.analyse     # writes results/ anew
+python -m experiments.compare_criteria.analyse     # overwrites results/
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from experiments.compare_criteria.records import (
     STEPWISE,
     Block,
 )
-from pruning_lab.compare import accuracy_curves
+from pruning_lab.compare import quality_curves
 from pruning_lab.compare.agreement import spearman
 from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.compare.exact import sign_flip_p
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).with_name("results")
 BLOCKS = ("convnet", "resnet20", "vgg11")
 REPAIRS = ("stale", NONE, "40 steps", LONG, NONE_OF_FEW, FEW)
 SHARES: dict[str, int | str] = {"all cuts": CUTS, "first cut": 1, "third cut": 3, "last cut": 6}
-"""The mean over all cuts, and single ones: about 40, 78 and 95 % of the FLOPs are removed then."""
+"""Mean over all cuts, and single cuts, which have removed about 40, 78 and 95 % of the FLOPs."""
 
 ALSO = (
     "test_loss_after", "test_worst_class_accuracy_after", "test_calibration_error_after", "noise",
@@ -42,31 +42,31 @@ ALSO = (
 """Secondary measures."""
 
 BEST = "mean_plus_2_std"
-"""The reduction of Shapley values that the paper found best."""
+"""The paper's best reduction of Shapley values."""
 
 INTERVAL = ("mean", "low", "high")
 
 BUDGETS = (0.1, 1.0, 10.0, np.inf)
-"""Seconds of scoring that a criterion may take, before each cut, on the whole network."""
+"""Limits on the seconds that a criterion takes to score the whole network before a cut."""
 
 DRAWN = ("random", "taylor", "taylor_signed", "weight_norm", "owen_gradient", "banzhaf",
          "shapley mean", "shapley mean_plus_2_std")  # fmt: skip
-"""The criteria of the figure; Shapley values with the most pictures."""
+"""Criteria in the figures; Shapley values with the most pictures."""
 
 
 def draws(block: Block) -> pd.DataFrame:
-    """Return the differences between two draws of a criterion, in points, by repair."""
+    """Return the root mean squared difference of a criterion's two draws, in points, by repair."""
     rows = block.rows[block.rows["metric"].str.endswith(OTHER)]
-    found = []
-    for (metric, repair), own in rows.groupby(["metric", "repair"], sort=False):
-        some = Block(block.name, block.folder, tuple(sorted(own["network"].unique())))
-        gaps = gap(some, str(metric), str(metric).removesuffix(OTHER), str(repair)).mean(1)
-        found.append((block.name, metric, repair, len(gaps), float(np.sqrt(np.mean(gaps**2)))))
-    return pd.DataFrame(found, columns=["block", "criterion", "repair", "networks", "rms"])
+    table = []
+    for (metric, repair), group in rows.groupby(["metric", "repair"], sort=False):
+        subset = Block(block.name, block.folder, tuple(sorted(group["network"].unique())))
+        gaps = gap(subset, str(metric), str(metric).removesuffix(OTHER), str(repair)).mean(1)
+        table.append((block.name, metric, repair, len(gaps), float(np.sqrt(np.mean(gaps**2)))))
+    return pd.DataFrame(table, columns=["block", "criterion", "repair", "networks", "rms"])
 
 
 def secondary(block: Block) -> pd.DataFrame:
-    """Return means of all else that was measured, and half their intervals, over networks."""
+    """Return means over networks of the secondary measures, and half their intervals."""
     rows = block.rows[block.rows["step"].isin(SHARES.values())]
     groups = rows.groupby(["schedule", "repair", "metric", "step"], sort=False)[list(ALSO)]
     table = groups.mean().join(groups.agg(half_width).add_suffix(" ±")).reset_index()
@@ -74,25 +74,25 @@ def secondary(block: Block) -> pd.DataFrame:
 
 
 def repairs(blocks: Sequence[Block]) -> list[str]:
-    """Those that all blocks have."""
+    """Return the repairs that all blocks have."""
     return [repair for repair in REPAIRS if all(block.measured(repair) for block in blocks)]
 
 
 def summary(block: Block) -> pd.DataFrame:
-    """Every criterion's accuracy by repair and share removed, and layer after layer.
+    """Return the accuracy of every criterion by schedule, repair and share removed.
 
-    ``half`` is half its interval; ``beyond`` what it has more than random removal, paired.
+    ``half`` is half its interval; ``beyond`` its paired difference from random removal.
     """
     rows = []
     for schedule, repair in product((STEPWISE, LAYERWISE), REPAIRS):
         for metric in block.measured(repair, schedule):
             shares = SHARES if schedule == STEPWISE else {"the end": _last(block, schedule)}
             for share, at in shares.items():
-                own, random = (
-                    block.accuracy(each, repair, at, schedule) for each in (metric, "random")
+                values, random = (
+                    block.accuracy(name, repair, at, schedule) for name in (metric, "random")
                 )
-                means = [crossed_mean(own), crossed_mean(own - random)]
-                halves = [(each.high - each.low) / 2 for each in means]
+                means = [crossed_mean(values), crossed_mean(values - random)]
+                halves = [(mean.high - mean.low) / 2 for mean in means]
                 numbers = [means[0].mean, halves[0], means[1].mean, halves[1]]
                 rows.append((block.name, schedule, repair, metric, share, *numbers))
     names = ["block", "schedule", "repair", "criterion", "removed"]
@@ -100,47 +100,47 @@ def summary(block: Block) -> pd.DataFrame:
 
 
 def pairs(block: Block) -> pd.DataFrame:
-    """Return the difference of each two criteria after each repair, mean over the cuts.
+    """Return the difference of every two criteria after each repair, mean over the cuts.
 
-    ``p_equivalent`` is that of less than half a point between the two.
+    ``p_equivalent`` is the p value for a difference of less than half a point.
     """
     rows = []
     for repair in repairs([block]):
-        for one, other in combinations(block.measured(LONG), 2):
-            found = crossed_mean(gap(block, one, other, repair))
-            numbers = found.mean, found.low, found.high, found.p_equivalent(MARGIN)
-            rows.append((block.name, repair, one, other, *numbers))
+        for first, second in combinations(block.measured(LONG), 2):
+            estimate = crossed_mean(gap(block, first, second, repair))
+            numbers = estimate.mean, estimate.low, estimate.high, estimate.p_equivalent(MARGIN)
+            rows.append((block.name, repair, first, second, *numbers))
     names = ["block", "repair", "criterion", "other", *INTERVAL, "p_equivalent"]
     return pd.DataFrame(rows, columns=names)
 
 
 def gains(block: Block) -> pd.DataFrame:
-    """Return what fine-tuning adds to a network that was recalibrated from the same pictures."""
+    """Return the gain of fine-tuning over recalibration alone, from the same pictures."""
     rows, without = [], (("40 steps", NONE), (LONG, NONE), (FEW, NONE_OF_FEW))
     for (repair, before), (share, at) in product(without, SHARES.items()):
         for name in block.measured(repair):
-            own = block.accuracy(name, repair, at) - block.accuracy(name, before, at)
-            found = crossed_mean(own)
-            rows.append((block.name, repair, share, name, found.mean, found.low, found.high))
+            values = block.accuracy(name, repair, at) - block.accuracy(name, before, at)
+            gain = crossed_mean(values)
+            rows.append((block.name, repair, share, name, gain.mean, gain.low, gain.high))
     return pd.DataFrame(rows, columns=["block", "repair", "removed", "criterion", *INTERVAL])
 
 
 def claim(block: Block) -> pd.DataFrame:
-    """The paper's claim: Shapley values, mean plus two standard deviations, minus the others.
+    """Test the paper's claim: Shapley values, mean plus two standard deviations, minus the others.
 
-    Where nothing is fine-tuned, or on 100 pictures: the mean of all cuts, and the end of layer
-    after layer. Intervals as those of the contrasts.
+    Without fine-tuning, and with it on 100 pictures: the mean over all cuts, and the end of pruning
+    layer by layer. Intervals are those of the contrasts.
     """
     (paper,) = (name for name in block.measured(FEW) if name.startswith(f"shapley {BEST}"))
     others = [name for name in block.measured(FEW) if not name.startswith("shapley")]
     rows = []
     for schedule, at in ((STEPWISE, CUTS), (LAYERWISE, _last(block, LAYERWISE))):
         for repair, other in product(("stale", NONE_OF_FEW, FEW), others):
-            own, theirs = (block.accuracy(name, repair, at, schedule) for name in (paper, other))
-            found = crossed_mean(own - theirs)
-            p = max(found.p, sign_flip_p((own - theirs).mean(1)))
+            ours, theirs = (block.accuracy(name, repair, at, schedule) for name in (paper, other))
+            estimate = crossed_mean(ours - theirs)
+            p = max(estimate.p, sign_flip_p((ours - theirs).mean(1)))
             head = (block.name, schedule, repair, other)
-            rows.append((*head, found.mean, found.low, found.high, p))
+            rows.append((*head, estimate.mean, estimate.low, estimate.high, p))
     names = ["block", "schedule", "repair", "criterion", *INTERVAL, "p"]
     return pd.DataFrame(rows, columns=names)
 
@@ -150,24 +150,24 @@ def _last(block: Block, schedule: str) -> int:
 
 
 def by_network(block: Block, repair: str, at: int | str) -> pd.DataFrame:
-    """Accuracies (networks, criteria)."""
+    """Return accuracies (networks, criteria) in per cent."""
     names = block.measured(repair)
     values = [block.accuracy(name, repair, at).mean(1) for name in names]
     return pd.DataFrame(np.transpose(values), block.networks, names)
 
 
 def seconds(block: Block) -> pd.Series:
-    """Return the seconds that each criterion takes to score the unpruned network: medians."""
+    """Return each criterion's median seconds to score the unpruned network."""
     first = block.rows[(block.rows["step"] == 1) & (block.rows["schedule"] == STEPWISE)]
     return first.groupby("metric")["scoring_seconds"].median()
 
 
 def regret(block: Block) -> pd.DataFrame:
-    """P(best) and regret by repair, share removed and seconds that scoring may take.
+    """Return P(best) and regret by repair, share removed and limit on the seconds of scoring.
 
-    Over networks alone: the test pictures are taken as they are.
+    They generalise over networks only: the test pictures are fixed.
     """
-    took, found = seconds(block), []
+    took, tables = seconds(block), []
     for repair, (share, at), budget in product(repairs([block]), SHARES.items(), BUDGETS):
         table = by_network(block, repair, at)
         within = table[[name for name in table if took[name] <= budget]]
@@ -176,26 +176,26 @@ def regret(block: Block) -> pd.DataFrame:
         rows = regrets(within).rename_axis("criterion").reset_index()
         cost_of_budget = table.mean().max() - within.mean().max()
         head = {"block": block.name, "repair": repair, "removed": share, "seconds": budget}
-        found.append(rows.assign(**head, cost_of_budget=cost_of_budget))
-    return pd.concat(found, ignore_index=True)
+        tables.append(rows.assign(**head, cost_of_budget=cost_of_budget))
+    return pd.concat(tables, ignore_index=True)
 
 
 def classes(block: Block) -> pd.DataFrame:
-    """Correlate the difficulty of a class with the accuracy that it loses.
+    """Correlate the difficulty of classes with the accuracy that they lose.
 
     For each network, Spearman's correlation over the classes between the loss of the unpruned
     network on the scoring pictures and the accuracy lost after the third cut, without fine-tuning;
-    ``beyond`` is that minus the same of random removal, paired. Means over the networks, and half
-    their 95 % intervals, over networks alone. Below 0, easy classes lose most.
+    ``beyond`` is its paired difference from random removal. Means over the networks, and half their
+    95 % intervals, over networks only. Below 0, easy classes lose most.
     """
-    found, losses = {}, block.class_losses()
+    correlations, losses = {}, block.class_losses()
     for name in block.measured(NONE):
         lost = block.class_accuracy(name, NONE, 0) - block.class_accuracy(name, NONE, 3)
-        found[name] = pd.Series([spearman(*pair) for pair in zip(losses, lost, strict=True)])
+        correlations[name] = pd.Series([spearman(*pair) for pair in zip(losses, lost, strict=True)])
     rows = []
-    for name, own in found.items():
-        gaps = own - found["random"]
-        rows.append((block.name, name, own.mean(), half_width(own), gaps.mean(), half_width(gaps)))
+    for name, rho in correlations.items():
+        gaps = rho - correlations["random"]
+        rows.append((block.name, name, rho.mean(), half_width(rho), gaps.mean(), half_width(gaps)))
     names = ["block", "criterion", "spearman", "half", "beyond", "beyond_half"]
     return pd.DataFrame(rows, columns=names)
 
@@ -203,18 +203,18 @@ def classes(block: Block) -> pd.DataFrame:
 def elsewhere(blocks: Sequence[Block]) -> pd.DataFrame:
     """Return the regret of choosing, for each block, the criterion that is best on the others.
 
-    Of the criteria with all repairs: Shapley values have a block's largest number of pictures.
+    Only criteria with all repairs; Shapley values use a block's largest number of pictures.
     """
-    found = []
+    tables = []
     for repair, (share, at) in product(repairs(blocks), SHARES.items()):
         means = {}
         for block in blocks:
-            own = by_network(block, repair, at)[block.measured(LONG)].mean()
-            means[block.name] = own.rename(index=_without_number)
+            accuracies = by_network(block, repair, at)[block.measured(LONG)].mean()
+            means[block.name] = accuracies.rename(index=_without_number)
         table = pd.DataFrame(means).T
         rows = regret_elsewhere(table).reset_index()
-        found.append(rows.assign(repair=repair, removed=share))
-    return pd.concat(found, ignore_index=True)
+        tables.append(rows.assign(repair=repair, removed=share))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _without_number(name: str) -> str:
@@ -226,11 +226,11 @@ FIGURES = {
     "accuracy_vs_flops": {"stale": "stale", NONE: "untuned", LONG: "main"},
     "hundred_pictures": {NONE_OF_FEW: "untuned", FEW: "main"},
 }
-"""Repairs of each figure, by the names of tracks that ``accuracy_curves`` knows."""
+"""figure -> repair -> name of the track in ``quality_curves``"""
 
 
 def figure_rows(block: Block, tracks: Mapping[str, str]) -> pd.DataFrame:
-    """Return a block's rows as ``accuracy_curves`` takes them; ``tracks`` is one of FIGURES."""
+    """Return a block's rows as ``quality_curves`` takes them; ``tracks`` is one of FIGURES."""
     most = {_without_number(name): name for name in block.measured(LONG)}
     shown = {most[name]: name.replace("_plus_2_", " + 2 ") for name in DRAWN}
     rows = block.rows
@@ -261,7 +261,7 @@ def main() -> None:
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.6g")
     for name, tracks in FIGURES.items():
-        figure = accuracy_curves(figure_rows(blocks[0], tracks))
+        figure = quality_curves(figure_rows(blocks[0], tracks))
         figure.savefig(RESULTS / f"{name}.png", dpi=150, metadata={"Software": None})
 
 

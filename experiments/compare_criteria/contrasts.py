@@ -1,4 +1,4 @@
-"""The contrasts that contrasts.md planned before the first network, and their tests."""
+"""The contrasts that were planned in contrasts.md before the first network, and their tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MARGIN = 0.5
 
 @dataclass(frozen=True)
 class Contrast:
-    """Differences of accuracies, one a network and picture, under their name."""
+    """A named difference of accuracies: ``of`` returns it by network and picture."""
 
     name: str
     where: str
@@ -25,7 +25,7 @@ class Contrast:
 
 
 def gap(block: Block, first: str, second: str, repair: str, at: int | str = CUTS) -> np.ndarray:
-    """Return (networks, pictures): one criterion minus another after the same repair."""
+    """Return the difference of two criteria after the same repair, (networks, pictures)."""
     return block.accuracy(first, repair, at) - block.accuracy(second, repair, at)
 
 
@@ -37,7 +37,7 @@ def between(first: str, second: str, repair: str, at: int | str = CUTS, note: st
 
 
 def stale_minus_anew(at: int | str = CUTS, note: str = "") -> Contrast:
-    """Return by how much more Taylor leads random removal where statistics are stale."""
+    """Return the contrast of Taylor's lead over random: stale minus recomputed statistics."""
     return Contrast(
         f"(taylor - random) stale - made anew{note}",
         "stale, 0 steps",
@@ -48,7 +48,7 @@ def stale_minus_anew(at: int | str = CUTS, note: str = "") -> Contrast:
 
 
 def recovery(block: Block) -> np.ndarray:
-    """Return what fine-tuning gains on all training pictures, mean of all criteria."""
+    """Return the gain of fine-tuning on all training pictures, mean over all criteria."""
     gains = [
         block.accuracy(name, LONG) - block.accuracy(name, NONE) for name in block.measured(LONG)
     ]
@@ -62,7 +62,7 @@ def primary(most: int, some: int, few: int) -> dict[int, Contrast]:
     16, or one number in the second blocks, where the contrast of two numbers is left out.
     """
     mean, best = f"shapley mean {most}", f"shapley mean_plus_2_std {most}"
-    found = [
+    planned = [
         stale_minus_anew(),
         between("taylor", "random", NONE),
         between(mean, "taylor", NONE),
@@ -76,14 +76,14 @@ def primary(most: int, some: int, few: int) -> dict[int, Contrast]:
         between(best, "weight_norm", FEW),
         Contrast("160 steps - 0 steps, all criteria", f"{LONG}, {NONE}", recovery),
     ]
-    return {n: each for n, each in enumerate(found, 1) if each.name != f"{mean} - {mean}"}
+    return {n: item for n, item in enumerate(planned, 1) if item.name != f"{mean} - {mean}"}
 
 
 def beside(most: int) -> list[Contrast]:
-    """Return what is reported beside the primary contrasts, without a correction.
+    """Return the secondary contrasts, which are reported without a correction.
 
-    The first cut of the first and the last cut of four, as planned; and, added when six networks
-    were done, what takes the third and the tenth apart.
+    As planned: the first contrast at the first cut, and four contrasts at the last cut. Added when
+    six networks were done: three that split up the third and the tenth contrast.
     """
     mean, best = f"shapley mean {most}", f"shapley mean_plus_2_std {most}"
     last = {"at": 6, "note": ", last cut"}
@@ -100,33 +100,32 @@ def beside(most: int) -> list[Contrast]:
 
 
 def contrasts(block: Block) -> pd.DataFrame:
-    """Test what was planned; Holm's correction over the primary contrasts.
+    """Test all contrasts, with Holm's correction over the primary ones.
 
-    ``p`` is that of the crossed model, for other networks and other pictures; ``p_flips`` is exact,
-    for other networks on these pictures. ``p_holm`` adjusts the larger one: both must hold. (Four
-    networks cannot have a ``p_flips`` below 0.125, nor two one below 0.5: second blocks are read by
-    their intervals.)
+    ``p`` (crossed model) generalises to other networks and pictures; ``p_flips`` (exact) to other
+    networks on these pictures. ``p_holm`` adjusts the larger: both must hold. (``p_flips`` is at
+    least 0.125 with four networks and 0.5 with two: second blocks are judged by their intervals.)
     """
     names = [name.split() for name in block.measured(NONE) if name.startswith("shapley")]
     pictures = sorted({int(number) for *_, number in names})
     few, some, most = pictures[0], pictures[len(pictures) // 2], pictures[-1]
-    rows = [row(each, block, number) for number, each in primary(most, some, few).items()]
-    rows += [row(each, block) for each in beside(most)]
+    rows = [row(planned, block, number) for number, planned in primary(most, some, few).items()]
+    rows += [row(secondary, block) for secondary in beside(most)]
     table = pd.DataFrame(rows)
-    own = table["number"] > 0
-    larger = table.loc[own, ["p", "p_flips"]].max(axis=1, skipna=False)
-    return table.assign(p_holm=pd.Series(holm(larger), table.index[own]))
+    is_primary = table["number"] > 0
+    larger = table.loc[is_primary, ["p", "p_flips"]].max(axis=1, skipna=False)
+    return table.assign(p_holm=pd.Series(holm(larger), table.index[is_primary]))
 
 
 def row(contrast: Contrast, block: Block, number: int = 0) -> dict[str, object]:
-    """Return a contrast's mean, interval and p values on a block; number 0 was not primary."""
+    """Return a contrast's mean, interval and p values on a block; secondary ones are number 0."""
     values = contrast.of(block)
-    found = crossed_mean(values)
+    estimate = crossed_mean(values)
     return {
         "block": block.name, "networks": len(block.networks), "contrast": contrast.name,
         "repair": contrast.where, "number": number,
-        "mean": found.mean, "low": found.low, "high": found.high,
-        "error_networks": found.networks, "error_pictures": found.pictures,
-        "p": found.p, "p_flips": sign_flip_p(values.mean(1)),
-        "p_equivalent": found.p_equivalent(MARGIN),
+        "mean": estimate.mean, "low": estimate.low, "high": estimate.high,
+        "error_networks": estimate.networks, "error_pictures": estimate.pictures,
+        "p": estimate.p, "p_flips": sign_flip_p(values.mean(1)),
+        "p_equivalent": estimate.p_equivalent(MARGIN),
     }  # fmt: skip

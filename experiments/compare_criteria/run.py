@@ -1,11 +1,11 @@
-"""Criteria, statistics, recovery and pictures as factors, on networks that are trained here.
+"""Train networks and prune them, with criteria, statistics, recovery and pictures as factors.
 
     python -m experiments.compare_criteria.run convnet --networks 0 1 2
 
-One network after the other is trained and pruned in every way of contrasts.md. What was measured
-is written to ``records/BLOCK/NETWORK.csv`` and ``.npz`` when a network is done, and until then, for
-each criterion, to a folder there. What is there is not done again; a criterion that was measured
-on other weights or with another recipe is refused.
+Each network is trained and pruned in all ways listed in contrasts.md. Its results are written to
+``records/BLOCK/NETWORK.csv`` and ``.npz`` when it is done, and until then, for each criterion, to a
+folder there. Existing results are not computed again; results of a criterion on other weights or
+with another recipe are refused.
 """
 
 import argparse
@@ -26,28 +26,36 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from experiments.compare_criteria.records import FEW, LONG, NONE, NONE_OF_FEW, RECORDS
-from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
     RandomAttributionMetric,
     ShapleyAttributionMetric,
     TaylorAttributionMetric,
     WeightNormAttributionMetric,
 )
-from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
-from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
+from pruning_lab.attributions.criteria.banzhaf import BanzhafAttributionMetric
+from pruning_lab.attributions.criteria.owen_gradient import OwenGradientAttributionMetric
+from pruning_lab.config.build import build
 from pruning_lab.datasets import Splits
 from pruning_lab.datasets.shifts import shifted
-from pruning_lab.identity import digest_of_network, fresh_model
-from pruning_lab.record import git_commit
-from pruning_lab.schedules import Geometric, LayerByLayer, Schedule
-from pruning_lab.setup import build, build_data
-from pruning_lab.study import Criterion, compare_criteria
-from pruning_lab.track import MAIN, STALE, Done, Track, seeded
-from pruning_lab.training import Evaluation, Training, evaluate, fit
+from pruning_lab.experiment.fingerprint import digest_of_network, fresh_model
+from pruning_lab.experiment.labels import git_commit
+from pruning_lab.experiment.parts import build_data
+from pruning_lab.experiment.pruning_run import PruningRun, StepResult
+from pruning_lab.experiment.seeds import seeded
+from pruning_lab.experiment.study import Criterion, compare_criteria
+from pruning_lab.pruning.schedules import Geometric, LayerByLayer, Schedule
+from pruning_lab.records.step import MAIN, STALE
+from pruning_lab.runtime.files import replacing
+from pruning_lab.tasks import Classification
+from pruning_lab.training.evaluation import Evaluation, evaluate
+from pruning_lab.training.fit import fit
+from pruning_lab.training.recipe import Training
+
+TASK = Classification()
 
 FORTY = "40 steps"
 SHIFTED_AT, SHIFTED = (3, 6), 2500
-"""Steps (about 78 and 95 % removed) after which so many shifted pictures are measured, too."""
+"""Steps (about 78 and 95 % removed) that are also measured on shifted pictures; their number."""
 
 TO_95 = Geometric(target=0.95, steps=6, of="flops")
 LAYER_BY_LAYER = LayerByLayer(share=0.7)
@@ -64,7 +72,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Block:
-    """A model on a data set, and which pictures Shapley values see there.
+    """A model on a data set, and the numbers of pictures that Shapley values see there.
 
     ``second`` blocks have fewer arms and repairs, to save hours.
     """
@@ -97,9 +105,9 @@ class Arm:
 
 
 def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[Arm]:
-    """The main comparison, what is varied of scores without fine-tuning, and layer by layer.
+    """Return the main comparison, variants of scores without fine-tuning, and layer by layer.
 
-    Draws belong to the network. ``pictures`` is the size of the training split.
+    Random draws are seeded by ``network``. ``pictures`` is the size of the training split.
     """
     shapley = partial(ShapleyAttributionMetric, sv_samples=2)
     compared: dict[str, Criterion] = {
@@ -116,12 +124,12 @@ def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[
     }
     varied: dict[str, Criterion] = {}
     for samples, reduction in itertools.product(block.pictures, REDUCTIONS):
-        most = compared if samples == block.pictures[-1] else varied
+        group = compared if samples == block.pictures[-1] else varied
         settings = {"samples": samples, "reduction": reduction}
-        most[f"shapley {reduction} {samples}"] = partial(shapley, **settings, seed=network)
+        group[f"shapley {reduction} {samples}"] = partial(shapley, **settings, seed=network)
         if network < 4 and (samples, reduction) == (64, "mean"):
-            other = partial(shapley, **settings, seed=1000 + network)
-            varied[f"shapley {reduction} {samples}, other draw"] = other
+            again = partial(shapley, **settings, seed=1000 + network)
+            varied[f"shapley {reduction} {samples}, other draw"] = again
     drawn_again = {"random, other draw": partial(RandomAttributionMetric, seed=1000 + network)}
     recipes = recoveries(finetune, pictures)
     if block.second:
@@ -135,7 +143,7 @@ def arms(block: Block, network: int, finetune: Training, pictures: int) -> list[
 
 
 def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
-    """The default recipe in two lengths, and on 100 of so many pictures."""
+    """Return the default recipe in two lengths, and on 100 of ``pictures`` pictures."""
     return {
         LONG: replace(finetune, steps=160),
         FORTY: replace(finetune, steps=40),
@@ -144,7 +152,7 @@ def recoveries(finetune: Training, pictures: int) -> dict[str, Training]:
 
 
 def repair(track: str, recipe: str) -> str:
-    """Return the name of the repair that follows each cut of a track."""
+    """Return the name of the repair after each cut of a track."""
     if track == STALE:
         return "stale"
     if track == MAIN and recipe != "none":
@@ -153,34 +161,34 @@ def repair(track: str, recipe: str) -> str:
 
 
 def trained(name: str, network: int) -> tuple[nn.Module, Splits, Training]:
-    """Train one network of a block; return it with its data and the recipe of fine-tuning."""
+    """Train one network of a block; return it, its data and the recipe of fine-tuning."""
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", [*BLOCKS[name].overrides, f"seed={network}"])
     splits = build_data(config.dataset)
-    model = fresh_model(config.model, splits, network)
+    model = fresh_model(config.model, splits, TASK, network)
     training: Training = build(config.baseline.training, "baseline.training", Training)
     optimizer, order = training.optimizer(model), seeded(network, 0)
-    fit(model, optimizer, splits.train, training, order, f"Training {name} {network}")
+    fit(model, optimizer, splits.train, training, TASK, order, f"Training {name} {network}")
     return model, splits, build(config.finetune, "finetune", Training)
 
 
 def study(name: str, network: int) -> None:
-    """Prune one network in every way, and write down what was measured."""
+    """Prune one network in every way, and write the results."""
     model, splits, finetune = trained(name, network)
     planned = arms(BLOCKS[name], network, finetune, len(splits.train))  # type: ignore[arg-type]
-    some = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
-    others = shifted(some)
-    unpruned = evaluate(model, splits.test)
+    subset = Subset(splits.test, range(min(SHIFTED, len(splits.test))))  # type: ignore[arg-type]
+    shifts = shifted(subset)
+    unpruned = evaluate(model, splits.test, TASK)
     known = {"recipe": repr(finetune), "weights": digest_of_network(model)}
     folder, frames, correct = records(name, network).with_suffix(""), [], []
     for number, arm in enumerate(planned):
         for criterion in arm.criteria:
             path = folder / f"{number} {criterion}.csv"
             if not path.exists():
-                frame, answers = one_criterion(model, splits, others, arm, criterion, network)
+                frame, answers = one_criterion(model, splits, shifts, arm, criterion, network)
                 write(path, frame.assign(commit=git_commit(), **known), correct=answers)
-            with np.load(path.with_suffix(".npz")) as kept:
-                answers = kept["correct"]
+            with np.load(path.with_suffix(".npz")) as file:
+                answers = file["correct"]
             frame = pd.read_csv(path, dtype={"weights": str})
             check(path, frame, known)
             frames.append(frame.assign(pictures=frame["pictures"] + sum(map(len, correct))))
@@ -188,15 +196,15 @@ def study(name: str, network: int) -> None:
     frame = pd.concat(frames).drop_duplicates(["metric", "schedule", "repair", "step"])
     frame["block"], frame["network"] = name, network
     frame["minutes"] = sum(frame["minutes"].iloc[0] for frame in frames)
-    keep(frame[COLUMNS], np.concatenate(correct), unpruned.targets,
-         class_losses(evaluate(model, splits.score)))  # fmt: skip
+    keep(frame[COLUMNS], np.concatenate(correct), unpruned.samples["targets"],
+         class_losses(evaluate(model, splits.score, TASK)))  # fmt: skip
 
 
 def check(path: Path, frame: pd.DataFrame, known: Mapping[str, str]) -> None:
-    """Refuse what was measured on another network, or fine-tuned otherwise."""
+    """Raise ValueError for results of other weights or another recipe than ``known``."""
     for name, value in known.items():
         if (frame[name] != value).any():
-            raise ValueError(f"{path}: {name} {frame[name].iloc[0]} is not {value}. Delete it.")
+            raise ValueError(f"{path} has {name} {frame[name].iloc[0]}, not {value}. Delete it.")
 
 
 def one_criterion(
@@ -209,21 +217,21 @@ def one_criterion(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Prune a trained network by one criterion, with all repairs of an arm.
 
-    ``others`` are test pictures that were shifted. Return a row for each step, and whether the test
-    pictures are right: bits, (rows, pictures / 8).
+    ``others`` are shifted test pictures, by kind of shift. Return a row for each step, and which
+    test pictures are classified correctly, as bits (rows, pictures / 8).
     """
     started, correct = time.time(), []
 
-    def also(track: Track, step: int, done: Done) -> Mapping[str, Any]:
-        """Keep this step's answers; return their row, and shifted accuracies."""
-        found: dict[str, Any] = {"pictures": len(correct)}
-        correct.append(np.packbits(done.test[list(done.test)[-1]].correct))
-        task = track.task
-        whole = task.finetune.share == 1 and task.finetune.steps in (None, 160)
-        if whole and task.recalibrate and task.schedule == TO_95 and step in SHIFTED_AT:
+    def also(run: PruningRun, step: int, result: StepResult) -> Mapping[str, Any]:
+        """Store this step's answers; return their row number, and shifted pictures' accuracies."""
+        measures: dict[str, Any] = {"pictures": len(correct)}
+        correct.append(np.packbits(result.test[list(result.test)[-1]]["correct"]))
+        setting = run.conditions
+        full = setting.finetune.share == 1 and setting.finetune.steps in (None, 160)
+        if full and setting.recalibrate and setting.schedule == TO_95 and step in SHIFTED_AT:
             for kind, pictures in others.items():
-                found[kind] = evaluate(track.network.model, pictures).accuracy
-        return found
+                measures[kind] = evaluate(run.network.model, pictures, TASK).values["accuracy"]
+        return measures
 
     frame = compare_criteria(
         model, splits, {criterion: arm.criteria[criterion]}, arm.schedule, arm.finetune,
@@ -237,12 +245,12 @@ def one_criterion(
 
 def class_losses(found: Evaluation) -> np.ndarray:
     """Return the mean loss of each class that occurs, (classes,)."""
-    classes = np.unique(found.targets)
-    return np.array([found.losses[found.targets == each].mean() for each in classes])
+    losses, targets = found.samples["losses"], found.samples["targets"]
+    return np.array([losses[targets == label].mean() for label in np.unique(targets)])
 
 
 def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray, losses: np.ndarray) -> None:
-    """Write the rows as a table, and each row's answers, where they differ from the baseline's.
+    """Write the rows as a table, and their answers as differences from the first row's.
 
     ``losses`` (classes,) are those of the unpruned network on the scoring pictures.
     """
@@ -252,7 +260,7 @@ def keep(frame: pd.DataFrame, correct: np.ndarray, targets: np.ndarray, losses: 
 
 
 def write(path: Path, frame: pd.DataFrame, **arrays: np.ndarray) -> None:
-    """Write a table, and arrays in an npz beside it; the table last, as the sign of both."""
+    """Write arrays to an npz, then the table beside it: if the table exists, so does the npz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -266,7 +274,7 @@ def records(name: str, network: int) -> Path:
 
 
 def main() -> None:
-    """Do the networks that are asked for and not there yet."""
+    """Study the requested networks that have no records yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("block", choices=BLOCKS)
     parser.add_argument("--networks", type=int, nargs="+", required=True, help="their seeds")

@@ -1,6 +1,6 @@
-"""What can break while a run goes on; every function returns what breaks it in its process.
+"""Faults that can strike during a run; every function returns a hook that installs one.
 
-A fault that strikes leaves a file ``struck`` behind: where there is none, the run went by without.
+A fault that strikes creates a file ``struck``; without it, the run ended before the fault.
 """
 
 import builtins
@@ -15,25 +15,25 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from experiments.faults.trial import Prepare
-from pruning_lab import atomic
 from pruning_lab.datasets.splits import Images
+from pruning_lab.runtime import files
 from pruning_lab.tracking import write
 
 STRUCK = "struck"
 MLFLOW = ("create_experiment", "create_run", "delete_tag", "get_experiment_by_name", "get_run",
           "log_artifact", "log_artifacts", "log_batch", "search_experiments", "search_runs",
           "set_tag", "set_terminated", "update_run")  # fmt: skip
-"""All that a run, a new one, a failed one or one that goes on, calls of MLflow's client."""
+"""Methods of MLflow's client that new, failed and resumed runs call."""
 
 
 def broken_write(number: int, how: str) -> Prepare:
-    """The checkpoint, baseline, score file or model of this number: an errno, or ``torn``.
+    """Break the write of checkpoint, baseline, scores or model with this number.
 
-    A torn file ends the process when half of it is on the disk.
+    ``how`` names an errno; ``torn`` kills the process when half of the file is on the disk.
     """
 
     def prepare() -> None:
-        count, own = iter(range(10**6)), atomic.to_disk
+        count, original = iter(range(10**6)), files.to_disk
 
         def to_disk(path: Any) -> None:
             if path.suffix == ".part" and next(count) == number:
@@ -42,24 +42,24 @@ def broken_write(number: int, how: str) -> Prepare:
                     os.truncate(path, path.stat().st_size // 2)
                     os.kill(os.getpid(), signal.SIGKILL)
                 _fail(getattr(errno, how))
-            own(path)
+            original(path)
 
-        atomic.to_disk = to_disk
+        files.to_disk = to_disk
 
     return prepare
 
 
 def broken_output(number: int, how: str) -> Prepare:
-    """The file of this number that is opened for writing in the run's output folder."""
+    """Break the opening for writing of the file with this number in the run's output folder."""
 
     def prepare() -> None:
-        count, own, outputs = iter(range(10**6)), io.open, Path("outputs").absolute()
+        count, original, outputs = iter(range(10**6)), io.open, Path("outputs").absolute()
 
         def opened(file: Any, mode: str = "r", *given: Any, **named: Any) -> Any:
             inside = not isinstance(file, int) and outputs in Path(file).absolute().parents
             if inside and {*mode} & {*"wax+"} and next(count) == number:
                 _fail(getattr(errno, how))
-            return own(file, mode, *given, **named)
+            return original(file, mode, *given, **named)
 
         builtins.open = io.open = opened
 
@@ -67,7 +67,7 @@ def broken_output(number: int, how: str) -> Prepare:
 
 
 def broken_store(number: int, once: bool) -> Prepare:
-    """The call of MLflow of this number, or all from there on."""
+    """Break the call of MLflow with this number; unless ``once``, all later ones as well."""
 
     def prepare() -> None:
         count = iter(range(10**6))
@@ -89,15 +89,15 @@ def broken_store(number: int, once: bool) -> Prepare:
 
 
 def broken_data(number: int) -> Prepare:
-    """The batch of this number, which cannot be read."""
+    """Make the batch with this number unreadable."""
 
     def prepare() -> None:
-        count, own = iter(range(10**6)), Images.__getitem__
+        count, original = iter(range(10**6)), Images.__getitem__
 
         def read(self: Images, index: Any) -> Any:
             if next(count) == number:
                 _fail(errno.EIO)
-            return own(self, index)
+            return original(self, index)
 
         Images.__getitem__ = read  # type: ignore[method-assign]
 

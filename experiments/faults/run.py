@@ -1,8 +1,8 @@
-"""Kills runs at random moments and breaks everything that they write to: is anything lost?
+"""Kill runs at random moments and break everything that they write to; check that nothing is lost.
 
-Every trial has a fresh folder: baseline, checkpoints and MLflow store are its own. After the fault
-the same command is given again, and its curve, scores and pruned models are held against those of
-a run that nothing disturbed, bit for bit.
+Every trial has a fresh folder with its own baseline, checkpoints and MLflow store. After the fault
+the same command is run again; its curve, scores and pruned models must equal those of an
+undisturbed run, bit for bit.
 """
 
 import argparse
@@ -51,13 +51,13 @@ AWAY = "does not take what was measured"
 
 @cache
 def undisturbed(place: Path) -> dict[str, Any]:
-    """What a run leaves that nothing breaks."""
+    """Return the results of a run without faults."""
     assert finish(place / "plain", []) == 0, said(place / "plain")
     return expected(place / "plain")
 
 
 def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
-    """One to three kills at random moments of a run, criterion by criterion in turn."""
+    """Kill runs one to three times at random moments, criterion by criterion."""
     chance, moments = np.random.default_rng(seed), Counter[str]()
     for criterion in tqdm(CRITERIA, desc="kills"):
         overrides = [f"metric={criterion}"]
@@ -75,9 +75,9 @@ def kills(place: Path, times: int, seed: int) -> Iterator[Trials]:
                     process.join()
                     moments[moment(folder)] += 1
                     hit += 1
-            whole = finish(folder, overrides) == 0 and same(left(folder), plain)
+            equal = finish(folder, overrides) == 0 and same(left(folder), plain)
             if hit:  # else it had ended before
-                trials.add(whole, folder)
+                trials.add(equal, folder)
             if not trials.problems:
                 shutil.rmtree(folder)
         yield trials
@@ -92,10 +92,10 @@ def in_turn(
     every: int = 1,
     before: Prepare | None = None,
 ) -> Iterator[Trials]:
-    """What can break breaks, the first, the second, ..., until there is no further one.
+    """Break the first operation of a kind, then the second, ... until a run has no further one.
 
-    With ``before`` an earlier run was broken by that. A run says so if it gives the reason and,
-    where it ends, that the same command goes on.
+    With ``before``, an earlier run is broken by that fault first. A run reports the fault if it
+    gives the ``reason`` and, if it ends, says that the same command resumes it.
     """
     plain, trials = undisturbed(place), Trials(name)
     for number in tqdm(count(0, every), desc=name):
@@ -106,16 +106,16 @@ def in_turn(
             (folder / "said.txt").unlink()
         first = finish(folder, [], broken(number))
         text = said(folder)
-        whole = finish(folder, []) == 0 and same(left(folder), plain)
+        equal = finish(folder, []) == 0 and same(left(folder), plain)
         if not (folder / faults.STRUCK).exists():
             yield trials
             return
         told = reason in text and (first == 0 or AGAIN in text)
-        trials.add(whole, folder, None if first == -signal.SIGKILL else told)
+        trials.add(equal, folder, None if first == -signal.SIGKILL else told)
 
 
 def writes(place: Path) -> Iterator[Trials]:
-    """Every write of a checkpoint, a baseline, scores or a model fails, or is torn."""
+    """Break every write of a checkpoint, baseline, scores or model: errors, and torn files."""
     for error, (name, reason) in ERRORS.items():
         broken = partial(faults.broken_write, how=error)
         yield from in_turn(f"{name}, each write in turn", broken, reason, place)
@@ -124,40 +124,40 @@ def writes(place: Path) -> Iterator[Trials]:
 
 
 def outputs(place: Path) -> Iterator[Trials]:
-    """Every file in the folder of a run's outputs fails: figures, tables, the log."""
+    """Break every file in a run's output folder: figures, tables, the log."""
     for error, (name, reason) in ERRORS.items():
         broken = partial(faults.broken_output, how=error)
         yield from in_turn(f"{name}, each output file in turn", broken, reason, place)
 
 
 def stores(place: Path, every: int) -> Iterator[Trials]:
-    """Every call of MLflow fails, alone, or with all that follow."""
+    """Break every call of MLflow, alone or with all later ones."""
     for name, once, rarer in (("each call in turn", True, 1), ("from a call on", False, 4)):
-        broken, each = partial(faults.broken_store, once=once), rarer * every
-        yield from in_turn(f"MLflow's disk full, {name}", broken, "No space left", place, each)
+        broken, step = partial(faults.broken_store, once=once), rarer * every
+        yield from in_turn(f"MLflow's disk full, {name}", broken, "No space left", place, step)
     broken, cut = partial(faults.broken_store, once=True), faults.broken_data(LATE)
     name = "MLflow's disk full, each call in turn of a run that goes on"
     yield from in_turn(name, broken, "No space left", place, every, before=cut)
 
 
 def data(place: Path, times: int, seed: int) -> Iterator[Trials]:
-    """Batches at random places cannot be read."""
+    """Make batches at random positions unreadable."""
     plain, chance = undisturbed(place), np.random.default_rng(seed)
     trials = Trials("a batch of the data cannot be read")
     for trial in tqdm(range(times), desc="data"):
         folder = place / f"data-{trial}"
         first = finish(folder, [], faults.broken_data(int(chance.integers(0, 200))))
         told = first != 0 and "Input/output error" in said(folder) and AGAIN in said(folder)
-        whole = finish(folder, []) == 0 and same(left(folder), plain)
-        trials.add(whole, folder, told)
+        equal = finish(folder, []) == 0 and same(left(folder), plain)
+        trials.add(equal, folder, told)
     yield trials
 
 
-# -- a server that is away, slow, and back ---------------------------------------------------------
+# -- a server that stops, is slow, or restarts -----------------------------------------------------
 
 
 def back_soon(own: Server, process: Any) -> None:
-    """Killed, and started again three seconds later."""
+    """Kill the server and restart it three seconds later."""
     own.send(signal.SIGKILL)
     time.sleep(3)
     own.start()
@@ -165,14 +165,14 @@ def back_soon(own: Server, process: Any) -> None:
 
 
 def gone(own: Server, process: Any) -> None:
-    """Killed, and started again when the run has ended."""
+    """Kill the server and restart it when the run has ended."""
     own.send(signal.SIGKILL)
     process.join()
     own.start()
 
 
 def slow(own: Server, process: Any) -> None:
-    """Stopped for two seconds, again and again."""
+    """Stop the server for two seconds, again and again."""
     while process.is_alive():
         own.send(signal.SIGSTOP)
         time.sleep(2)
@@ -181,7 +181,7 @@ def slow(own: Server, process: Any) -> None:
 
 
 def servers(place: Path, times: int, seed: int) -> Iterator[Trials]:
-    """A server that goes away or is slow from a random moment on."""
+    """Kill the server or slow it down from a random moment on."""
     chance = np.random.default_rng(seed)
     with server(place / "served") as plain:
         started = time.perf_counter()
@@ -193,22 +193,23 @@ def servers(place: Path, times: int, seed: int) -> Iterator[Trials]:
         trials = Trials(f"MLflow's server {name}")
         for trial in range(times):
             folder = place / f"{fault.__name__}-{trial}"
-            with server(folder / "served") as own:
-                uri = [f"tracking.uri={own.uri}"]
+            with server(folder / "served") as mlflow:
+                uri = [f"tracking.uri={mlflow.uri}"]
                 process = begin(folder, uri)
                 time.sleep(chance.uniform(1, 0.8 * lasts))
                 if not process.is_alive():
                     continue  # it had ended before
-                fault(own, process)
+                fault(mlflow, process)
                 text = said(folder)
                 told = AGAIN in text if process.exitcode else AWAY in text or None
-                whole = finish(folder, uri) == 0
-                whole = whole and same(left(folder, own.uri), undisturbed_there)
-                trials.add(whole, folder, told)
+                equal = finish(folder, uri) == 0
+                equal = equal and same(left(folder, mlflow.uri), undisturbed_there)
+                trials.add(equal, folder, told)
         yield trials
 
 
 def main() -> None:
+    """Run the campaigns and print the table; exit with 1 if anything was lost or unreported."""
     campaigns: dict[str, Callable[[Path, argparse.Namespace], Iterator[Trials]]] = {
         "kills": lambda place, options: kills(place, options.kills, options.seed),
         "data": lambda place, options: data(place, options.data, options.seed),
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="break every n-th call of MLflow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=list(campaigns))
-    parser.add_argument("--folder", type=Path, help="where to work, and what stays")
+    parser.add_argument("--folder", type=Path, help="folder to work in, which is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     wanted = [options.only] if options.only else list(campaigns)
@@ -236,11 +237,11 @@ def main() -> None:
             print("\n".join(trials.problems), flush=True)
             done.append(trials)
     table = pd.DataFrame(
-        [(each.fault, each.count, each.told, each.equal) for each in done],
+        [(trials.fault, trials.count, trials.told, trials.equal) for trials in done],
         columns=["fault", "runs", "said so", "equal in the end"],
     )
     print(markdown(table.set_index("fault")))
-    sys.exit(any(each.problems for each in done))
+    sys.exit(any(trials.problems for trials in done))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An MLflow server of its own, that can be stopped, killed and started again."""
+"""A local MLflow server that can be stopped, killed and restarted."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 
 class Server:
-    """A server on this machine before a store; its artifacts and its log lie in ``folder``."""
+    """An MLflow server on this machine; its artifacts, log and default store are in ``folder``."""
 
     def __init__(self, folder: Path, store: str | None = None, workers: int = 1) -> None:
         self.folder, self.store, self.workers = folder, store, workers
@@ -24,7 +24,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers; RuntimeError where it ends instead."""
+        """Start it and wait until it answers; raise RuntimeError if it ends instead."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "server.txt"
         command = [
@@ -43,7 +43,7 @@ class Server:
             time.sleep(0.2)
 
     def answers(self) -> bool:
-        """Whether it is there."""
+        """Return True if the server answers."""
         try:
             with urlopen(f"{self.uri}/health", timeout=5):  # noqa: S310
                 return True
@@ -52,11 +52,11 @@ class Server:
 
     @property
     def is_up(self) -> bool:
-        """Whether its process is there, stopped or not."""
+        """True while its process exists, stopped or not."""
         return self.process is not None and self.process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to it and its workers."""
+        """Send a signal to the server and its workers."""
         assert self.process is not None
         os.killpg(self.process.pid, number)
         if number == signal.SIGKILL:
@@ -65,11 +65,11 @@ class Server:
 
 @contextmanager
 def server(folder: Path, store: str | None = None, workers: int = 1) -> Iterator[Server]:
-    """A started server, that lives as long as the context."""
-    own = Server(folder, store, workers)
+    """Run a server as long as the context."""
+    started = Server(folder, store, workers)
     try:
-        own.start()
-        yield own
+        started.start()
+        yield started
     finally:
-        if own.is_up:
-            own.send(signal.SIGKILL)
+        if started.is_up:
+            started.send(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""One run of the command in a fresh folder, and what it leaves there."""
+"""Run the command in a fresh folder, and read its results."""
 
 import multiprocessing
 import os
@@ -15,19 +15,19 @@ import pandas as pd
 
 from pruning_lab import tracking
 from pruning_lab.__main__ import run
-from pruning_lab.track import OF_THE_MACHINE
+from pruning_lab.records.step import OF_THE_MACHINE
 
 RUN = ["model=convnet", "model.channels=[6,8]", "model.hidden=8", "dataset=digits", "threads=1",
        "attributions=cheap", "baseline.training.epochs=3", "schedule.steps=2",
        "finetune.epochs=2", "finetune.steps=null",
        "controls.untuned=true", "controls.scratch=true", "keep=all"]  # fmt: skip
 Prepare = Callable[[], None]
-"""Breaks something in the process of a run, before it begins."""
+"""Installs a fault in the process of a run, before it begins."""
 
 
 @dataclass
 class Trials:
-    """What became of the trials with one fault."""
+    """Results of the trials with one fault."""
 
     fault: str
     count: int = 0
@@ -36,9 +36,9 @@ class Trials:
     problems: list[str] = field(default_factory=list)
 
     def add(self, equal: bool, about: Path, said: bool | None = None) -> None:
-        """One more: whether nothing was lost in the end, and whether the run told what was wrong.
+        """Add a trial: ``equal`` if nothing was lost in the end, ``said`` if it reported the fault.
 
-        A run that was killed cannot tell.
+        ``said`` is None for a killed run, which cannot report it.
         """
         self.count += 1
         self.equal += equal
@@ -49,14 +49,14 @@ class Trials:
 
     @property
     def told(self) -> str:
-        """How many said what was wrong; empty where none could."""
+        """Number of runs that reported the fault; empty if none could."""
         return "" if self.said is None else str(self.said)
 
 
 def begin(folder: Path, overrides: list[str], prepare: Prepare = lambda: None) -> Any:
-    """The command in a process of its own, which ``prepare`` may break first.
+    """Start the command in a process of its own, in which ``prepare`` may install a fault first.
 
-    It is forked from this one: its second is not spent on imports.
+    The process is forked from this one, which saves the time of the imports.
     """
 
     def job() -> None:
@@ -64,7 +64,7 @@ def begin(folder: Path, overrides: list[str], prepare: Prepare = lambda: None) -
         out = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # whatever stood in their place
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # in case they were redirected
         sys.argv = ["pruning_lab", *RUN, *overrides]
         prepare()
         run()
@@ -76,20 +76,20 @@ def begin(folder: Path, overrides: list[str], prepare: Prepare = lambda: None) -
 
 
 def finish(folder: Path, overrides: list[str], prepare: Prepare = lambda: None) -> int:
-    """The command, waited for; its exit code."""
+    """Run the command to its end; return its exit code."""
     process = begin(folder, overrides, prepare)
     process.join()
     return int(process.exitcode)
 
 
 def said(folder: Path) -> str:
-    """All that the commands in a folder printed."""
+    """Return the whole output of the commands in a folder."""
     file = folder / "said.txt"
     return file.read_text() if file.exists() else ""
 
 
 def moment(folder: Path) -> str:
-    """What a run was at when it was killed, by the last that it said."""
+    """Return the stage at which a run was killed, judged by its last log line."""
     lines = said(folder).splitlines()
     last = next((line for line in reversed(lines) if re.match(r"\d\d:\d\d:\d\d ", line)), "")
     at = [("scratch", "training from scratch"), ("untuned", "the untuned track"),
@@ -99,44 +99,44 @@ def moment(folder: Path) -> str:
 
 
 def left(folder: Path, uri: str | None = None) -> dict[str, Any]:
-    """Curve, scores and pruned models of a folder's one finished run, and how many runs it has."""
+    """Return curve, scores and models of a folder's finished run, and the status of all runs."""
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
     client = tracking.connect(uri)
     number = client.get_experiment_by_name("pruning_lab").experiment_id
     runs = client.search_runs([number])
     frame = tracking.read_runs(uri, "pruning_lab")
-    found: dict[str, Any] = {"runs": [each.info.status for each in runs]}
+    results: dict[str, Any] = {"runs": [entry.info.status for entry in runs]}
     if frame.empty:
-        return found
+        return results
     (run_id,) = frame["run_id"].unique()
-    found["curve"] = frame.drop(columns=["run_id", *OF_THE_MACHINE])
-    found["points"] = sorted(
+    results["curve"] = frame.drop(columns=["run_id", *OF_THE_MACHINE])
+    results["points"] = sorted(
         (key, point.step)
         for key in client.get_run(run_id).data.metrics
         for point in client.get_metric_history(run_id, key)
     )
     with tempfile.TemporaryDirectory() as place:
-        whole = Path(client.download_artifacts(run_id, "", place))
-        for path in sorted(whole.rglob("*")):
+        root = Path(client.download_artifacts(run_id, "", place))
+        for path in sorted(root.rglob("*")):
             if path.suffix in (".npz", ".safetensors"):
-                found[str(path.relative_to(whole))] = content(path)
-            elif path.is_file():  # a table with seconds in it, a picture: that it is there
-                found[str(path.relative_to(whole))] = path.stat().st_size > 0
-    return found
+                results[str(path.relative_to(root))] = content(path)
+            elif path.is_file():  # tables with seconds, figures: only that they are not empty
+                results[str(path.relative_to(root))] = path.stat().st_size > 0
+    return results
 
 
 def expected(folder: Path, uri: str | None = None) -> dict[str, Any]:
-    """What an undisturbed run left, which is all there."""
-    found = left(folder, uri)
-    assert found["runs"] == ["FINISHED"], found["runs"]
-    assert {"curve", "points"} <= found.keys()
+    """Return the results of an undisturbed run; assert that they are complete."""
+    results = left(folder, uri)
+    assert results["runs"] == ["FINISHED"], results["runs"]
+    assert {"curve", "points"} <= results.keys()
     for kind in (".npz", ".safetensors", ".png", ".csv"):
-        assert any(key.endswith(kind) for key in found), kind
-    return found
+        assert any(key.endswith(kind) for key in results), kind
+    return results
 
 
 def content(path: Path) -> Any:
-    """What is in a file, without the dates that archives have."""
+    """Return a file's content, without the dates in archives."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {key: arrays[key].tobytes() for key in arrays.files}
@@ -144,7 +144,7 @@ def content(path: Path) -> Any:
 
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Whether two runs left the same, bit for bit."""
+    """Return True if two runs have the same results, bit for bit."""
     return found.keys() == expected.keys() and all(
         value.equals(expected[key]) if isinstance(value, pd.DataFrame) else value == expected[key]
         for key, value in found.items()

@@ -1,4 +1,4 @@
-"""The paper's Fig. 1, exact: what does each criterion say about a unit that does nothing?"""
+"""Reproduce the paper's Fig. 1 exactly: each criterion's score of a unit that does nothing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,14 +30,14 @@ CRITERIA: dict[str, Callable[..., AttributionMetric]] = {
     "taylor": TaylorAttributionMetric,
     "taylor_signed": partial(TaylorAttributionMetric, signed=True),
     "weight_norm": WeightNormAttributionMetric,
-    # All 24 orders of 4 units: the Shapley value itself, not a sample of it.
+    # All 24 permutations of 4 units: the exact Shapley value, not a sample.
     "shapley": partial(ShapleyAttributionMetric, permutations=list(permutations(range(4)))),
 }
 UNITS = ["(x2 - x1)/4", "x1 - x2", "x1 + x2", "x1 + x2, unused"]
 
 
 def max_network() -> nn.Sequential:
-    """max(x1, x2) = |x1 - x2|/2 + (x1 + x2)/2 with three ReLU units; a fourth one is unused."""
+    """Compute max(x1, x2) = |x1 - x2|/2 + (x1 + x2)/2 by three ReLU units; a fourth is unused."""
     hidden, output = nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         hidden.weight.copy_(torch.tensor([[-0.25, 0.25], [1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]))
@@ -46,7 +46,7 @@ def max_network() -> nn.Sequential:
 
 
 def quadrature() -> tuple[Tensor, Tensor]:
-    """Six inputs whose plain mean is the expectation over x uniform in [0, 10]^2; and max(x1, x2).
+    """Return six inputs whose mean is the expectation over x uniform in [0, 10]^2, and max(x1, x2).
 
     With any of the units removed, the network's error keeps its sign and is linear in x on either
     side of the diagonal, so both losses are polynomials of degree at most 2 there. On a triangle
@@ -59,7 +59,7 @@ def quadrature() -> tuple[Tensor, Tensor]:
 
 
 def scores(loss: str) -> dict[str, np.ndarray]:
-    """What every criterion says about the four hidden units: ``scores[criterion]`` is (4,)."""
+    """Score the four hidden units by every criterion: ``scores[criterion]`` is (4,)."""
     model, batch = max_network(), quadrature()
     return {
         name: metric(model, [batch], LOSSES[loss], "cpu").run(
@@ -70,7 +70,7 @@ def scores(loss: str) -> dict[str, np.ndarray]:
 
 
 def table(by_loss: dict[str, dict[str, np.ndarray]]) -> str:
-    """The scores as a Markdown table; one row where both losses give the same."""
+    """Format the scores as a Markdown table; one row where both losses give the same."""
     lines = [
         "| criterion | loss | " + " | ".join(UNITS) + " |",
         "| --- | --- |" + " ---: |" * len(UNITS),
@@ -86,7 +86,7 @@ def table(by_loss: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 def figure(by_criterion: dict[str, np.ndarray]) -> Figure:
-    """One panel a criterion, one bar a unit; the unused unit is hatched."""
+    """Draw one panel per criterion, one bar per unit; the unused unit is hatched."""
     result = Figure(figsize=(10, 2.2), layout="constrained")
     for ax, (criterion, values) in zip(
         result.subplots(1, len(by_criterion)), by_criterion.items(), strict=True

@@ -1,4 +1,4 @@
-"""Print what the pilots say: the recipe of fine-tuning, and the reduction of each criterion.
+"""Print the pilots' results: recipes of fine-tuning, and reductions of each criterion.
 
 python -m experiments.pilots.choose
 """
@@ -15,10 +15,10 @@ NETWORK = ["model", "dataset", "seed"]
 
 
 def recipes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Points of validation accuracy that each recipe brings, and beyond the old default.
+    """Return each recipe's gain of validation accuracy in points, also beyond the old default.
 
     A network's value is its mean over criteria and targets; ``half`` is half the 95 % interval of
-    what a recipe brings beyond 40 steps at a constant rate of 0.01, paired within the networks.
+    the gain beyond 40 steps at a constant rate of 0.01, paired within the networks.
     ``worst`` is the smallest gain of any pruned network: below 0 the recipe harmed it.
     """
     recipe = ["lr_schedule", "lr", "steps"]
@@ -26,36 +26,36 @@ def recipes(rows: pd.DataFrame) -> pd.DataFrame:
     networks = rows.groupby([*NETWORK, *recipe], sort=False)["gain"].mean().unstack(recipe)
     beyond = networks.sub(networks["constant", 0.01, 40], axis=0)
     cases = rows.groupby(recipe, sort=False)
-    found = {
+    columns = {
         "gain": networks.mean(), "beyond": beyond.mean(), "half": beyond.apply(half_width),
         "worst": cases["gain"].min().round(2),
     }  # fmt: skip
-    return pd.DataFrame(found).reset_index().astype({"steps": int})
+    return pd.DataFrame(columns).reset_index().astype({"steps": int})
 
 
 def reductions(rows: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy by criterion and reduction, beside the mean's and beside random removal.
+    """Return validation accuracy by criterion and reduction, also against the mean and random.
 
-    Means over networks of the means over targets; after each distance half of its 95 % interval,
+    Means over networks of the means over targets; after each difference half its 95 % interval,
     paired within the networks. Random removal has no reduction: its draws are averaged.
     """
     rows = rows.assign(accuracy=100 * rows["accuracy"])
     rows.loc[rows["criterion"] == "random", "reduction"] = "mean"
     cases = [*NETWORK, "criterion", "reduction"]
     table = rows.groupby(cases, sort=False)["accuracy"].mean().unstack(["criterion", "reduction"])
-    found = []
+    lines = []
     for criterion, reduction in table:
-        own = table[criterion, reduction]
-        row = {"criterion": criterion, "reduction": reduction, "accuracy": own.mean()}
-        for name, other in (("mean", (criterion, "mean")), ("random", ("random", "mean"))):
-            gaps = own - table[other]
+        accuracies = table[criterion, reduction]
+        row = {"criterion": criterion, "reduction": reduction, "accuracy": accuracies.mean()}
+        for name, reference in (("mean", (criterion, "mean")), ("random", ("random", "mean"))):
+            gaps = accuracies - table[reference]
             row |= {f"beyond {name}": gaps.mean(), f"half {name}": half_width(gaps)}
-        found.append(row)
-    return pd.DataFrame(found)
+        lines.append(row)
+    return pd.DataFrame(lines)
 
 
 def readable(table: pd.DataFrame) -> str:
-    """Return either table for people: a distance and half its interval in one cell."""
+    """Format either table, with a difference and half its interval in one cell."""
     columns: dict[str, list[str]] = {}
     for name in table:
         if not str(name).startswith("half"):
@@ -69,7 +69,7 @@ def readable(table: pd.DataFrame) -> str:
 
 
 def _cell(value: object) -> str:
-    """Return settings as they are given, and measurements with one digit."""
+    """Format measurements with one digit, and settings as they are."""
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) >= 0.1 else f"{value:g}"
     return str(value)

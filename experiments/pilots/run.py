@@ -1,11 +1,11 @@
-"""Choose defaults on ``val``: the recipe of fine-tuning, and how scores of samples are reduced.
+"""Choose defaults on ``val``: the recipe of fine-tuning, and the reduction of per-sample scores.
 
     python -m experiments.pilots.run recovery       # both resume after the last network that
     python -m experiments.pilots.run reductions     # is done, and can run side by side
 
-Every network of networks.py is pruned at once by each criterion and reduction (reductions.csv), and
-what random removal and Taylor leave is fine-tuned by each recipe (recovery.csv). The test split is
-not looked at.
+Every network of networks.py is pruned in one shot by each criterion and reduction (reductions.csv).
+Networks pruned by random removal and Taylor are fine-tuned by each recipe (recovery.csv). The test
+split is not used.
 """
 
 import argparse
@@ -20,17 +20,22 @@ import torch
 from tqdm import tqdm
 
 from experiments.pilots.networks import Pilot, pilots, train
-from pruning_lab.atomic import replacing
 from pruning_lab.attributions import (
     RandomAttributionMetric,
     SensitivityAttributionMetric,
     ShapleyAttributionMetric,
     TaylorAttributionMetric,
 )
-from pruning_lab.attributions.banzhaf import BanzhafAttributionMetric
-from pruning_lab.attributions.owen_gradient import OwenGradientAttributionMetric
-from pruning_lab.study import Criterion
-from pruning_lab.training import Training, evaluate, snapshot
+from pruning_lab.attributions.criteria.banzhaf import BanzhafAttributionMetric
+from pruning_lab.attributions.criteria.owen_gradient import OwenGradientAttributionMetric
+from pruning_lab.experiment.study import Criterion
+from pruning_lab.runtime.files import replacing
+from pruning_lab.tasks import Classification
+from pruning_lab.training.evaluation import evaluate
+from pruning_lab.training.fit import snapshot
+from pruning_lab.training.recipe import Training
+
+TASK = Classification()
 
 FOLDER = Path(__file__).parent
 RECIPES = [
@@ -51,13 +56,13 @@ REDUCED: dict[str, Criterion] = {
 }
 REDUCTIONS = ("mean", "mean_abs", "mean_plus_2_std")
 SEEDS = (0, 1, 2)
-"""Of the draws of random removal beside the reductions."""
+"""Seeds of random removal, which is compared with the reductions."""
 
 Rows = Iterator[dict[str, Any]]
 
 
 def reductions(pilot: Pilot) -> Rows:
-    """Accuracy and loss after each criterion by each reduction, recalibrated, not fine-tuned."""
+    """Yield accuracy and loss by criterion and reduction, recalibrated, not fine-tuned."""
     cases: dict[tuple[str, str], Criterion] = {
         ("random", str(seed)): partial(RandomAttributionMetric, seed=seed) for seed in SEEDS
     }
@@ -65,37 +70,38 @@ def reductions(pilot: Pilot) -> Rows:
         cases[name, reduction] = partial(criterion, reduction=reduction)
     for (name, reduction), criterion in tqdm(cases.items(), "Reductions", leave=False):
         for target, pruned in pilot.pruned(criterion):
-            found = evaluate(pruned.model, pilot.splits.val)
+            evaluation = evaluate(pruned.model, pilot.splits.val, TASK)
             yield {
                 "target": target, "criterion": name, "reduction": reduction,
-                "accuracy": found.accuracy, "loss": found.loss,
+                "accuracy": evaluation.values["accuracy"], "loss": evaluation.values["loss"],
             }  # fmt: skip
 
 
 def recovery(pilot: Pilot) -> Rows:
-    """Accuracy and loss before and after each recipe, from the same pruned networks."""
+    """Yield accuracy and loss before and after each recipe, from the same pruned networks."""
     criteria: dict[str, Criterion] = {
         "random": RandomAttributionMetric,
         "taylor": TaylorAttributionMetric,
     }
-    cases = ((name, *each) for name in criteria for each in pilot.pruned(criteria[name]))
+    cases = ((name, *case) for name in criteria for case in pilot.pruned(criteria[name]))
     for name, target, pruned in cases:
-        before = evaluate(pruned.model, pilot.splits.val)
+        before = evaluate(pruned.model, pilot.splits.val, TASK)
         for lr_schedule, lr, steps in tqdm(RECIPES, f"Recipes, {name}, {target}", leave=False):
             recipe = Training(steps=steps, lr=lr, weight_decay=5e-4, lr_schedule=lr_schedule)
             undo = snapshot(pruned.model, recipe.optimizer(pruned.model))
             train(pilot, pruned, recipe)
-            after = evaluate(pruned.model, pilot.splits.val)
+            after = evaluate(pruned.model, pilot.splits.val, TASK)
             undo()
             yield {
                 "target": target, "criterion": name, "lr_schedule": lr_schedule, "lr": lr,
-                "steps": steps, "accuracy_before": before.accuracy, "loss_before": before.loss,
-                "accuracy": after.accuracy, "loss": after.loss,
+                "steps": steps, "accuracy_before": before.values["accuracy"],
+                "loss_before": before.values["loss"],
+                "accuracy": after.values["accuracy"], "loss": after.values["loss"],
             }  # fmt: skip
 
 
 def extend(pilot: Pilot, name: str, measure: Callable[[Pilot], Rows]) -> None:
-    """Add a network's rows to a table, unless they are there."""
+    """Add a network's rows to a table, unless it has them."""
     path = FOLDER / f"{name}.csv"
     done = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(pilot.about))
     if (done[list(pilot.about)] == list(pilot.about.values())).all(axis=1).any():
@@ -106,7 +112,7 @@ def extend(pilot: Pilot, name: str, measure: Callable[[Pilot], Rows]) -> None:
 
 
 def main() -> None:
-    """Do the networks that are not in a table yet."""
+    """Measure the networks that the table lacks."""
     tables = {"recovery": recovery, "reductions": reductions}
     parser = argparse.ArgumentParser(description="Choose defaults on the validation split.")
     parser.add_argument("table", choices=tables)

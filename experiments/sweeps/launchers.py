@@ -1,11 +1,11 @@
-"""One sweep by every launcher: are its curves the same, to the last bit?
+"""Run one sweep by every launcher and check that the curves are equal, to the last bit.
 
     python -m experiments.sweeps.launchers
     python -m experiments.sweeps.launchers hydra/launcher=slurm hydra.launcher.mem_gb=2
 
-Six criteria prune a small network of the digits in two steps, by Hydra's own launcher, by joblib,
-submitit and Ray, each with a store, baselines and outputs of its own. With overrides only the
-launcher that they set is compared. Ends with an error unless all curves equal those of Hydra's own.
+Six criteria prune a small network of the digits in two steps, by Hydra's own launcher, joblib,
+submitit and Ray, each with its own store, baselines and outputs. With overrides, only the launcher
+that they set is compared. Exits with 1 unless all curves equal those of Hydra's own launcher.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pruning_lab.track import OF_THE_MACHINE
+from pruning_lab.records.step import OF_THE_MACHINE
 from pruning_lab.tracking import read_runs
 
 METRICS = ("random", "apoz", "sensitivity", "taylor", "weight_norm", "shapley")
@@ -45,9 +45,9 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def sweep(folder: Path, overrides: tuple[str, ...]) -> pd.DataFrame:
-    """The curves of the sweep by one launcher, sorted, without the machine's columns and names.
+    """Return the sweep's curves by one launcher, sorted, without run ids and the machine's columns.
 
-    Raises CalledProcessError with what was said, where a job failed.
+    Raises CalledProcessError with the output if a job fails.
     """
     places = (
         f"tracking.uri=sqlite:///{folder}/mlflow.db",
@@ -63,7 +63,7 @@ def sweep(folder: Path, overrides: tuple[str, ...]) -> pd.DataFrame:
 
 
 def table(curves: dict[str, pd.DataFrame]) -> str:
-    """A row a launcher as Markdown: how many of the runs finished, and whether all is equal."""
+    """Return a Markdown row for each launcher: finished runs, and equality of all curves."""
     lines = ["| launcher | runs finished | bit-equal to basic |", "| --- | ---: | --- |"]
     for launcher, frame in curves.items():
         runs = f"{frame.metric.nunique()} of {len(METRICS)}"
@@ -72,13 +72,13 @@ def table(curves: dict[str, pd.DataFrame]) -> str:
 
 
 def equal(curves: dict[str, pd.DataFrame], launcher: str) -> bool:
-    """Whether a launcher's curves are those of Hydra's own, all columns, and complete."""
+    """Return True if a launcher's curves are complete and equal those of Hydra's own launcher."""
     complete = set(curves[launcher].metric) == set(METRICS)
     return complete and curves[launcher].equals(curves[BASIC])
 
 
 def main() -> int:
-    """Print the table; 0 where all launchers give the same."""
+    """Print the table; return 0 if all launchers give the same curves."""
     given, curves = tuple(sys.argv[1:]), {}
     launchers = {BASIC: (), " ".join(given): given} if given else LAUNCHERS
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,12 @@
-"""Eight runs at once into one new store: is every one recorded whole, and without an error?
+"""Write eight runs at once into a new store; check that all are complete, without an error.
 
     python -m experiments.sweeps.writers --store sqlite --times 20
     python -m experiments.sweeps.writers --store postgresql --times 20
 
-``sqlite`` is a file that does not exist yet, in each round a new one. ``postgresql`` is an MLflow
-server before a PostgreSQL cluster of its own, and in each round an experiment that does not exist
-yet. The eight are forked from a process that has imported everything, and wait for one another:
-they come at once. Ends with an error unless all is recorded.
+``sqlite`` is a new file in each round. ``postgresql`` is an MLflow server with its own PostgreSQL
+cluster, and a new experiment in each round. The eight processes are forked from one that has
+imported everything, and wait for one another, so they start at once. Exits with 1 unless all runs
+are recorded.
 """
 
 import argparse
@@ -29,8 +29,9 @@ from hydra import compose, initialize_config_module
 
 from experiments.faults.server import server
 from pruning_lab import tracking
-from pruning_lab.record import Names
-from pruning_lab.runner import Experiment
+from pruning_lab.config.sections import Names
+from pruning_lab.experiment import runner
+from pruning_lab.experiment.setup import set_up
 
 WRITERS = 8
 STEPS = 2
@@ -54,20 +55,20 @@ FORK = multiprocessing.get_context("fork")
 def write(
     seed: int, uri: str, name: str, folder: Path, start: Barrier, errors: SimpleQueue
 ) -> None:
-    """The run of one seed, begun when all are ready; tells of an error."""
+    """Run one seed, starting when all are ready; put an error into ``errors``."""
     places = (f"tracking.uri={uri}", f"tracking.experiment={name}", f"baseline.folder={folder}/b",
               f"checkpoints={folder}/c")  # fmt: skip
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", [*TINY, f"seed={seed}", *places])
     start.wait(timeout=60)
     try:
-        Experiment(config, NAMES, folder / f"outputs/{name}/{seed}").run()
-    except Exception as error:  # whatever it is, it is counted
+        runner.run(set_up(config, NAMES), folder / f"outputs/{name}/{seed}")
+    except Exception as error:  # every kind is counted
         errors.put(f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def at_once(uri: str, name: str, folder: Path) -> list[str]:
-    """Eight runs at once; returns their errors."""
+    """Run all writers at once; return their errors."""
     start, errors = FORK.Barrier(WRITERS), FORK.SimpleQueue()
     jobs = [
         FORK.Process(target=write, args=(seed, uri, name, folder, start, errors))
@@ -82,12 +83,12 @@ def at_once(uri: str, name: str, folder: Path) -> list[str]:
 
 
 def complete(uri: str, name: str) -> int:
-    """How many runs are finished, with the table and the metrics of all their steps."""
+    """Count the runs whose table and metrics have all steps."""
     client, steps = tracking.connect(uri), STEPS + 1  # and the unpruned network
-    found = tracking.read_runs(uri, name)
+    table = tracking.read_runs(uri, name)
     return sum(
         len(rows) == len(client.get_metric_history(run, "accuracy/test_accuracy_after")) == steps
-        for run, rows in found.groupby("run_id")
+        for run, rows in table.groupby("run_id")
     )
 
 
@@ -95,10 +96,10 @@ def complete(uri: str, name: str) -> int:
 
 
 def rounds(store: str, times: int, folder: Path) -> Generator[tuple[str, str], None, None]:
-    """The address and the experiment of every round: one of the two is new."""
+    """Yield the address and the experiment of every round; one of the two is new."""
     if store == "postgresql":
-        with postgresql(folder) as database, server(folder, database, workers=2) as own:
-            yield from ((own.uri, f"round_{number}") for number in range(times))
+        with postgresql(folder) as database, server(folder, database, workers=2) as mlflow:
+            yield from ((mlflow.uri, f"round_{number}") for number in range(times))
         return
     for number in range(times):
         file = folder / str(number) / "mlflow.db"
@@ -107,7 +108,7 @@ def rounds(store: str, times: int, folder: Path) -> Generator[tuple[str, str], N
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """The address of a PostgreSQL cluster that lives as long as the context, behind a socket."""
+    """Run a PostgreSQL cluster on a Unix socket as long as the context; yield its address."""
     tools, data = max(Path("/usr/lib/postgresql").glob("*/bin")), folder / "postgresql"
     data.mkdir()
     control = [str(tools / "pg_ctl"), "--silent", "--pgdata", str(data / "cluster")]
@@ -125,37 +126,37 @@ def postgresql(folder: Path) -> Iterator[str]:
 
 
 def call(command: list[str]) -> None:
-    """A command that must succeed, in a folder that every user may enter."""
+    """Run a command that must succeed, in a folder that every user may enter."""
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")  # noqa: S603
 
 
 def main() -> int:
-    """Print a table of what was recorded; 0 where that is everything."""
+    """Print a table of the recorded runs; return 0 if all are complete."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", choices=STORES, default=STORES[0])
     parser.add_argument("--times", type=int, default=20, help="rounds of eight runs")
     arguments = parser.parse_args()
     errors: Counter[str] = Counter()
-    whole, seconds = 0, []
+    recorded, seconds = 0, []
     with (
         tempfile.TemporaryDirectory() as place,
-        closing(rounds(arguments.store, arguments.times, Path(place))) as each,
+        closing(rounds(arguments.store, arguments.times, Path(place))) as addresses,
     ):
-        for uri, name in each:
+        for uri, name in addresses:
             started = time.perf_counter()
             errors.update(at_once(uri, name, Path(place)))
             seconds.append(time.perf_counter() - started)
-            whole += complete(uri, name)
+            recorded += complete(uri, name)
     runs = arguments.times * WRITERS
     print("| store | runs, eight at once | whole | errors | seconds a round (median) |")
     print("| --- | ---: | ---: | ---: | ---: |")
     print(
-        f"| {arguments.store} | {runs} | {whole} | {errors.total()} | "
+        f"| {arguments.store} | {runs} | {recorded} | {errors.total()} | "
         f"{statistics.median(seconds):.1f} |"
     )
     for error, times in errors.most_common():
         print(f"{times} times: {error}", file=sys.stderr)
-    return 0 if whole == runs and not errors else 1
+    return 0 if recorded == runs and not errors else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure how much of the result 500 labelled pictures explain: two controls, on one thread.
+"""Measure how much of the result 500 labelled pictures explain, by two controls, on one thread.
 
     python -m experiments.untrained_networks.controls    # the same command again resumes
 
@@ -16,21 +16,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pruning_lab.atomic import replacing
+from pruning_lab.config.build import build
 from pruning_lab.datasets import Images, Splits, loader
-from pruning_lab.identity import fresh_model
-from pruning_lab.network import Network
-from pruning_lab.schedules import Schedule
-from pruning_lab.setup import build, build_data
-from pruning_lab.track import Task
-from pruning_lab.training import Training, evaluate
+from pruning_lab.experiment.conditions import Conditions
+from pruning_lab.experiment.fingerprint import fresh_model
+from pruning_lab.experiment.network import Network
+from pruning_lab.experiment.parts import build_data
+from pruning_lab.pruning.schedules import Schedule
+from pruning_lab.runtime.files import replacing
+from pruning_lab.tasks import Classification
+from pruning_lab.training.evaluation import evaluate
+from pruning_lab.training.recipe import Training
+
+TASK = Classification()
 
 TABLE = Path(__file__).with_name("controls.csv")
 SEEDS = range(5)
@@ -59,38 +63,40 @@ def subject(seed: int, *overrides: str) -> Subject:
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("config", chosen)
     splits = build_data(config.dataset)
-    model = fresh_model(config.model, splits, config.seeds.init)
+    model = fresh_model(config.model, splits, TASK, config.seeds.init)
     return Subject(config, splits, Network(model, splits.input_size, torch.device("cpu")))
 
 
 def permuted(pictures: Images, seeds: Sequence[int]) -> Images:
-    """Return the same pictures with their labels in a random order."""
+    """Return the pictures with their labels in a random order."""
     order = torch.from_numpy(np.random.default_rng(seeds).permutation(len(pictures)))
-    other = copy.copy(pictures)
-    other.labels = pictures.labels[order]
-    return other
+    shuffled = copy.copy(pictures)
+    shuffled.labels = pictures.labels[order]
+    return shuffled
 
 
 def pruned(given: Subject) -> Rows:
-    """Remove units with negative scores, layer by layer, and measure before and after each."""
+    """Remove units with negative scores, layer by layer; measure before, and after each layer."""
     config, splits, network = given.config, given.splits, given.network
     schedule: Schedule = build(config.schedule, "schedule", Schedule)
     batches = loader(splits.score, config.scoring.batch_size)
-    metric = build(config.metric, "metric")(network.model, batches, F.cross_entropy, "cpu")
+    metric = build(config.metric, "metric")(network.model, batches, TASK.loss, "cpu")
     yield measured(given, 0)
-    steps = Task(splits, schedule, Training(epochs=0), order=0).steps(network)
+    steps = Conditions(TASK, splits, schedule, Training(epochs=0), order=0).steps(network)
     for number, step in enumerate(steps, 1):
-        players = network.players(step.layers, schedule.coupled)
-        found = metric.estimate(list(players.values()), True)
-        scores = {name: each.scores for name, each in zip(players, found, strict=True)}
+        unit_groups = network.unit_groups(step.layers, schedule.coupled)
+        estimates = metric.estimate(list(unit_groups.values()), True)
+        scores = {name: layer.scores for name, layer in zip(unit_groups, estimates, strict=True)}
         network.pruner.prune_groups(network.plan(scores, step, schedule))
         yield measured(given, number)
 
 
 def measured(given: Subject, layers: int) -> dict[str, Any]:
-    """Return accuracies and units left, with so many layers pruned."""
+    """Return accuracies and remaining units, with ``layers`` layers pruned."""
     model, splits = given.network.model, given.splits
-    test, score = (evaluate(model, data).accuracy for data in (splits.test, splits.score))
+    test, score = (
+        evaluate(model, data, TASK).values["accuracy"] for data in (splits.test, splits.score)
+    )
     units = sum(given.network.widths().values())
     return {"layers": layers, "units": units, "test_accuracy": test, "score_accuracy": score}
 
@@ -99,12 +105,12 @@ def nearest_mean(features: nn.Module, splits: Splits) -> dict[str, Any]:
     """Classify by the nearest class mean of the scoring pictures' features (Euclidean)."""
     known, classes = outputs(features, splits.score)
     means = torch.stack([known[classes == label].mean(0) for label in range(splits.num_classes)])
-    found = {}
+    accuracies = {}
     for name in ("test", "score"):
         values, targets = outputs(features, getattr(splits, name))
         nearest = torch.cdist(values, means).argmin(1)
-        found[f"{name}_accuracy"] = float((nearest == targets).double().mean())
-    return found
+        accuracies[f"{name}_accuracy"] = float((nearest == targets).double().mean())
+    return accuracies
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
-"""How much is each unit worth? One criterion a file."""
+"""Attribution metrics: criteria that score the units of a layer, one per file."""
 
-from pruning_lab.attributions.apoz import APoZAttributionMetric
 from pruning_lab.attributions.base import AttributionMetric
-from pruning_lab.attributions.random import RandomAttributionMetric
-from pruning_lab.attributions.sensitivity import SensitivityAttributionMetric
-from pruning_lab.attributions.shapley import ShapleyAttributionMetric
-from pruning_lab.attributions.taylor import TaylorAttributionMetric
-from pruning_lab.attributions.weight_norm import WeightNormAttributionMetric
+from pruning_lab.attributions.criteria.apoz import APoZAttributionMetric
+from pruning_lab.attributions.criteria.random import RandomAttributionMetric
+from pruning_lab.attributions.criteria.sensitivity import SensitivityAttributionMetric
+from pruning_lab.attributions.criteria.shapley import ShapleyAttributionMetric
+from pruning_lab.attributions.criteria.taylor import TaylorAttributionMetric
+from pruning_lab.attributions.criteria.weight_norm import WeightNormAttributionMetric
 
 __all__ = [
     "APoZAttributionMetric",

@@ -1,4 +1,4 @@
-"""What every criterion shares: the data, the model at rest, and one number a unit at the end."""
+"""Base class of the criteria: options, checks, data, and the model in eval mode while scoring."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -10,35 +10,37 @@ import numpy as np
 import torch
 from torch import nn
 
-from pruning_lab import ledger
-from pruning_lab.attributions.axes import axis_of
-from pruning_lab.attributions.batches import Batches
-from pruning_lab.attributions.checks import check_trace, observe
-from pruning_lab.attributions.losses import Criterion, raw_losses
-from pruning_lab.attributions.players import Players, every_unit, units_of_module
-from pruning_lab.attributions.reduction import Estimate, Reduction, check_reduction
+from pruning_lab.attributions.estimation.reduction import Estimate, Reduction, check_reduction
+from pruning_lab.attributions.observation.axes import axis_of
+from pruning_lab.attributions.observation.batches import Batches
+from pruning_lab.attributions.observation.checks import check_trace, observe
+from pruning_lab.attributions.observation.losses import Criterion, raw_losses
+from pruning_lab.attributions.unit_groups import UnitGroups, every_unit, units_of_module
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Graph, HookedGraph, UntraceableError, trace
-from pruning_lab.ledger import Passes, Prediction, counted
-from pruning_lab.modes import evaluating, state_kept, uncompiled
-from pruning_lab.random_streams import streams_kept
+from pruning_lab.graph.refusals import UntraceableError
+from pruning_lab.partial_forward.hooked import HookedGraph
+from pruning_lab.partial_forward.traced import Graph, trace
+from pruning_lab.profiling import passes
+from pruning_lab.profiling.passes import Passes, Prediction, counted
+from pruning_lab.runtime.model_state import evaluating, state_kept, uncompiled
+from pruning_lab.runtime.random_streams import streams_kept
 
 
 class Progress:
-    """Is told of the work of a criterion that takes its time; does nothing, for others to do."""
+    """Progress listener; the default ignores all events. Subclass it to show progress."""
 
     def planned(self, index: int, evaluations: int) -> None:
-        """So many more evaluations will score the players ``index``."""
+        """Announce ``evaluations`` more evaluations for set number ``index`` of unit groups."""
 
     def done(self, index: int, evaluations: int) -> None:
-        """So many evaluations were made."""
+        """Report ``evaluations`` completed evaluations for that set."""
 
     def error(self, index: int, relative: float) -> None:
-        """The relative error of the players' scores so far."""
+        """Report the relative error of that set's scores so far."""
 
 
 class Site(NamedTuple):
-    """A place where the activations of players' units are read."""
+    """Where activations are read: node, dimension of the units, groups of the units, module."""
 
     node: Any
     axis: int
@@ -47,27 +49,26 @@ class Site(NamedTuple):
 
 
 class AttributionMetric(ABC):
-    """A criterion: how much is each unit of a layer worth to the model?
+    """A criterion: scores how much each unit of a layer is worth to the model.
 
-    ``criterion(output, target, reduction="none")`` is the model's loss, ``data_generator`` any
-    iterable of batches ``(x, target)``. ``reduction`` makes one score a unit out of the per-sample
+    ``criterion(output, target, reduction="none")`` is the loss function, ``data_generator`` any
+    iterable of batches ``(x, target)``. ``reduction`` makes one score per unit out of per-sample
     scores (samples, units): ``"mean"``, ``"mean_abs"`` (of absolute values), ``"sum"``,
-    ``"mean_plus_2_std"`` (the best variant of Ancona et al., arXiv 2006.01795; the population's
-    standard deviation), ``"none"``, or a callable. Higher scores mean: keep.
+    ``"mean_plus_2_std"`` (the best variant of Ancona et al., arXiv 2006.01795; population standard
+    deviation), ``"none"``, or a callable. Units with the lowest scores are removed first.
     """
 
     evidence: ClassVar[str] = "nothing"
-    """What is read of the model, in words."""
+    """Description of what the criterion reads of the model."""
 
     options: ClassVar[tuple[str, ...]] = ()
-    """What may be set of the criterion, by its constructor or by ``run``: attributes of the class,
-    which hold the defaults."""
+    """Names of the options of the constructor and ``run``; class attributes hold the defaults."""
 
     needs_gradient: ClassVar[bool] = False
-    """It reads gradients of the model."""
+    """True if the criterion reads gradients of the model."""
 
     independent: ClassVar[bool] = False
-    """Scores are draws of their own: of units that only go together one stands for all."""
+    """True if scores are independent random draws: one unit's score then counts for its group."""
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class AttributionMetric(ABC):
     ) -> np.ndarray:
         """Score the units of ``module``: (units,), or (samples, units) with ``"none"``.
 
-        The activation is read at the module's own output, or with ``find_best_evaluation_module``
-        behind the BatchNorm and non-linearity that follow it. Raises UserError for a module that
+        Activations are read at the module's own output, or with ``find_best_evaluation_module``
+        after the BatchNorm and non-linearity that follow it. Raises UserError for a module that
         is not part of the model, never runs, or has no units.
         """
         return self.run_layers([module], find_best_evaluation_module, **options)[0]
@@ -105,73 +106,79 @@ class AttributionMetric(ABC):
         find_best_evaluation_module: bool = False,
         **options: Any,
     ) -> list[np.ndarray]:
-        """The scores of several modules."""
-        players = [units_of_module(module) for module in modules]
-        found = self.estimate(players, find_best_evaluation_module, **options)
-        return [each.scores for each in found]
+        """Score the units of several modules; ``run``'s result for each of them."""
+        unit_groups = [units_of_module(module) for module in modules]
+        estimates = self.estimate(unit_groups, find_best_evaluation_module, **options)
+        return [estimate.scores for estimate in estimates]
 
     def estimate(
         self,
-        players: Sequence[Players],
+        unit_groups: Sequence[UnitGroups],
         find_best_evaluation_module: bool = False,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[Estimate]:
-        """The scores of several sets of players, with their errors.
+        """Score several sets of unit groups; returns their scores with errors.
 
-        ``units_of_module(module)`` are the players that ``run`` scores; those of
-        ``players_of_group(model, group)`` have all units that only go together, in several layers.
+        ``units_of_module(module)`` makes the groups that ``run`` scores, ``unit_groups_of(model,
+        group)`` those of coupled layers: units that are scored and removed together.
         """
         metric = self._with(options)
-        self._check_known(players)
+        self._check_known(unit_groups)
         with at_rest(self.model):
-            return metric._estimate(players, find_best_evaluation_module, progress or Progress())
+            return metric._estimate(
+                unit_groups, find_best_evaluation_module, progress or Progress()
+            )
 
     def predict(
         self,
-        players: Sequence[Players],
+        unit_groups: Sequence[UnitGroups],
         find_best_evaluation_module: bool = False,
         **options: Any,
     ) -> Prediction | None:
-        """How many passes ``estimate`` will take; None where the criterion cannot tell.
+        """Predict the passes that ``estimate`` will take; None if the criterion cannot tell.
 
         Nothing is scored: a few samples are read, and two go through the model.
         """
         metric = self._with(options)
-        self._check_known(players)
-        with at_rest(self.model), counted(Passes()):  # for then the graph is weighed
-            return metric._predict(players, find_best_evaluation_module)
+        self._check_known(unit_groups)
+        with at_rest(self.model), counted(Passes()):  # _graph then weighs operations
+            return metric._predict(unit_groups, find_best_evaluation_module)
 
-    def check(self, players: Sequence[Players], find_best_evaluation_module: bool = False) -> None:
-        """UserError for players that ``estimate`` would refuse; nothing is scored."""
+    def check(
+        self, unit_groups: Sequence[UnitGroups], find_best_evaluation_module: bool = False
+    ) -> None:
+        """Raise UserError for unit groups that ``estimate`` would refuse; nothing is scored."""
         metric = self._with({})
         with at_rest(self.model):
-            metric._check_players(players, find_best_evaluation_module)
+            metric._check_unit_groups(unit_groups, find_best_evaluation_module)
 
-    def _check_players(self, players: Sequence[Players], behind: bool) -> None:  # noqa: B027
-        """Refuse players that have no scores."""
+    def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:  # noqa: B027
+        """Raise UserError for unit groups that have no scores."""
 
     @abstractmethod
     def _estimate(
-        self, players: Sequence[Players], behind: bool, progress: "Progress"
+        self, unit_groups: Sequence[UnitGroups], after_activation: bool, progress: "Progress"
     ) -> list[Estimate]:
-        """The scores of each set of players."""
+        """Return the scores of each set of unit groups."""
 
-    def _predict(self, players: Sequence[Players], behind: bool) -> Prediction | None:
-        """The passes that ``_estimate`` will take."""
+    def _predict(
+        self, unit_groups: Sequence[UnitGroups], after_activation: bool
+    ) -> Prediction | None:
+        """Predict the passes that ``_estimate`` will take."""
         return None
 
-    def _check_known(self, players: Sequence[Players]) -> None:
+    def _check_known(self, unit_groups: Sequence[UnitGroups]) -> None:
         known = set(self.model.modules())
-        for module in (module for each in players for module in each.members):
+        for module in (module for groups in unit_groups for module in groups.members):
             if module not in known:
                 raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
 
     def _check_options(self) -> None:  # noqa: B027  (most criteria have none)
-        """Refuse impossible values of the criterion's own options."""
+        """Raise UserError for impossible values of the criterion's options."""
 
     def _with(self, options: dict[str, Any]) -> Self:
-        """This metric with other values for some of its options."""
+        """Return a copy of this metric with other values for some of its options."""
         metric = copy.copy(self)
         metric._set(options, f"{type(self).__name__}.run()")
         metric.batches = self.batches.anew()
@@ -185,70 +192,74 @@ class AttributionMetric(ABC):
         vars(self).update(options)
         self._check_options()
 
-    def _sites(self, graph: Any, players: Players, behind: bool) -> list[Site]:
-        """Where the players' activations are read."""
-        if not players.joint:
+    def _sites(self, graph: Any, unit_groups: UnitGroups, after_activation: bool) -> list[Site]:
+        """Return the sites where the unit groups' activations are read."""
+        if not unit_groups.joint:
             return [
                 Site(
-                    graph.site(players.first, behind),
-                    self._axis(players.first),
+                    graph.site(unit_groups.first, after_activation),
+                    self._axis(unit_groups.first),
                     None,
-                    players.first,
+                    unit_groups.first,
                 )
             ]
-        found = [
+        sites = [
             Site(node, self._axis(module), row, module)
-            for module, row in players.members.items()
-            for node in graph.sites(module, behind)
+            for module, row in unit_groups.members.items()
+            for node in graph.sites(module, after_activation)
         ]
-        if not found:
-            raise UserError(f"{players.first} and what goes with it never run: nothing to score.")
-        if len(found) == 1 and every_unit(found[0].row):
-            return [found[0]._replace(row=None)]  # which walks by the layer behind ask for
-        return found
+        if not sites:
+            raise UserError(
+                f"{unit_groups.first} and the layers coupled to it never run: nothing to score."
+            )
+        if len(sites) == 1 and every_unit(sites[0].row):
+            return [sites[0]._replace(row=None)]  # permutations through the next layer need this
+        return sites
 
     def _axis(self, module: nn.Module) -> int:
-        """The dimension of ``module``'s output that holds its units."""
+        """Return the dimension of ``module``'s output that holds its units."""
         if module not in self._axes:
             self._axes[module] = axis_of(self.model, module, self.batches.example)
         return self._axes[module]
 
-    def _counts(self, graph: Any, players: Sequence[Players], behind: bool) -> list[int]:
-        """How many players there are in each set; of a module's units its output tells."""
-        sites = [self._sites(graph, each, behind)[0] for each in players]
+    def _counts(
+        self, graph: Any, unit_groups: Sequence[UnitGroups], after_activation: bool
+    ) -> list[int]:
+        """Return the number of groups in each set; the output's width where every unit is one."""
+        sites = [self._sites(graph, groups, after_activation)[0] for groups in unit_groups]
         nodes = list(dict.fromkeys(site.node for site in sites))
-        with torch.no_grad(), ledger.checking():
+        with torch.no_grad(), passes.checking():
             _, activations = graph.record(self.batches.example(), nodes)
         read = dict(zip(nodes, activations, strict=True))
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
-        return [each.count or width for each, width in zip(players, widths, strict=True)]
+        return [groups.count or width for groups, width in zip(unit_groups, widths, strict=True)]
 
-    def _graph(self, players: Sequence[Players] = ()) -> Graph | HookedGraph:
-        """The model's operations, where the trace computes what the model does; else its hooks.
+    def _graph(self, unit_groups: Sequence[UnitGroups] = ()) -> Graph | HookedGraph:
+        """Return the traced model, or hooks if the trace does not compute what the model does.
 
-        That is looked at on a few samples, and where the units of ``players`` are read.
+        This is checked on a few samples, at the output and at the modules of ``unit_groups``.
         """
-        modules = list(dict.fromkeys(module for each in players for module in each.members))
+        modules = list(dict.fromkeys(module for groups in unit_groups for module in groups.members))
         x, graph = self.batches.first(4), None
         x = x if len(x) > 1 else self.batches.example()
-        with ledger.checking():
+        with passes.checking():
             seen = observe(self.model, x, modules, self.needs_gradient)
             try:
                 graph = trace(self.model)
                 check_trace(self.model, graph, x, modules, seen)
             except UntraceableError as error:
                 return HookedGraph(self.model, error, graph)
-        if ledger.listens():
+        if passes.listens():
             graph.weigh(self.batches.example())
         return graph
 
     def _output(self, x: torch.Tensor) -> Any:
-        """The model's output for ``x``."""
-        ledger.forward(len(x))
+        """Return the model's output for ``x``."""
+        passes.forward(len(x))
         return self.model(x)
 
     def _losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        """One loss a sample: (N,)."""
+        """Return one loss per sample, (N,)."""
         losses = self._raw_losses(output, target)
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
@@ -257,7 +268,7 @@ class AttributionMetric(ABC):
 
 
 def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
-    """Any activation as (samples, units, positions); refuses one that has no units."""
+    """Reshape an activation to (samples, units, positions); UserError if it has no units."""
     if not isinstance(activation, torch.Tensor) or activation.ndim < 2:
         raise UserError(
             f"{type(module).__name__} has no units: its output is not a tensor (samples, units, "
@@ -268,10 +279,10 @@ def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode without parameter gradients; everything is put back afterwards.
+    """Put the model in eval mode without parameter gradients; restore everything afterwards.
 
-    Also what its code writes to its modules, and the random streams, which a shuffling DataLoader
-    draws from. Float32 is float32 inside, and compiled code runs as it was written.
+    That includes what its code writes to its modules, and the random streams (a DataLoader shuffles
+    by them). Inside, float32 has full precision on GPUs, and compiled code runs uncompiled.
     """
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {parameter.device for parameter in wanted if parameter.is_cuda}
@@ -288,10 +299,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Products in float32 as a CPU does them, whatever torch is set to.
+    """Multiply float32 numbers on a GPU as precisely as a CPU does, whatever torch is set to.
 
-    By its default a GPU rounds the factors of convolutions to TF32's ten bits, and scores come out
-    other in the third digit.
+    By default a GPU rounds the factors of convolutions to TF32's ten bits, which changes the third
+    digit of scores.
     """
     backends: Any = torch.backends
     switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)

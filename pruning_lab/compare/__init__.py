@@ -1,8 +1,8 @@
-"""From recorded runs to what can be said of them: measures, statistics, figures, a report."""
+"""Compare recorded runs: measures, statistics, figures, a report."""
 
 from pruning_lab.compare.agreement import between_criteria, between_scorings
 from pruning_lab.compare.best import best_runs
-from pruning_lab.compare.curves import accuracy_curves
+from pruning_lab.compare.curves import quality_curves
 from pruning_lab.compare.figures import (
     rank_correlation,
     rank_correlations,
@@ -16,12 +16,10 @@ from pruning_lab.compare.report import sections, write_report
 from pruning_lab.compare.runs import comparable, main_track, told_apart
 from pruning_lab.compare.statistics import holm, paired, ranking
 from pruning_lab.compare.style import Style, style_of
-from pruning_lab.compare.table import accuracy_table, markdown
+from pruning_lab.compare.table import markdown, quality_table
 
 __all__ = [
     "Style",
-    "accuracy_curves",
-    "accuracy_table",
     "best_runs",
     "between_criteria",
     "between_scorings",
@@ -34,6 +32,8 @@ __all__ = [
     "markdown",
     "measure_runs",
     "paired",
+    "quality_curves",
+    "quality_table",
     "rank_correlation",
     "rank_correlations",
     "ranking",

@@ -1,4 +1,4 @@
-"""``python -m pruning_lab.compare``: recorded runs as a report: figures, tables, one page."""
+"""``python -m pruning_lab.compare``: a report on recorded runs: figures, tables, one page."""
 
 import argparse
 import re
@@ -28,44 +28,44 @@ from pruning_lab.errors import UserError
 from pruning_lab.tracking import Runs, find_runs, keep_report
 
 ACROSS = "models_and_datasets"
-"""The folder of the report over all of them."""
+"""Folder of the report over all models and data sets."""
 
 
 def main() -> None:
-    """Write a report for all finished runs, and keep it in MLflow.
+    """Write a report on all finished runs, and keep it in MLflow.
 
-    Runs that differ in more than criterion and seed get a report of their own each; where there
-    are several models and data sets, one more has the ranks over them. With ``--best`` only the
-    runs with each criterion's best value of a setting are in it.
+    Runs that differ in more than criterion and seed get separate reports; with several models and
+    data sets, one more report ranks the criteria over all of them. With ``--best`` a report has
+    only the runs with each criterion's best value of a setting.
     """
     given = _parser().parse_args()
     try:
         tags = dict(_tag(text) for text in given.tag)
         key, values = _choice(given.best) if given.best else ("", [])
-        found = find_runs(given.uri, given.experiment, tags, given.since, given.until)
-        frame = found.frame
+        recorded = find_runs(given.uri, given.experiment, tags, given.since, given.until)
+        frame = recorded.frame
         if key and len(frame):
             frame = with_value(frame, given.uri, key)
         groups = comparable(frame)
         if not groups:
-            reasons = "".join(f"\n{_left_out(row)}" for _, row in found.left_out.iterrows())
+            reasons = "".join(f"\n{_left_out(row)}" for _, row in recorded.left_out.iterrows())
             names = ", ".join(given.experiment)
             raise UserError(f"No run of {names} that was asked for is finished.{reasons}")
     except UserError as error:
         raise SystemExit(str(error)) from None
-    failed, told = [], set[str]()
+    failed, reported = [], set[str]()
     for name, runs in groups.items():
         folder = given.output if len(groups) == 1 else given.output / name
         try:
             runs, chosen = best_runs(runs, key, values) if key else (runs, None)
-            write = partial(report, runs, found, uri=given.uri, chosen=chosen)
+            write = partial(report, runs, recorded, uri=given.uri, chosen=chosen)
             _publish(given, name, folder, runs, write)
         except UserError as error:
             failed.append(f"No report of {name}: {error}")
         else:
-            told |= set(runs["run_id"])
-    frame = frame[frame["run_id"].isin(told)]
-    if told and (parts := across(frame)):
+            reported |= set(runs["run_id"])
+    frame = frame[frame["run_id"].isin(reported)]
+    if reported and (parts := across(frame)):
         title = "Criteria over models and data sets"
         write = partial(write_report, title=title, about=[], parts=parts)
         _publish(given, ACROSS, given.output / ACROSS, frame, write)
@@ -80,9 +80,9 @@ def _publish(
     runs: pd.DataFrame,
     write: Callable[[Path], Path],
 ) -> None:
-    """Write a report whole or not at all, print it, keep it in MLflow."""
-    with tempfile.TemporaryDirectory() as private:  # whatever else is in the folder stays out
-        new = Path(private) / "report"  # which others may read, as any new folder
+    """Write a report completely or not at all, print it, and keep it in MLflow."""
+    with tempfile.TemporaryDirectory() as private:  # without other files in ``folder``
+        new = Path(private) / "report"  # with the usual permissions, unlike a temporary folder
         page = write(new)
         shutil.copytree(new, folder, dirs_exist_ok=True)
         print((folder / "report.md").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def _publish(
 
 
 def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame) -> str:
-    """Keep a report in MLflow, and say so; it is on disk already, so a failure is only told."""
+    """Keep a report in MLflow and return a message; an error is reported in it, not raised."""
     try:
         count = runs["run_id"].nunique()
         run_id = keep_report(uri, experiment, f"report: {name}", folder, count)
@@ -104,9 +104,9 @@ def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame
 def report(
     runs: pd.DataFrame, found: Runs, folder: Path, uri: str, chosen: Section | None = None
 ) -> Path:
-    """The report of runs that may be compared, with the frame itself beside it.
+    """Write the report on comparable runs, and their frame as ``runs.csv``; return its page.
 
-    ``chosen`` says how they were chosen.
+    ``chosen`` is the section on how the runs were chosen.
     """
     first = runs.iloc[0]
     title = f"{first['model']} on {first['dataset']}: "
@@ -134,7 +134,7 @@ def _left_out(row: pd.Series) -> str:
 
 
 def _choice(text: str) -> tuple[str, list[Value]]:
-    """The setting to choose for each criterion, and among which values (none: all)."""
+    """Parse ``--best``: the setting to choose per criterion, and the values allowed (none: all)."""
     if not (match := re.fullmatch(r"([^=]+)(?:=([^=]+))?", text)):
         raise UserError(
             f"--best {text} is neither KEY nor KEY=VALUE,VALUE; write finetune.lr, or "
@@ -166,8 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--until", type=_day, help="only runs begun on this day or earlier (UTC)")
     add(
         "--best", metavar="KEY[=VALUE,VALUE]",
-        help="keep of each criterion the runs with the value of this setting that is best for it "
-        "on val, finetune.lr for example; every criterion must have been tried with the same",
+        help="use only the runs with each criterion's best value of this setting on val "
+        "(finetune.lr for example); every criterion must have been tried with the same values",
     )  # fmt: skip
     add("--no-keep", dest="keep", action="store_false", help="do not keep the report in MLflow")
     add("--output", type=Path, default=Path("outputs/compare"), help="a folder")

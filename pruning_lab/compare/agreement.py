@@ -1,4 +1,4 @@
-"""How far two scorings of the same units agree about their order."""
+"""Measure how well two scorings of the same units agree on their order."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -7,31 +7,31 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from pruning_lab.attributions.scores import LayerScores, Scores
+from pruning_lab.attributions.estimation.scores import LayerScores, Scores
 from pruning_lab.compare.style import in_order
 from pruning_lab.errors import UserError
 
 LOWEST = 0.3
-"""The share of units with the lowest scores whose overlap is measured."""
+"""Share of the units, those with the lowest scores, whose overlap is measured."""
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN where one side is constant or there are fewer than 3."""
+    """Return Spearman's rank correlation; NaN if a side is constant or has fewer than 3 units."""
     return _correlation(stats.spearmanr, one, other)
 
 
 def spearman_of_rows(one: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """``spearman`` of one side (units,) with each row of (rows, units), in one go."""
+    """Return ``spearman`` of ``one`` (units,) with each row of ``rows`` (rows, units)."""
     if len(one) < 3:
         return np.full(len(rows), np.nan)
-    own, others = (stats.rankdata(each, axis=-1) for each in (one, rows))
-    own, others = own - own.mean(), others - others.mean(1, keepdims=True)
-    lengths = np.sqrt((own @ own) * (others * others).sum(1))
-    return np.divide(others @ own, lengths, out=np.full(len(rows), np.nan), where=lengths > 0)
+    ranks, row_ranks = (stats.rankdata(scores, axis=-1) for scores in (one, rows))
+    ranks, row_ranks = ranks - ranks.mean(), row_ranks - row_ranks.mean(1, keepdims=True)
+    norms = np.sqrt((ranks @ ranks) * (row_ranks * row_ranks).sum(1))
+    return np.divide(row_ranks @ ranks, norms, out=np.full(len(rows), np.nan), where=norms > 0)
 
 
 def kendall(one: np.ndarray, other: np.ndarray) -> float:
-    """Kendall's tau-b, which takes ties into account; NaN as for ``spearman``."""
+    """Return Kendall's tau-b, which takes ties into account; NaN as for ``spearman``."""
     return _correlation(stats.kendalltau, one, other)
 
 
@@ -44,22 +44,23 @@ def _correlation(
 
 
 def overlap(one: np.ndarray, other: np.ndarray, lowest: float = LOWEST) -> float:
-    """The share of the units of ``lowest`` scores on one side that are among them on the other.
+    """Return the share of the lowest-scored units of one side that are lowest on the other too.
 
-    By chance it is about ``lowest`` itself. Of tied units the first count as lower, as in a plan.
+    ``lowest`` is the share of units that count as lowest; the overlap expected by chance is about
+    the same. Of tied units the first count as lower, as in a plan.
     """
     count = _count(len(one), lowest)
-    sets = (set(np.argsort(each, kind="stable")[:count].tolist()) for each in (one, other))
+    sets = (set(np.argsort(scores, kind="stable")[:count].tolist()) for scores in (one, other))
     return len(set.intersection(*sets)) / count
 
 
 MEASURES = {"spearman": spearman, "kendall": kendall, "overlap": overlap}
 COLUMNS = [*MEASURES, "chance"]
-"""Measures of agreement, and what the overlap is by chance."""
+"""Measures of agreement, and the overlap expected by chance."""
 
 
 def between_criteria(scores: Scores) -> pd.DataFrame:
-    """Every pair of criteria in every layer: ``one other layer units`` and COLUMNS."""
+    """Compare every pair of criteria in every layer: ``one other layer units`` and COLUMNS."""
     rows = [
         (one, other, layer, *_measured(scores[one][layer], scores[other][layer]))
         for one, other in combinations(in_order(scores), 2)
@@ -70,9 +71,9 @@ def between_criteria(scores: Scores) -> pd.DataFrame:
 
 
 def between_scorings(scorings: Sequence[LayerScores]) -> pd.DataFrame:
-    """Every pair of scorings by one criterion, of the same network: ``layer units`` and COLUMNS.
+    """Compare every pair of scorings of a network by one criterion: ``layer units`` and COLUMNS.
 
-    Scorings may differ in the seed or in the samples. Raises UserError where the layers differ.
+    Scorings may differ in the seed or in the samples. Raises UserError if their layers differ.
     """
     rows = []
     for one, other in combinations(scorings, 2):
@@ -83,8 +84,8 @@ def between_scorings(scorings: Sequence[LayerScores]) -> pd.DataFrame:
 
 
 def _measured(one: np.ndarray, other: np.ndarray) -> tuple[float, ...]:
-    found = (measure(one, other) for measure in MEASURES.values())
-    return (len(one), *found, _count(len(one), LOWEST) / len(one))
+    agreements = (measure(one, other) for measure in MEASURES.values())
+    return (len(one), *agreements, _count(len(one), LOWEST) / len(one))
 
 
 def _count(units: int, lowest: float) -> int:

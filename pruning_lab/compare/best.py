@@ -1,4 +1,4 @@
-"""Keep of each criterion the runs with the setting that is best for it, chosen on ``val``."""
+"""Choose each criterion's best value of a setting on ``val``, and keep the runs with it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,9 +6,10 @@ import pandas as pd
 
 from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.report import Section, mean_and_half_width
-from pruning_lab.compare.runs import main_track
+from pruning_lab.compare.runs import main_track, measure_of
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.errors import UserError
+from pruning_lab.tasks.task import Measure
 
 Value = float | str
 
@@ -18,17 +19,17 @@ def best_runs(
 ) -> tuple[pd.DataFrame, Section]:
     """Return the runs with each criterion's best value of a setting, and how it was chosen.
 
-    The best value has the highest mean validation accuracy after the last step over the blocks; of
-    equal ones the first, in ascending order. Every criterion must have been tried with the same
-    values in the same blocks.
+    The best value has the best mean of the primary measure on ``val`` after the last step, over the
+    blocks; of ties the first in ascending order. Every criterion must have been tried with the
+    same values in the same blocks.
 
     Args:
         runs: one of the frames of ``comparable``, with the setting in the column ``key``.
         key: the setting, ``finetune.lr`` for example.
-        values: choose among these alone; all that were tried by default.
+        values: the values to choose among; by default all that were tried.
 
     Raises:
-        UserError: for values that no run has, for fewer than two, and for missing trials.
+        UserError: for a ``key`` or values that no run has, fewer than two values, missing trials.
     """
     if key not in runs:
         raise UserError(f"these runs have no {key}. Choose a setting that they were run with.")
@@ -38,26 +39,27 @@ def best_runs(
         )
     tried = runs[runs[key].isin(values)] if values else runs
     trials = _trials(tried, key)
-    means = trials.mean().unstack(key)[_ascending(tried[key].unique())]
-    best = means.idxmax(axis=1)
-    kept = tried[tried[key] == tried["metric"].map(best)]
-    return kept, _section(trials, means, best, key)
+    means, measure = trials.mean().unstack(key)[_ascending(tried[key].unique())], measure_of(runs)
+    best = means.idxmax(axis=1) if measure.higher_is_better else means.idxmin(axis=1)
+    chosen = tried[tried[key] == tried["metric"].map(best)]
+    return chosen, _section(trials, means, best, key, measure)
 
 
 def _trials(runs: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Return validation accuracies after the last step, (blocks, criteria x values), all known."""
+    """Return the measure on val after the last step, (blocks, criteria x values), without gaps."""
     last = (
         main_track(runs).sort_values("step", kind="stable").drop_duplicates("run_id", keep="last")
     )
-    accuracy = last.groupby(["block", "metric", key], sort=False)["val_accuracy_after"].mean()
-    trials = accuracy.unstack(["metric", key])
+    column = f"val_{measure_of(runs).name}_after"
+    values = last.groupby(["block", "metric", key], sort=False)[column].mean()
+    trials = values.unstack(["metric", key])
     if last[key].nunique() < 2:
         raise UserError(
             f"all runs have {key}={_shown(last[key].unique())}: there is nothing to choose from. "
             f"Run every criterion with several values, -m {key}=VALUE,VALUE."
         )
-    every = [(metric, value) for metric in last["metric"].unique() for value in last[key].unique()]
-    trials = trials.reindex(columns=pd.MultiIndex.from_tuples(every, names=["metric", key]))
+    pairs = [(metric, value) for metric in last["metric"].unique() for value in last[key].unique()]
+    trials = trials.reindex(columns=pd.MultiIndex.from_tuples(pairs, names=["metric", key]))
     missing = trials.isna().unstack()
     if missing.any():
         metric, value, block = missing.index[missing.to_numpy()][0]
@@ -73,13 +75,15 @@ def _trials(runs: pd.DataFrame, key: str) -> pd.DataFrame:
     return trials
 
 
-def _section(trials: pd.DataFrame, means: pd.DataFrame, best: pd.Series, key: str) -> Section:
-    """Describe the choice: the mean validation accuracy of every trial, and what was chosen."""
+def _section(
+    trials: pd.DataFrame, means: pd.DataFrame, best: pd.Series, key: str, measure: Measure
+) -> Section:
+    """Describe the choice: the mean of every trial on val, and the values chosen."""
     rows, at_edge = {}, []
     for metric in in_order(means.index):
         label, chosen = style_of(metric).label, best[metric]
         cells = {
-            f"{key}={_shown([value])}": mean_and_half_width(100 * trials[metric, value])
+            f"{key}={_shown([value])}": mean_and_half_width(trials[metric, value], measure.tenths)
             for value in means.columns
         }
         rows[label] = cells | {"chosen": _shown([chosen])}
@@ -87,10 +91,10 @@ def _section(trials: pd.DataFrame, means: pd.DataFrame, best: pd.Series, key: st
             at_edge.append(label)
     words = [
         f"Each criterion is reported with a {key} of its own: of {_shown(means.columns)}, which "
-        f"all criteria were tried with, the one with the highest mean validation accuracy after "
-        f"the last step over {counted(len(trials), 'block')}. The table has these accuracies in "
-        "per cent, with half the 95 % interval over the blocks. The test split had no part in "
-        "the choice."
+        f"all criteria were tried with, the one with the best mean validation {measure.label} "
+        f"after the last step over {counted(len(trials), 'block')}. The table has these means"
+        f"{' in per cent' if measure.unit == '%' else ''}, with half the 95 % interval over the "
+        "blocks. The test split had no part in the choice."
     ]
     if at_edge:
         words.append(

@@ -1,4 +1,4 @@
-"""Differences over networks and pictures at once: intervals that hold for others of both."""
+"""Means over networks and pictures, with intervals that hold for other networks and pictures."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from pruning_lab.errors import UserError
 
 @dataclass(frozen=True)
 class Crossed:
-    """A mean over networks and pictures, its interval, and where its error comes from.
+    """A mean over networks and pictures, its interval, and the sources of its error.
 
-    ``networks`` and ``pictures`` are the standard errors that the choice of each contributes,
-    ``error`` is that of the mean, with its ``degrees`` of freedom.
+    ``networks`` and ``pictures`` are the standard errors due to the choice of either, ``error`` is
+    the standard error of the mean, with its ``degrees`` of freedom.
     """
 
     mean: float
@@ -26,11 +26,11 @@ class Crossed:
 
     @property
     def p(self) -> float:
-        """Two-sided p value of a true mean of 0, by Student's t; NaN without any error."""
+        """Two-sided p value of a true mean of 0, by Student's t; NaN if the error is 0."""
         return 2 * self._tail(abs(self.mean))
 
     def p_equivalent(self, margin: float) -> float:
-        """Return the p value of a true mean outside of ± ``margin``: two one-sided t tests."""
+        """Return the p value of a true mean outside ± ``margin``, by two one-sided t tests."""
         return self._tail(margin - abs(self.mean))
 
     def _tail(self, distance: float) -> float:
@@ -66,5 +66,5 @@ def crossed_mean(values: np.ndarray, confidence: float = 0.95) -> Crossed:
     error = float(np.sqrt(variance))
     half = float(stats.t.ppf((1 + confidence) / 2, effective)) * error
     errors = np.sqrt(np.maximum([of_networks - of_rest, of_pictures - of_rest], 0) / (n * m))
-    own = float(errors[0]), float(errors[1])
-    return Crossed(mean, mean - half, mean + half, *own, error, float(effective))
+    sources = float(errors[0]), float(errors[1])
+    return Crossed(mean, mean - half, mean + half, *sources, error, float(effective))

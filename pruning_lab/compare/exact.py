@@ -1,4 +1,4 @@
-"""Exact p values by sign flips, equivalence, and bands that hold for all steps at once."""
+"""Exact p values by sign flips, equivalence tests, and bands that hold at all steps at once."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -9,18 +9,18 @@ from scipy import stats
 from pruning_lab.errors import UserError
 
 ENUMERATED = 16
-"""Up to so many pairs all 2^n flips are tried, with more RESAMPLES random ones."""
+"""Up to this many pairs all 2^n flips are tried, above it RESAMPLES random ones."""
 
 RESAMPLES = 9999
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Return the two-sided p value of no difference: the share of sign flips as far from 0.
+    """Return the two-sided p value of no difference, by sign flips.
 
-    Under the null hypothesis that each pair's difference is as likely to have either sign
-    (exchangeable criteria), the mean of the flipped differences is as far from 0 as the observed
-    one in a share p of all 2^n flips. Exact for up to 16 pairs, whatever the distribution; with
-    more, 9999 flips are drawn. Never below 2^(1 - n): five pairs cannot reach 0.05.
+    Under the null hypothesis each pair's difference has either sign with equal probability
+    (exchangeable criteria). p is the share of all 2^n flips whose mean is at least as far from 0 as
+    the observed one. Exact for up to 16 pairs, whatever the distribution; with more, 9999 flips are
+    drawn. Never below 2^(1 - n): five pairs cannot reach 0.05.
 
     Raises:
         UserError: for fewer than two pairs, or differences that are not finite.
@@ -37,16 +37,16 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def equivalence_p(differences: Sequence[float], margin: float) -> float:
-    """Return the p value that the mean difference lies outside of ± ``margin``.
+    """Return the p value of a mean difference outside ± ``margin``.
 
-    The larger of two one-sided t tests (TOST; Schuirmann, 1987). Below 0.05 the criteria are
-    equivalent within the margin, which must be chosen before looking at the data. Pairs that all
-    differ by the same have p 0 within the margin and 1 outside.
+    It is the larger one of two one-sided t tests (TOST; Schuirmann, 1987). Below 0.05 the criteria
+    are equivalent within the margin, which must be chosen before looking at the data. If all
+    differences are equal, p is 0 within the margin and 1 outside.
     """
     values = np.asarray(differences, float)
     _check_pairs(len(values))
     if not margin > 0:
-        raise UserError(f"margin={margin} must be above 0: the largest difference that is none.")
+        raise UserError(f"margin={margin} must be above 0 (the largest irrelevant difference).")
     mean, error = values.mean(), stats.sem(values)
     if error <= 1e-12 * max(1, abs(mean)):
         return float(abs(mean) >= margin)
@@ -54,12 +54,12 @@ def equivalence_p(differences: Sequence[float], margin: float) -> float:
 
 
 def band_factor(curves: np.ndarray, confidence: float = 0.95) -> float:
-    """Return by how many standard errors a band around mean curves holds at all steps at once.
+    """Return the half width, in standard errors, of a band that holds at all steps at once.
 
-    ``curves`` (n, K) are n independent curves over K steps. Student's t quantile, times by how
-    much max_k |m_k| exceeds a single |m_k| at that confidence, where m_k is the mean over standard
-    error of step k when the curves' deviations from their mean get random signs (the wild
-    bootstrap). Steps without spread do not count.
+    ``curves`` (n, K) are n independent curves over K steps; the band is around their mean. The
+    factor is Student's t quantile times the ratio of the quantiles of max_k |m_k| and of a single
+    |m_k|, where m_k is the mean divided by the standard error at step k when the curves' deviations
+    from their mean get random signs (the wild bootstrap). Steps without spread do not count.
     """
     n = len(curves)
     _check_pairs(n)
@@ -74,7 +74,7 @@ def band_factor(curves: np.ndarray, confidence: float = 0.95) -> float:
 
 
 def _flips(n: int) -> np.ndarray:
-    """Return rows of signs: all of them, or random ones."""
+    """Return rows of n signs (flips, n): all 2^n, or random ones."""
     if n <= ENUMERATED:
         return np.array(list(product((1.0, -1.0), repeat=n)))
     return np.random.default_rng(0).choice((1.0, -1.0), (RESAMPLES, n))
@@ -82,4 +82,4 @@ def _flips(n: int) -> np.ndarray:
 
 def _check_pairs(count: int) -> None:
     if count < 2:
-        raise UserError(f"{count} pairs tell nothing of their spread; two are the least.")
+        raise UserError(f"{count} pairs have no spread to estimate; at least two are needed.")

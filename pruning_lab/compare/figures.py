@@ -1,4 +1,4 @@
-"""Scores and widths as figures: pure functions without global state, safe in any thread."""
+"""Plot scores and layer widths, by pure functions without global state (thread-safe)."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from pruning_lab.attributions.reduction import Estimate
-from pruning_lab.attributions.scores import LayerEstimates, LayerScores, Scores
+from pruning_lab.attributions.estimation.reduction import Estimate
+from pruning_lab.attributions.estimation.scores import LayerEstimates, LayerScores, Scores
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import UserError
 
@@ -18,15 +18,15 @@ _BINS = 24
 
 
 def score_histograms(scores: Scores, title: str = "Scores of the units") -> Figure:
-    """Small multiples of the scores' distributions: a row per layer, a column per criterion.
+    """Plot histograms of the scores: a row per layer, a column per criterion.
 
-    ``scores[criterion][layer]`` holds one number a unit, (units,).
-    With one criterion the layers wrap into a compact grid. Each panel has its own scales and
-    runs from the 1st to the 99.5th percentile; units beyond are counted in its outermost bars, so
-    that the bars sum to the number of units. A thin line marks 0 where scores are signed.
+    ``scores[criterion][layer]`` holds one number per unit, (units,). With one criterion the layers
+    wrap into a compact grid. Each panel has its own scales, from the 1st to the 99.5th percentile;
+    units beyond are counted in the outermost bars, so that the bars sum to the number of units. A
+    thin line marks 0 if there are negative scores.
 
     Raises:
-        UserError: when there is nothing to draw or a score is not finite.
+        UserError: if there is nothing to draw or a score is not finite.
     """
     criteria = in_order(scores)
     layers = list(dict.fromkeys(layer for criterion in criteria for layer in scores[criterion]))
@@ -54,7 +54,7 @@ def _wrapped_histograms(criterion: str, scores: LayerScores) -> Figure:
 
 
 def _panels(units: Mapping[str, int], height: float) -> tuple[Figure, list[Axes]]:
-    """A compact grid with a panel for each layer."""
+    """Return a compact grid with a panel per layer, ``height`` inches each."""
     columns = min(5, len(units))
     rows = -(-len(units) // columns)
     figure = Figure(figsize=(max(2.1 * columns, 5), height * rows + 0.7), layout="constrained")
@@ -69,23 +69,23 @@ def _panels(units: Mapping[str, int], height: float) -> tuple[Figure, list[Axes]
 def sorted_scores(
     criterion: str, estimates: LayerEstimates, title: str = "Scores of the units"
 ) -> Figure:
-    """The scores of each layer in ascending order, with their 95 % intervals as bands.
+    """Plot the scores of each layer in ascending order, with 95 % intervals of units as bands.
 
-    The dark band is the error of the criterion's own draws for these samples, the light one that of
-    the choice of the samples as well. Intervals are those of single units.
+    The dark band is the error of the criterion's own draws for these samples; the light band also
+    includes the error from the choice of the samples.
 
     Raises:
-        UserError: when there is nothing to draw.
+        UserError: if there is nothing to draw.
     """
     if not estimates:
         raise UserError("there are no scores to draw")
-    units = {layer: len(each.scores) for layer, each in estimates.items()}
+    units = {layer: len(estimate.scores) for layer, estimate in estimates.items()}
     figure, axes = _panels(units, 1.5)
-    for ax, each in zip(axes, estimates.values(), strict=True):
-        _draw_sorted(ax, style_of(criterion).color, each)
+    for ax, estimate in zip(axes, estimates.values(), strict=True):
+        _draw_sorted(ax, style_of(criterion).color, estimate)
     figure.suptitle(f"{title}: {style_of(criterion).label}", fontsize="large")
     bands = "95 % intervals that include the choice of the samples."
-    if any(each.sampling_error is not None for each in estimates.values()):
+    if any(estimate.sampling_error is not None for estimate in estimates.values()):
         bands = "95 % intervals, dark for the draws,\nlight for the choice of the samples as well."
     figure.supxlabel(
         f"Units in ascending order. Bands: {bands}",
@@ -98,9 +98,9 @@ def sorted_scores(
 def _draw_sorted(ax: Axes, color: str, estimate: Estimate) -> None:
     order = np.argsort(estimate.scores, kind="stable")
     scores, rank = estimate.scores[order], np.arange(len(order))
-    for of, alpha in (("error", 0.25), ("sampling_error", 0.5)):
-        if getattr(estimate, of) is not None:
-            low, high = (bound[order] for bound in estimate.interval(of))
+    for error, alpha in (("error", 0.25), ("sampling_error", 0.5)):
+        if getattr(estimate, error) is not None:
+            low, high = (bound[order] for bound in estimate.interval(error))
             ax.fill_between(rank, low, high, color=color, alpha=alpha, lw=0)
     ax.plot(rank, scores, color=color, lw=1)
     if scores[0] < 0:
@@ -138,7 +138,7 @@ def _draw_histogram(ax: Axes, criterion: str, layer: str, values: np.ndarray) ->
         low, high = min(low, 0.0), max(high, 0.0)
         ax.axvline(0, color="0.2", lw=0.7, gid="zero")
     constant = np.isclose(low, high, rtol=1e-9, atol=np.finfo(float).tiny)
-    margin = (abs(low) / 2 or 0.5) if constant else 0.0  # room for the one bar of a constant
+    margin = (abs(low) / 2 or 0.5) if constant else 0.0  # room for the bar of a constant
     edges = (low - margin, high + margin)
     counts, bins = np.histogram(np.clip(values, low, high), bins=_BINS, range=edges)
     ax.stairs(counts, bins, fill=True, color=style_of(criterion).color)
@@ -155,10 +155,10 @@ def _draw_histogram(ax: Axes, criterion: str, layer: str, values: np.ndarray) ->
 
 
 def rank_correlations(scores: Scores) -> pd.DataFrame:
-    """Spearman's correlation between criteria in each layer, averaged over the layers.
+    """Return Spearman's correlation between criteria in each layer, averaged over the layers.
 
-    A layer of fewer than 3 units is left out, and one in which a criterion is constant is left
-    out of that criterion's means; NaN where no layer remains.
+    Layers of fewer than 3 units are left out; a layer in which a criterion is constant is left out
+    of that criterion's means. NaN if no layer remains.
     """
     criteria = in_order(scores)
     layers = dict.fromkeys(layer for criterion in criteria for layer in scores[criterion])
@@ -175,13 +175,13 @@ def rank_correlations(scores: Scores) -> pd.DataFrame:
 
 
 def rank_correlation(scores: Scores) -> tuple[pd.DataFrame, Figure]:
-    """``rank_correlations(scores)`` and its heat map."""
+    """Return ``rank_correlations(scores)`` and its heat map."""
     table = rank_correlations(scores)
     return table, correlation_map(table, "Spearman's ρ (mean over layers)")
 
 
 def correlation_map(table: pd.DataFrame, label: str) -> Figure:
-    """A square table of correlations between criteria as colours and numbers."""
+    """Plot a square table of correlations between criteria as colours and numbers."""
     labels = [style_of(criterion).label for criterion in table.index]
     side = 0.62 * len(labels) + 1.9
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
@@ -196,10 +196,10 @@ def correlation_map(table: pd.DataFrame, label: str) -> Figure:
 
 
 def widths(units: pd.DataFrame) -> Figure:
-    """What the steps left of each layer: colour is the share of its units kept, numbers are units.
+    """Plot the remaining units of each layer after each step, as shares (colours) and numbers.
 
     Args:
-        units: number of units; a column per layer, a row per step, the unpruned model first. The
+        units: numbers of units; a column per layer, a row per step, the unpruned model first. The
             index is the step (integers) or the removed share of FLOPs (fractions).
     """
     shares = units / units.iloc[0]
@@ -221,7 +221,7 @@ def widths(units: pd.DataFrame) -> Figure:
 def _heat_map(
     ax: Axes, values: np.ndarray, colors: str, limits: tuple[float, float], numbers: np.ndarray
 ) -> AxesImage:
-    """``values`` as colours with ``numbers`` written on them, in black or white to be legible."""
+    """Draw ``values`` as colours, with ``numbers`` on them in black or white, to be legible."""
     cmap = matplotlib.colormaps[colors].with_extremes(bad="0.9")
     image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto")
     for (row, column), number in np.ndenumerate(numbers):

@@ -1,16 +1,17 @@
-"""Differences between criteria with their intervals, one row a pair."""
+"""Figure of the differences between criteria with their intervals, one row per pair."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pruning_lab.compare.statistics import ALPHA
 from pruning_lab.compare.style import bare, style_of
+from pruning_lab.tasks.task import Measure
 
 
-def difference_intervals(table: pd.DataFrame, title: str) -> Figure:
-    """The mean differences of ``differences`` in points, largest first, with 95 % intervals.
+def difference_intervals(table: pd.DataFrame, title: str, measure: Measure) -> Figure:
+    """Plot the mean differences in ``table`` (from ``differences``) with their 95 % intervals.
 
-    Filled are those that remain significant when all pairs are taken into account (Holm, 0.05).
+    The largest is on top. Filled points are significant after Holm's correction for all pairs.
     """
     rows = table.sort_values("difference").reset_index(drop=True)
     figure = Figure(figsize=(6.4, 0.27 * len(rows) + 1.2), layout="constrained")
@@ -18,13 +19,14 @@ def difference_intervals(table: pd.DataFrame, title: str) -> Figure:
     ax.axvline(0, color="0.2", lw=0.8)
     for place, row in rows.iterrows():
         color = style_of(row["better"]).color
-        low, mean, high = (100 * row[key] for key in ("low", "difference", "high"))
+        low, mean, high = (measure.scale * row[key] for key in ("low", "difference", "high"))
         ax.plot((low, high), (place, place), color=color, lw=1.6, gid=f"interval:{place}")
-        told = row["p_holm"] < ALPHA
-        ax.plot(mean, place, "o", color=color, mfc=color if told else "w", ms=5)
+        significant = row["p_holm"] < ALPHA
+        ax.plot(mean, place, "o", color=color, mfc=color if significant else "w", ms=5)
     names = [f"{style_of(r.better).label} − {style_of(r.worse).label}" for r in rows.itertuples()]
     ax.set_yticks(range(len(rows)), names, fontsize=8)
-    ax.set_xlabel("Difference in points, with its 95 % interval\n(filled: p < 0.05 after Holm)")
+    unit = f"Difference in {measure.points}" if measure.points else "Difference"
+    ax.set_xlabel(f"{unit}, with its 95 % interval\n(filled: p < 0.05 after Holm)")
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.grid(axis="x", color="0.92")
     ax.set_axisbelow(True)

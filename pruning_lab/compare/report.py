@@ -1,8 +1,8 @@
-"""A comparison as a folder: figures, tables, and one page that needs nothing else."""
+"""Write a comparison into a folder: figures, tables, and one self-contained page."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,30 +10,35 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from pruning_lab.attributions.scores import Scores
+from pruning_lab.attributions.estimation.scores import Scores
 from pruning_lab.compare.agreement import COLUMNS, LOWEST, between_criteria
-from pruning_lab.compare.curves import accuracy_curves
+from pruning_lab.compare.curves import quality_curves
 from pruning_lab.compare.figures import correlation_map, rank_correlations
+from pruning_lab.compare.friedman import critical_difference
 from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import SPEED_UPS, measure_runs
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
-from pruning_lab.compare.ranks import critical_difference
-from pruning_lab.compare.runs import GIVEN, main_track, rows_of, was_finetuned
+from pruning_lab.compare.runs import GIVEN, main_track, measure_of, rows_of, was_finetuned
 from pruning_lab.compare.statistics import ALPHA, half_width, ranking
 from pruning_lab.compare.style import in_order, style_of
-from pruning_lab.compare.table import accuracy_table, markdown
+from pruning_lab.compare.table import markdown, quality_table
 from pruning_lab.compare.words import on_differences, on_ranking, p_value
-from pruning_lab.track import STALE, UNTUNED
+from pruning_lab.records.step import STALE, UNTUNED
+from pruning_lab.tasks.task import Measure
 
 
 @dataclass
 class Section:
-    """A part of a report: sentences, figures by file name, tables by file name."""
+    """A section of a report: sentences, figures by file name, tables by file name.
+
+    Tables of differences and of pairs format their values as ``measure`` does.
+    """
 
     title: str
     words: list[str] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    measure: Measure | None = None
 
 
 def sections(
@@ -41,25 +46,25 @@ def sections(
     scores: Mapping[str, Scores] | None = None,
     tuned: pd.DataFrame | None = None,
 ) -> list[Section]:
-    """What there is to say of runs that differ in criterion and seed alone.
+    """Return the sections on runs that differ only in criterion and seed.
 
-    ``runs`` is one of the frames of ``comparable``; where they are known, ``scores`` are what the
-    criteria say about each of the unpruned baselines, and ``tuned`` how scores agree before and
-    after fine-tuning, run by run: ``metric`` and the columns of ``between_scorings``.
+    ``runs`` is one of the frames of ``comparable``. ``scores``, if known, has the scores of each
+    unpruned baseline by all criteria; ``tuned``, if known, has the agreement of each run's scores
+    before and after fine-tuning: ``metric`` and the columns of ``between_scorings``.
     """
-    measured, labels = measure_runs(runs), _labels(runs)
-    found = [_curves(runs), _summary(runs, measured, labels)]
-    found += [_comparison(measured, f"area_flops_{when}", labels[when])
+    measured, labels, measure = measure_runs(runs), _labels(runs), measure_of(runs)
+    parts = [_curves(runs, measure), _summary(runs, measured, labels, measure)]
+    parts += [_comparison(measured, f"area_flops_{when}", labels[when], measure)
               for when in labels if when != "before"]  # fmt: skip
     if scores:
-        found.append(_agreement(list(scores.values())))
+        parts.append(_agreement(list(scores.values())))
     if tuned is not None and len(tuned):
-        found.append(_through_finetuning(tuned))
-    return found
+        parts.append(_through_finetuning(tuned))
+    return parts
 
 
 def _labels(runs: pd.DataFrame) -> dict[str, str]:
-    """What there are accuracies of, by the names that ``measure_runs`` has for them."""
+    """Return labels of the measured states of a network, by their names in ``measure_runs``."""
     if not was_finetuned(runs):
         return {"after": "without fine-tuning"}
     labels = {"before": "before fine-tuning", "after": "after fine-tuning"}
@@ -71,68 +76,75 @@ def _labels(runs: pd.DataFrame) -> dict[str, str]:
     return measured | labels
 
 
-def _curves(runs: pd.DataFrame) -> Section:
-    section = Section("Accuracy over what was removed")
+def _curves(runs: pd.DataFrame, measure: Measure) -> Section:
+    section = Section(f"{measure.label[0].upper()}{measure.label[1:]} over the share removed")
     for x in ("flops", "parameters"):
-        section.figures[f"accuracy_vs_{x}"] = accuracy_curves(runs, x)
-    section.tables["accuracy_by_step"] = accuracy_table(runs)
+        section.figures[f"{measure.name}_vs_{x}"] = quality_curves(runs, x)
+    section.tables[f"{measure.name}_by_step"] = quality_table(runs)
     tuned = "; in the table before and after the fine-tuning of each step"
-    section.words.append(f"Test accuracy in per cent{tuned if was_finetuned(runs) else ''}.")
+    better = "" if measure.higher_is_better else ", lower is better"
+    unit = " in per cent" if measure.unit == "%" else f" in {measure.unit}" if measure.unit else ""
+    section.words.append(
+        f"Test {measure.label}{unit}{better}{tuned if was_finetuned(runs) else ''}."
+    )
     return section
 
 
-def _summary(runs: pd.DataFrame, measured: pd.DataFrame, labels: Mapping[str, str]) -> Section:
-    """Means over the blocks with the half widths of their 95 % intervals."""
-    columns = {f"area_flops_{w}": f"mean accuracy {label}, %" for w, label in labels.items()}
+def _summary(
+    runs: pd.DataFrame, measured: pd.DataFrame, labels: Mapping[str, str], measure: Measure
+) -> Section:
+    """Summarise each criterion by means over the blocks and half widths of their 95 % intervals."""
+    name, unit = measure.name, f", {measure.unit}" if measure.unit else ""
+    columns = {f"area_flops_{w}": f"mean {measure.label} {label}{unit}"
+               for w, label in labels.items()}  # fmt: skip
     columns |= {
-        f"accuracy_{s}x_{w}": f"at {s}x {label}, %"
+        f"{name}_{s}x_{w}": f"at {s}x {label}{unit}"
         for w, label in labels.items()
         if w != "before"
         for s in SPEED_UPS
-        if measured[f"accuracy_{s}x_{w}"].notna().any()
+        if measured[f"{name}_{s}x_{w}"].notna().any()
     }
-    columns |= {"accuracy_scratch": "from scratch, %"} if "accuracy_scratch" in measured else {}
+    columns |= {f"{name}_scratch": f"from scratch{unit}"} if f"{name}_scratch" in measured else {}
     rows = {}
     for criterion in in_order(measured["metric"]):
-        own = measured[measured["metric"] == criterion]
-        cells = {"runs": str(len(own)), "blocks": str(own["block"].nunique())}
+        group = measured[measured["metric"] == criterion]
+        cells = {"runs": str(len(group)), "blocks": str(group["block"].nunique())}
         for key, head in columns.items():
-            whole = own[key].notna().all()  # of those alone that got there a mean would flatter
-            values = 100 * own.groupby("block")[key].mean()
-            cells[head] = mean_and_half_width(values) if whole else "–"
+            known = group[key].notna().all()  # a mean over some of the runs would be biased
+            values = group.groupby("block")[key].mean()
+            cells[head] = mean_and_half_width(values, measure.tenths) if known else "–"
         for key in ("speed_up", "compression"):
-            cells[key.replace("_", " ")] = f"{own.groupby('block')[key].mean().mean():.2f}"
-        cells["latency ratio"] = mean_and_half_width(own.groupby("block")["latency_ratio"].mean())
+            cells[key.replace("_", " ")] = f"{group.groupby('block')[key].mean().mean():.2f}"
+        cells["latency ratio"] = mean_and_half_width(group.groupby("block")["latency_ratio"].mean())
         rows[style_of(criterion).label] = cells
     reached = 100 * main_track(runs).groupby("run_id")["removed_flops"].max().min()
     return Section(
         "What each criterion comes to",
         [
-            "Mean accuracy is the area under the curve over the share of FLOPs removed, from 0 to "
-            f"what all runs reached ({reached:.1f} % on the main track), divided by that width. "
-            "Behind ± is half the 95 % interval of the mean over a criterion's blocks; criteria "
-            "are compared by the paired differences below. Speed-up is the original's FLOPs over "
-            "those left, compression its parameters over those left; the latency ratio was "
-            "measured on one sample, as well as other work on the machine let it. – stands where "
-            "not all runs got to a speed-up. No interval covers the choice of the test samples: "
-            "all runs share them.",
+            f"Mean {measure.label} is the area under the curve over the share of FLOPs removed, "
+            f"from 0 to what all runs reached ({reached:.1f} % on the main track), divided by that "
+            "width. After ± is half the 95 % interval of the mean over a criterion's blocks; "
+            "criteria are compared by the paired differences below. Speed-up is the original's "
+            "FLOPs over the remaining ones, compression its parameters over the remaining ones; "
+            "the latency ratio was measured on one sample, beside whatever else ran on the "
+            "machine. – stands where not all runs got to a speed-up. No interval covers the "
+            "choice of the test samples: all runs share them.",
         ],
         tables={"summary": pd.DataFrame(rows).T.rename_axis("criterion")},
     )
 
 
-def mean_and_half_width(values: pd.Series) -> str:
-    """``86.1 ± 0.4``, with half the 95 % interval by Student's t; a value alone has none."""
-    if len(values) == 1:
-        return f"{values.iloc[0]:.1f}"
-    return f"{values.mean():.1f} ± {half_width(values):.1f}"
+def mean_and_half_width(values: pd.Series, text: Callable[[float], str] = "{:.1f}".format) -> str:
+    """Return ``86.1 ± 0.4``: mean and half its 95 % interval (Student's t; none for one value)."""
+    mean = text(values.mean())
+    return mean if len(values) == 1 else f"{mean} ± {text(half_width(values))}"
 
 
-def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
-    """Paired differences and ranks of the mean accuracy."""
-    name, what = measure.removeprefix("area_flops_"), f"mean accuracy {label}"
-    section = Section(f"Comparison {label}")
-    table, section.words = complete(by_block(measured, measure))
+def _comparison(measured: pd.DataFrame, column: str, label: str, measure: Measure) -> Section:
+    """Compare criteria by paired differences and ranks of the mean measure."""
+    name, what = column.removeprefix("area_flops_"), f"mean {measure.label} {label}"
+    section = Section(f"Comparison {label}", measure=measure)
+    table, section.words = complete(by_block(measured, column))
     baselines = measured.groupby("block")["baseline"].nunique()
     section.words += [
         f"The runs of block {name} start from {count} baselines, of other code, versions or "
@@ -149,13 +161,13 @@ def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
             f"{counted(len(table), 'block')} nothing can be said of differences. {advice}"
         )
         return section
-    pairs = differences(table)
-    section.words += on_differences(pairs, what)
+    pairs = differences(table, measure.higher_is_better)
+    section.words += on_differences(pairs, what, measure)
     section.tables[f"differences_{name}"] = pairs
     title = f"Differences of the {what}"
-    section.figures[f"differences_{name}"] = difference_intervals(pairs, title)
+    section.figures[f"differences_{name}"] = difference_intervals(pairs, title, measure)
     if table.shape[1] > 2:
-        ranked = ranking(table)
+        ranked = ranking(table if measure.higher_is_better else -table)
         section.words.append(on_ranking(ranked, "blocks"))
         title = f"Mean ranks by {what}, {ranked.blocks} blocks"
         if ranked.p >= ALPHA:
@@ -165,10 +177,10 @@ def _comparison(measured: pd.DataFrame, measure: str, label: str) -> Section:
 
 
 def _agreement(scores: Sequence[Scores]) -> Section:
-    """How far criteria agree about the order of the units of the unpruned networks."""
-    pairs = pd.concat([between_criteria(each) for each in scores], ignore_index=True)
-    each_baseline = pd.concat([rank_correlations(each) for each in scores])
-    square = each_baseline.groupby(level=0, sort=False).mean()
+    """Describe how well criteria agree on the order of units of the unpruned networks."""
+    pairs = pd.concat([between_criteria(baseline) for baseline in scores], ignore_index=True)
+    correlations = pd.concat([rank_correlations(baseline) for baseline in scores])
+    square = correlations.groupby(level=0, sort=False).mean()
     means = pairs.groupby(["one", "other"], sort=False)[COLUMNS].mean().reset_index()
     return Section(
         "Agreement of the criteria",
@@ -184,7 +196,7 @@ def _agreement(scores: Sequence[Scores]) -> Section:
 
 
 def _through_finetuning(tuned: pd.DataFrame) -> Section:
-    """How far a criterion agrees with itself before and after fine-tuning."""
+    """Describe how well a criterion's scores agree before and after fine-tuning."""
     layers = tuned.groupby(["metric", "layer"], sort=False)
     table = layers[COLUMNS].mean()
     table.insert(0, "runs", layers.size())
@@ -206,9 +218,9 @@ def _through_finetuning(tuned: pd.DataFrame) -> Section:
 
 
 def write_report(folder: Path, title: str, about: list[str], parts: list[Section]) -> Path:
-    """Figures as PNG and SVG, tables as CSV, and all of it as report.md and report.html.
+    """Write figures as PNG and SVG, tables as CSV, and everything as report.md and report.html.
 
-    Returns the page. ``about`` stands above: where the runs come from, what was left out.
+    ``about`` has the introductory sentences. Return the path of report.html.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for section in parts:
@@ -228,12 +240,14 @@ def _as_markdown(title: str, about: list[str], parts: list[Section]) -> str:
     for section in parts:
         lines += [f"## {section.title}", *section.words]
         lines += [f"![{name.replace('_', ' ')}]({name}.png)" for name in section.figures]
-        lines += [markdown(readable(table)).rstrip() for table in section.tables.values()]
+        lines += [
+            markdown(readable(table, section.measure)).rstrip() for table in section.tables.values()
+        ]
     return "\n\n".join(lines) + "\n"
 
 
 def _as_html(title: str, about: list[str], parts: list[Section]) -> str:
-    """One page with its pictures inside, so that it opens without a network."""
+    """Render one page with its figures embedded, so that it needs no other file."""
     environment = Environment(
         loader=PackageLoader("pruning_lab.compare", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -242,7 +256,9 @@ def _as_html(title: str, about: list[str], parts: list[Section]) -> str:
             "title": section.title,
             "words": section.words,
             "figures": {name: _inline(figure) for name, figure in section.figures.items()},
-            "tables": [readable(table).reset_index() for table in section.tables.values()],
+            "tables": [
+                readable(table, section.measure).reset_index() for table in section.tables.values()
+            ],
         }
         for section in parts
     ]
@@ -259,26 +275,29 @@ def _label(criterion: str) -> str:
     return style_of(criterion).label
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for people: fractions of accuracy as points, p values short, criteria by name."""
+def readable(table: pd.DataFrame, measure: Measure | None) -> pd.DataFrame:
+    """Format a table for readers: values by ``measure``, short p values, labels of criteria."""
     if "spearman" in table:
         criteria = [column for column in ("metric", "one", "other") if column in table]
         named = table.assign(**{column: table[column].map(_label) for column in criteria})
         first = named.set_index(criteria[0])
         return first.map(lambda v: f"{v:.2f}" if isinstance(v, float) else v)
+    if measure is None:
+        return table
     if table.index.name == "pair":
-        return (100 * table).map("{:.2f}".format).rename(columns=_label)
+        return table.map(measure.number).rename(columns=_label)
     if "p_holm" not in table:
         return table
+    unit = f", {measure.points}" if measure.points else ""
     rows = [
         {
             "pair": f"{style_of(row.better).label} − {style_of(row.worse).label}",
-            "difference, points": f"{100 * row.difference:.2f}",
-            "95 % interval": f"{100 * row.low:.2f} to {100 * row.high:.2f}",
+            f"difference{unit}": measure.number(row.difference),
+            "95 % interval": f"{measure.number(row.low)} to {measure.number(row.high)}",
             "p": p_value(row.p).removeprefix("= "),
             "p, exact": p_value(row.p_exact).removeprefix("= "),
             "p, Holm": p_value(row.p_holm).removeprefix("= "),
-            "detectable, points": f"{100 * row.detectable:.2f}",
+            f"detectable{unit}": measure.number(row.detectable),
         }
         for row in table.sort_values("difference", ascending=False).itertuples()
     ]

@@ -1,41 +1,60 @@
-"""Which runs may share a figure, and what tells their criteria apart."""
+"""Group runs that may share a figure, and distinguish criteria by their options."""
 
 import json
 
 import pandas as pd
 
 from pruning_lab.errors import UserError
-from pruning_lab.track import MAIN
+from pruning_lab.records.step import MAIN
+from pruning_lab.tasks.task import MEASURE, Measure, measure_from
 
 GIVEN = "given weights"
-"""The block of networks that were not trained by the program."""
+"""Block of runs whose networks were not trained by the program."""
 
 SHARED = ("model", "dataset", "schedule", "finetune", "setting")
-"""What runs have in common whose curves can be compared; ``setting`` hashes all the details."""
+"""Columns in which runs must agree for a comparison; ``setting`` is a hash of all the details."""
+
+
+def measure_of(frame: pd.DataFrame) -> Measure:
+    """Return the primary measure of the runs; classification's if not recorded (old versions).
+
+    Raises UserError for runs of several measures.
+    """
+    columns = [key for key in MEASURE if key in frame]
+    if not columns or frame.empty:
+        return measure_from({})
+    recorded = frame[columns].drop_duplicates()
+    if len(recorded) > 1:
+        names = ", ".join(recorded["measure"])
+        raise UserError(
+            f"The runs have several primary measures ({names}), and cannot be compared; keep one, "
+            f"for example frame[frame['measure'] == {recorded['measure'].iloc[0]!r}]."
+        )
+    return measure_from(recorded.iloc[0].to_dict())
 
 
 def rows_of(frame: pd.DataFrame, track: str) -> pd.DataFrame:
-    """The rows of one track; a frame without the column has the main one alone."""
+    """Return the rows of a track; a frame without the column has only the main track."""
     if "track" not in frame:
         return frame if track == MAIN else frame.iloc[:0]
     return frame[frame["track"] == track]
 
 
 def main_track(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the runs' own tracks, without their controls."""
+    """Return the rows of the main track, without the controls."""
     return rows_of(frame, MAIN)
 
 
 def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
-    """Return True if the main tracks were fine-tuned, even if that was undone at every step.
+    """Return True if the main tracks were fine-tuned, even if it was undone at every step.
 
-    Older runs do not record it: there, if an accuracy or a loss changed after a step's training.
+    Older runs do not record it; for them, True if measure or loss changed in a step's training.
     """
-    frame = main_track(frame)
+    measure, frame = measure_of(frame).name, main_track(frame)
     if "finetune_kept" in frame and frame["finetune_kept"].notna().any():
         return True
-    for what in ("accuracy", "loss"):
-        before, after = f"{split}_{what}_before", f"{split}_{what}_after"
+    for name in (measure, "loss"):
+        before, after = f"{split}_{name}_before", f"{split}_{name}_after"
         if after in frame:
             measured = frame[after].notna()
             if (frame.loc[measured, after] != frame.loc[measured, before]).any():
@@ -44,7 +63,7 @@ def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
 
 
 def check_comparable(frame: pd.DataFrame) -> None:
-    """UserError unless there are runs, all of one experiment: a mean over others means nothing."""
+    """Raise UserError if there are no runs, or runs that differ in ``SHARED``."""
     if frame.empty:
         raise UserError("there are no runs to draw: the frame is empty")
     for column in SHARED:
@@ -57,9 +76,9 @@ def check_comparable(frame: pd.DataFrame) -> None:
 
 
 def comparable(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The runs in groups that may share a figure, by a name for each; criteria told apart.
+    """Return the groups of runs that may share a figure, by name, criteria as in ``told_apart``.
 
-    Columns that only other groups have (the widths of another model's layers) are left out.
+    Columns that only other groups use (the widths of another model's layers) are left out.
     """
     if frame.empty:
         return {}
@@ -70,7 +89,7 @@ def comparable(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame, with the options in the name of a criterion that ran with several.
+    """Return the frame with options added to the names of criteria that ran with several.
 
     ``shapley samples=16`` and ``shapley samples=None``, for example.
     """

@@ -1,4 +1,4 @@
-"""What a comparison of criteria can say: paired differences, ranks over blocks, and how sure."""
+"""Statistics of a comparison of criteria: paired differences and ranks over blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from scipy import optimize, stats
 from pruning_lab.errors import UserError
 
 MANY = 20
-"""From so many pairs on intervals come from the bootstrap (BCa), with fewer from Student's t."""
+"""Number of pairs from which intervals are by the bootstrap (BCa) instead of Student's t."""
 
 ALPHA = 0.05
-"""From what p value on a difference is called one."""
+"""Significance level: differences with a smaller p value are called significant."""
 
 RESAMPLES = 9999
 POWER = 0.8
 
 
 def half_width(values: pd.Series, confidence: float = 0.95) -> float:
-    """Half the interval of the mean by Student's t; NaN for a single value. Gaps do not count."""
+    """Return half the interval of the mean by Student's t, ignoring NaN; NaN for a single value."""
     return float(stats.t.ppf((1 + confidence) / 2, values.count() - 1) * values.sem())
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences, its interval, and what could have been seen at all.
+    """The mean of paired differences, its interval, and the difference that is detectable.
 
-    ``p`` is that of Student's t for no difference, two-sided; ``detectable`` the true difference
-    that is found with a probability of 80 %, were the spread what it is here. Where all pairs
-    differ by the same, nothing is known of the spread: interval, p and detectable are NaN.
+    ``p`` is the two-sided p value of no difference by Student's t; ``detectable`` is the true
+    difference that would be found with a probability of 80 %, if the spread is as observed. If all
+    differences are equal, the spread is unknown: interval, p and detectable are NaN.
     """
 
     mean: float
@@ -45,15 +45,15 @@ class Difference:
 def paired(
     differences: Sequence[float], confidence: float = 0.95, comparisons: int = 1
 ) -> Difference:
-    """The mean difference of pairs, with its interval.
+    """Return the mean of paired differences, with its interval.
 
-    By Student's t for fewer than 20 pairs, above by the bias-corrected, accelerated bootstrap
-    (Efron 1987). What is detectable is so among that many ``comparisons``, adjusted for. Raises
-    UserError for fewer than two pairs, which tell nothing of the spread.
+    The interval is by Student's t for fewer than 20 pairs, else by the bias-corrected, accelerated
+    bootstrap (Efron 1987). ``detectable`` is adjusted for that many ``comparisons`` (Bonferroni).
+    Raises UserError for fewer than two pairs.
     """
     values = np.asarray(differences, float)
     if len(values) < 2:
-        raise UserError(f"{len(values)} pairs tell nothing of their spread; two are the least.")
+        raise UserError(f"{len(values)} pairs have no spread to estimate; at least two are needed.")
     spread, mean = values.std(ddof=1), float(values.mean())
     if spread <= 1e-12 * max(1, abs(mean)):
         return Difference(mean, np.nan, np.nan, np.nan, len(values), np.nan)
@@ -72,23 +72,23 @@ def paired(
 
 @cache
 def detectable_effect(pairs: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The mean over standard deviation that a two-sided paired t test finds, with its sign."""
+    """Return the mean/std that a two-sided paired t test finds with ``power``, sign included."""
     limit = stats.t.ppf(1 - alpha / 2, pairs - 1)
 
     def above(shift: float) -> float:
         return float(stats.nct.sf(limit, pairs - 1, shift) - power)
 
-    most = limit
-    while above(most) < 0:
-        most *= 1.5
-    return float(optimize.brentq(above, 0, most) / np.sqrt(pairs))
+    upper = limit
+    while above(upper) < 0:
+        upper *= 1.5
+    return float(optimize.brentq(above, 0, upper) / np.sqrt(pairs))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """The p values adjusted for their number by Holm's step-down procedure (Holm 1979).
+    """Return the p values adjusted for their number by Holm's step-down procedure (Holm 1979).
 
     The i-th smallest of m is multiplied by m - i + 1, and is never below the one before it. NaN
-    stays, and counts among the m.
+    stays NaN, and counts among the m.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p)
@@ -100,11 +100,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Mean ranks of criteria over blocks, 1 the best, and what of them is more than chance.
+    """Mean ranks of criteria over blocks, 1 the best, and the tests of their differences.
 
-    ``statistic`` is Friedman's in the form of Iman and Davenport, ``p`` that of no difference;
-    ``critical_difference`` is Nemenyi's: mean ranks that are closer cannot be told apart. ``alike``
-    are the longest runs of such criteria.
+    ``statistic`` is Friedman's in the form of Iman and Davenport, ``p`` the p value of no
+    difference by permutation; ``critical_difference`` is Nemenyi's: mean ranks that are closer do
+    not differ significantly. ``alike`` are the longest runs of such criteria, in order of rank.
     """
 
     ranks: pd.Series
@@ -116,13 +116,13 @@ class Ranking:
 
 
 def ranking(table: pd.DataFrame, alpha: float = ALPHA) -> Ranking:
-    """Friedman's test and Nemenyi's critical difference (Demšar, JMLR 7, 2006).
+    """Compute Friedman's test and Nemenyi's critical difference (Demšar, JMLR 7, 2006).
 
     ``table`` has a row for each block and a column for each criterion; higher is better, ties share
     their ranks. With k criteria and N blocks, F = (N - 1) chi2 / (N (k - 1) - chi2) and CD =
     q sqrt(k (k + 1) / (6 N)). p is the share of 9999 random orders within the blocks whose ranks
-    differ as much: right for few blocks, too, where that of the F distribution is far too small.
-    Raises UserError for fewer than three criteria or two blocks.
+    differ at least as much. It is right for few blocks, too, where the p value by the F
+    distribution is far too small. Raises UserError for fewer than three criteria or two blocks.
     """
     blocks, k = table.shape
     if k < 3 or blocks < 2 or table.isna().any(axis=None):
@@ -136,8 +136,8 @@ def ranking(table: pd.DataFrame, alpha: float = ALPHA) -> Ranking:
         chi2 = 0.0
     else:
         chi2 = stats.friedmanchisquare(*(table[name] for name in table)).statistic
-    left = blocks * (k - 1) - chi2
-    statistic = (blocks - 1) * chi2 / left if left > 1e-9 else np.inf
+    residual = blocks * (k - 1) - chi2
+    statistic = (blocks - 1) * chi2 / residual if residual > 1e-9 else np.inf
     q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
     critical = float(q * np.sqrt(k * (k + 1) / (6 * blocks)))
     return Ranking(
@@ -151,20 +151,20 @@ def ranking(table: pd.DataFrame, alpha: float = ALPHA) -> Ranking:
 
 
 def _chance(ranks: np.ndarray) -> float:
-    """How often sums of ranks differ as much as these if every block's order is a random one."""
+    """Return the p value of rank sums that differ this much, from random orders within blocks."""
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(ranks, (RESAMPLES, *ranks.shape)), axis=2)
-    found = np.square(shuffled.sum(1)).sum(1)
-    return float((1 + (found >= np.square(ranks.sum(0)).sum() - 1e-9).sum()) / (1 + RESAMPLES))
+    squares = np.square(shuffled.sum(1)).sum(1)
+    return float((1 + (squares >= np.square(ranks.sum(0)).sum() - 1e-9).sum()) / (1 + RESAMPLES))
 
 
 def _alike(ranks: pd.Series, critical: float) -> list[list[str]]:
-    """The longest runs of criteria, in order of rank, that lie within the critical difference."""
-    names, found = list(ranks.index), []
+    """Return the longest runs of criteria, in order of rank, within the critical difference."""
+    names, groups = list(ranks.index), []
     last = 0
     for first in range(len(names)):
         end = int((ranks <= ranks.iloc[first] + critical).sum())
         if end > last and end - first > 1:
-            found.append(names[first:end])
+            groups.append(names[first:end])
             last = end
-    return found
+    return groups

@@ -1,4 +1,4 @@
-"""One look for each criterion, the same in every figure."""
+"""Names and styles of criteria, the same in every figure."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 
 class Style(NamedTuple):
-    """How a criterion is named and drawn; line and marker tell it apart without colour."""
+    """Label and style of a criterion; line and marker distinguish it without colour."""
 
     label: str
     color: str
@@ -49,18 +49,18 @@ NAMES = {
     "taylor_weight": "Taylor of weights",
     "thinet": "ThiNet",
 }
-"""The other criteria, as people write them."""
+"""Labels of the other criteria."""
 
-# For criteria beyond the styles: Paul Tol's muted palette, and markers that are not taken above.
+# For criteria beyond the styles: Paul Tol's muted palette, and markers not used above.
 _OTHER_COLORS = ["#332288", "#117733", "#999933", "#882255", "#AA4499", "#44AA99", "#CC6677"]
 _OTHER_MARKERS = "*<>ph1"
 _OTHER_LINESTYLES = ("-", "--", "-.", ":")
 
 
 def style_of(criterion: str) -> Style:
-    """The style of a criterion; one that is not in ``STYLES`` gets its own, fixed by its name.
+    """Return the style of a criterion; one that is not in ``STYLES`` gets one fixed by its name.
 
-    With options in its name (``shapley samples=64``) it keeps its colour.
+    A criterion with options in its name (``shapley samples=64``) keeps its colour.
     """
     if criterion in STYLES:
         return STYLES[criterion]
@@ -77,16 +77,16 @@ def style_of(criterion: str) -> Style:
 
 
 def in_order(criteria: Iterable[str]) -> list[str]:
-    """The distinct criteria in the order of ``STYLES``, then the others by name.
+    """Return the distinct criteria in the order of ``STYLES``, then the others by name.
 
-    Those with options in their names follow in their order (samples=16 before samples=128).
+    Options in names are sorted with numbers as numbers (samples=16 before samples=128).
     """
     order = list(STYLES)
 
     def place(criterion: str) -> tuple[int, list[int | str]]:
         name = criterion.partition(" ")[0]
-        parts = re.split(r"(\d+)", criterion)  # every second one is a number
-        numbers = [int(part) if odd % 2 else part for odd, part in enumerate(parts)]
+        parts = re.split(r"(\d+)", criterion)  # every second part is a number
+        numbers = [int(part) if index % 2 else part for index, part in enumerate(parts)]
         return (order.index(name) if name in order else len(order), numbers)
 
     return sorted(set(criteria), key=place)

@@ -1,31 +1,30 @@
-"""The numbers behind the curves, as a table to read."""
+"""The numbers of the curves as a table."""
 
 import pandas as pd
 
-from pruning_lab.compare.runs import check_comparable, main_track
+from pruning_lab.compare.runs import check_comparable, main_track, measure_of
 from pruning_lab.compare.style import in_order, style_of
 
 
-def accuracy_table(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Accuracy (%) before and after fine-tuning, mean over blocks (or runs): "96.1 -> 97.8".
+def quality_table(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Return the primary measure of the main track before and after fine-tuning: "96.1 → 97.8".
 
-    Of the main track, which is fine-tuned after every step.
-
-    One row a criterion, one column a step, headed by the share of FLOPs that the runs really
-    removed (lowest to highest where they differ). ``frame`` is as for ``accuracy_curves``.
+    One row per criterion and one column per step, headed by the share of FLOPs that the runs
+    actually removed (lowest to highest if they differ); the cells are means over blocks (or runs).
+    ``frame`` is as for ``quality_curves``.
 
     Raises:
-        UserError: when there are no runs, or runs of different experiments.
+        UserError: if there are no runs, or runs of different experiments.
     """
     check_comparable(frame)
-    frame = main_track(frame)
+    frame, measure = main_track(frame), measure_of(frame)
     removed = 100 * frame.groupby("step")["removed_flops"].agg(["min", "max"])
     heads = {step: _interval(low, high) for step, low, high in removed.itertuples()}
-    measured = [f"{split}_accuracy_before", f"{split}_accuracy_after"]
+    measured = [f"{split}_{measure.name}_before", f"{split}_{measure.name}_after"]
     within = ["metric", "block", "step"] if "block" in frame else ["metric", "run_id", "step"]
     blocks = frame.groupby(within)[measured].mean()  # repeats count once, as in the curves
-    means = 100 * blocks.groupby(["metric", "step"]).mean()
-    cells = means.apply(lambda row: " → ".join(f"{value:.1f}" for value in row), axis="columns")
+    means = blocks.groupby(["metric", "step"]).mean()
+    cells = means.apply(lambda row: " → ".join(map(measure.tenths, row)), axis="columns")
     table = cells.unstack("step").loc[in_order(frame["metric"])]
     runs = frame.groupby("metric")["run_id"].nunique()
     table.insert(0, "runs", runs)
@@ -34,7 +33,7 @@ def accuracy_table(frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A frame as a Markdown table, its index as the first column."""
+    """Return a frame as a Markdown table, its index as the first column."""
     rows = table.reset_index().astype(str)
     lines = [list(rows.columns), ["---", *["---:"] * (rows.shape[1] - 1)], *rows.to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

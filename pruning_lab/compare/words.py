@@ -1,4 +1,4 @@
-"""What the statistics say, in sentences."""
+"""Report the statistics in sentences."""
 
 import math
 from typing import Any
@@ -7,66 +7,75 @@ import pandas as pd
 
 from pruning_lab.compare.statistics import ALPHA, Ranking
 from pruning_lab.compare.style import style_of
+from pruning_lab.tasks.task import Measure
 
 
-def on_differences(table: pd.DataFrame, what: str) -> list[str]:
-    """The pairs that can be told apart, or what could have been seen if none can.
+def on_differences(table: pd.DataFrame, what: str, measure: Measure) -> list[str]:
+    """Report the pairs that differ significantly, and the difference detectable in the others.
 
-    ``table`` is that of ``differences``, in fractions; ``what`` names the measure.
+    ``table`` is from ``differences``; ``what`` names the quantity, in units of ``measure``.
     """
-    told = table[table["p_holm"] < ALPHA].sort_values("difference", ascending=False)
+    significant = table[table["p_holm"] < ALPHA].sort_values("difference", ascending=False)
     blocks = int(table["pairs"].iloc[0])
-    if told.empty:
+    if significant.empty:
         row = table.loc[table["difference"].idxmax()]
         return [
             f"By {what}, no criterion can be told from another on {blocks} blocks. The largest "
-            f"difference is {_difference(row)}.",
-            _power(table, "A true difference"),
+            f"difference is {_difference(row, measure)}.",
+            _power(table, "A true difference", measure),
         ]
-    rest = table.drop(told.index)
+    rest = table.drop(significant.index)
     return [
-        f"By {what}, {len(told)} of {len(table)} pairs can be told apart on {blocks} blocks, "
-        "all pairs taken into account (Holm, 0.05); in brackets 95 % intervals of each alone:",
-        *(_beats(name, rows) for name, rows in told.groupby("better", sort=False)),
-        *([_power(rest, "Of the other pairs, a true difference")] if len(rest) else []),
+        f"By {what}, {len(significant)} of {len(table)} pairs can be told apart on {blocks} "
+        "blocks, all pairs taken into account (Holm, 0.05); in brackets 95 % intervals of each "
+        "alone:",
+        *(_beats(name, rows, measure) for name, rows in significant.groupby("better", sort=False)),
+        *([_power(rest, "Of the other pairs, a true difference", measure)] if len(rest) else []),
     ]
 
 
-def _power(table: pd.DataFrame, start: str) -> str:
+def _power(table: pd.DataFrame, start: str, measure: Measure) -> str:
     known = table["detectable"].dropna()
     if known.empty:
         return f"{start} that never varies: what could have been missed is not known."
-    if known.min() >= 1:  # accuracies are fractions
+    if measure.unit == "%" and known.min() >= 1:  # shares do not differ by more
         return (
-            f"{int(table['pairs'].iloc[0])} blocks are too few to find any difference between "
-            "accuracies: run more seeds."
+            f"{int(table['pairs'].iloc[0])} blocks are too few to find any difference of the "
+            f"{measure.label}: run more seeds."
         )
-    ends = dict.fromkeys(f"{100 * end:.1f}" for end in (known.min(), known.max()))
+    ends = dict.fromkeys(map(measure.tenths, (known.min(), known.max())))
     return (
-        f"{start} of {' to '.join(ends)} points would be found in at least four of five such "
-        f"studies, if differences vary as on these {int(table['pairs'].iloc[0])} blocks; smaller "
-        "ones could well be missed."
+        f"{start} of {_in_units(' to '.join(ends), measure)} would be found in at least four of "
+        f"five such studies, if differences vary as on these {int(table['pairs'].iloc[0])} blocks; "
+        "smaller ones could well be missed."
     )
 
 
-def _beats(better: str, rows: pd.DataFrame) -> str:
-    beaten = (f"than {style_of(row.worse).label} by {_points(row)}" for row in rows.itertuples())
-    return f"{style_of(better).label} keeps more {', '.join(beaten)}."
+def _beats(better: str, rows: pd.DataFrame, measure: Measure) -> str:
+    beaten = (
+        f"than {style_of(row.worse).label} by {_points(row, measure)}" for row in rows.itertuples()
+    )
+    return f"{style_of(better).label} is better {', '.join(beaten)}."
 
 
-def _points(row: Any) -> str:
+def _points(row: Any, measure: Measure) -> str:
+    difference = _in_units(measure.number(row.difference), measure)
     if math.isnan(row.low):
-        return f"{100 * row.difference:.2f} points (always the same)"
-    return f"{100 * row.difference:.2f} points ({100 * row.low:.2f} to {100 * row.high:.2f})"
+        return f"{difference} (always the same)"
+    return f"{difference} ({measure.number(row.low)} to {measure.number(row.high)})"
 
 
-def _difference(row: pd.Series) -> str:
+def _in_units(text: str, measure: Measure) -> str:
+    return f"{text} {measure.points}".rstrip()
+
+
+def _difference(row: pd.Series, measure: Measure) -> str:
     better, worse = style_of(row["better"]).label, style_of(row["worse"]).label
-    return f"{better} over {worse}, {_points(row)}, p {p_value(row.p_holm)} after Holm"
+    return f"{better} over {worse}, {_points(row, measure)}, p {p_value(row.p_holm)} after Holm"
 
 
 def on_ranking(ranking: Ranking, blocks: str) -> str:
-    """Friedman's test and who is alike by Nemenyi's. ``blocks`` says what a block is."""
+    """Report Friedman's test and the best criterion by Nemenyi's; ``blocks`` names the blocks."""
     start = f"Over {ranking.blocks} {blocks}, Friedman's test "
     if ranking.p >= ALPHA:
         need = f"mean ranks would have to differ by {ranking.critical_difference:.2f}"
@@ -87,7 +96,7 @@ def on_ranking(ranking: Ranking, blocks: str) -> str:
 
 
 def p_value(value: float) -> str:
-    """``= 0.012``, ``< 0.001``, or ``unknown``."""
+    """Return ``= 0.012``, ``< 0.001``, or ``unknown``."""
     if math.isnan(value):
         return "unknown"
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -1,5 +1,6 @@
-"""Data sets as four disjoint splits; one file a data set."""
+"""Data sets as four disjoint splits; one file per data set."""
 
-from pruning_lab.datasets.splits import Images, Splits, loader
+from pruning_lab.datasets.splits import Images, Samples, Splits, loader
+from pruning_lab.datasets.targets import TARGETS
 
-__all__ = ["Images", "Splits", "loader"]
+__all__ = ["TARGETS", "Images", "Samples", "Splits", "loader"]

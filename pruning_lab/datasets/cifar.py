@@ -6,8 +6,8 @@ from pruning_lab.datasets.official import obtain, official_splits
 from pruning_lab.datasets.splits import Splits
 from pruning_lab.errors import UserError
 
-# torchvision unpickles the batches, but only files whose MD5 is the published one: it refuses
-# others when the data set is made.
+# torchvision unpickles the batches, but only files with the published MD5: it refuses others when
+# the data set is constructed.
 CLASSES = {10: datasets.CIFAR10, 100: datasets.CIFAR100}
 STATISTICS = {
     10: ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -26,9 +26,9 @@ def cifar(
     test: int | None = None,
     split_seed: int = 0,
 ) -> Splits:
-    """Ten or a hundred classes; ``score`` and ``val`` come out of the official training part.
+    """Return CIFAR-10 or -100; ``score`` and ``val`` are taken from the official training part.
 
-    ``augment`` shifts and flips the training images at random.
+    ``augment`` randomly shifts and flips the training images.
     """
     if classes not in CLASSES:
         raise UserError(f"dataset.classes={classes} is not known; CIFAR has 10 or 100.")

@@ -1,4 +1,4 @@
-"""Real handwritten digits that need no download: scikit-learn's 1797 images of 8x8 pixels."""
+"""Handwritten digits that need no download: scikit-learn's 1797 images of 8x8 pixels."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ def digits(
     test: int | None = 360,
     split_seed: int = 0,
 ) -> Splits:
-    """Ten classes; images are resized bilinearly to ``size``, one grey channel repeated."""
+    """Return ten classes; images are resized bilinearly to ``size``, one grey channel repeated."""
     check_count("dataset.size", size)
     check_count("dataset.channels", channels)
     data = load_digits()
@@ -28,8 +28,8 @@ def digits(
     pool = Images(stored, torch.from_numpy(data.target), (0.305,) * channels, (0.376,) * channels)
     sizes = {"train": train, "score": score, "val": val, "test": test}
     parts = part_indices(data.target, sizes, split_seed)
-    return Splits(
-        **{name: pool.part(indices) for name, indices in parts.items()},
+    return Splits.of(
+        {name: pool.part(indices) for name, indices in parts.items()},
         num_classes=10,
         input_size=(channels, size, size),
     )

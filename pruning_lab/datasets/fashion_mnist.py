@@ -29,10 +29,10 @@ def fashion_mnist(
     test: int | None = None,
     split_seed: int = 0,
 ) -> Splits:
-    """Ten classes; ``score`` and ``val`` come out of the official training part.
+    """Return ten classes; ``score`` and ``val`` are taken from the official training part.
 
     Images are padded with black to ``size``. The files of Debian's package dataset-fashion-mnist
-    are read where it is installed.
+    are used if it is installed.
     """
     advice = (
         "On Debian: apt-get install dataset-fashion-mnist. Elsewhere run once with a network, or "
@@ -48,7 +48,7 @@ def fashion_mnist(
 
 
 def _unpack(package: Path, raw: Path) -> None:
-    """Debian's gzip files to where torchvision looks; what is there already stays."""
+    """Unpack Debian's gzip files to where torchvision looks; existing files are not replaced."""
     for name in FILES:
         packed, target = package / f"{name}.gz", raw / name
         if packed.is_file() and not target.exists():

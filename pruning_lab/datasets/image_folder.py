@@ -1,4 +1,4 @@
-"""A folder of pictures on disk: one sub-folder a class, read when they are needed."""
+"""A folder of pictures on disk, one sub-folder per class; pictures are read when needed."""
 
 from pathlib import Path
 
@@ -26,11 +26,11 @@ def image_folder(
     test: int | None = None,
     split_seed: int = 0,
 ) -> Splits:
-    """``root/train_folder/CLASS/*.jpg`` and ``root/test_folder/CLASS/*.jpg``, as in ImageNet.
+    """Read ``root/train_folder/CLASS/*.jpg`` and ``root/test_folder/CLASS/*.jpg``, as in ImageNet.
 
-    The shorter side is resized to 8/7 of ``size`` and the centre cut out; with ``augment`` the
-    training images are cropped and flipped at random instead. ImageNet's mean and deviation.
-    Pictures are read as viewers show them: turned as the camera was, transparent ones on white.
+    The shorter side is resized to 8/7 of ``size`` and the centre cropped; with ``augment`` the
+    training images are randomly cropped and flipped instead. Pictures are normalised by ImageNet's
+    mean and deviation, and read as viewers show them: upright, transparent ones on white.
     """
     check_text("dataset.root", root, "data/pictures")
     check_count("dataset.size", size)
@@ -42,12 +42,12 @@ def image_folder(
     if held_out.classes != plain.classes:
         lone = printable(", ".join(sorted({*held_out.classes} ^ {*plain.classes})[:5]))
         raise UserError(
-            f"{root}: {train_folder} and {test_folder} have different classes; in one of them only "
-            f"are {lone}. Both need a folder for every class."
+            f"{root}: {train_folder} and {test_folder} have different classes; only one of them "
+            f"has {lone}. Both need a folder for every class."
         )
     if len(plain.classes) < 2:
         raise UserError(
-            f"{root} has one class, {printable(plain.classes[0])}: there is nothing to tell apart."
+            f"{root} has one class, {printable(plain.classes[0])}; it needs at least two."
         )
     for path, _ in plain.samples + held_out.samples:
         check_picture(path)

@@ -19,7 +19,7 @@ def mnist(
     test: int | None = None,
     split_seed: int = 0,
 ) -> Splits:
-    """Ten classes; ``score`` and ``val`` come out of the official training part.
+    """Return ten classes; ``score`` and ``val`` are taken from the official training part.
 
     Images are padded with black to ``size``.
     """

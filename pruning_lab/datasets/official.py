@@ -1,4 +1,4 @@
-"""torchvision's data sets: a copy is read, else downloaded; the test split stays official."""
+"""torchvision's data sets: read from disk or downloaded; the test split is the official one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from pruning_lab.errors import UserError, check_count, check_switch, check_text
 
 
 def obtain(dataset: Callable[..., Any], root: str, download: bool, advice: str) -> tuple[Any, Any]:
-    """The official train and test parts; UserError with ``advice`` when they cannot be had."""
+    """Return the official train and test parts; UserError with ``advice`` if not available."""
     name = getattr(dataset, "__name__", str(dataset))
     check_text("dataset.root", root, "data")
     check_switch("dataset.download", download)
@@ -25,7 +25,7 @@ def obtain(dataset: Callable[..., Any], root: str, download: bool, advice: str) 
                 f"{name} in {Path(root).resolve()} cannot be read: a file is damaged "
                 f"({type(error).__name__}: {error}). Delete its folder there. {advice}"
             ) from error
-        if not download:  # torchvision says so of files that are missing or have a wrong checksum
+        if not download:  # "not found": files are missing or have a wrong checksum
             raise UserError(
                 f"{name} is not in {Path(root).resolve()} and dataset.download=false. {advice}"
             ) from None
@@ -47,8 +47,9 @@ def official_splits(
     augment: bool = False,
     size: int | None = None,
 ) -> Splits:
-    """Splits of an official train and test part.
+    """Return splits of an official train and test part.
 
+    ``statistics`` are mean and standard deviation per channel, of values from 0 to 1.
     ``channels=3`` repeats a grey channel; square images are padded with zeros to a larger ``size``.
     """
     mean, std = statistics
@@ -81,7 +82,7 @@ def official_splits(
 
 
 def _check_labels(part: Images, classes: int) -> None:
-    """UserError unless every picture has the label of a class."""
+    """Raise UserError unless every picture has the label of a class."""
     if len(part.images) != len(part.labels):
         raise UserError(
             f"{len(part.images)} pictures have {len(part.labels)} labels: the files do not belong "

@@ -1,4 +1,4 @@
-"""Picture files: read as what they show, or refused by name."""
+"""Read picture files as viewers show them; refuse files that cannot be read so, by name."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,34 +13,34 @@ from torch.utils.data import Subset
 from torchvision.tv_tensors import Image as ImageTensor
 from tqdm import tqdm
 
-from pruning_lab import ranks
 from pruning_lab.datasets.samples import Contents, reason
 from pruning_lab.errors import UserError, printable
+from pruning_lab.runtime import distributed
 
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-"""Pillow's modes that it makes RGB of without a loss."""
+"""Pillow's modes that it converts to RGB without loss."""
 
 READERS = 8
-"""Files that are read at once: more than one, since disks and networks make each wait."""
+"""Number of files read at once; several, to hide the latency of disks and networks."""
 
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
-"""Tags of TIFF; of the second, 1 says that 0 is black."""
+"""Tags of TIFF; a PHOTOMETRIC of 1 means that 0 is black."""
 
 
 class Pictures(Subset):
-    """Some pictures of an ``ImageFolder``."""
+    """A subset of the pictures of an ``ImageFolder``."""
 
     def contents(self, name: str, count: int) -> Contents:
-        """What the first ``count`` files hold; neither their names nor where they lie matter."""
+        """Return the contents of the first ``count`` files, whatever their names and folders."""
         samples = [self.dataset.samples[index] for index in self.indices[:count]]  # type: ignore[attr-defined]
         paths = [path for path, _ in samples]
-        about = {"unit": "file", "disable": ranks.silent(), "leave": False}
+        about = {"unit": "file", "disable": distributed.silent(), "leave": False}
         with ThreadPool(READERS) as pool:
             digests = pool.imap(_digest, paths, 16)
             keys = list(tqdm(digests, f"Reading dataset.{name}", count, **about))
         labels = [str(label).encode() for _, label in samples]
-        whole = [key + label for key, label in zip(keys, labels, strict=True)]
-        return Contents(whole, keys, paths)
+        samples_read = [key + label for key, label in zip(keys, labels, strict=True)]
+        return Contents(samples_read, keys, paths)
 
 
 def _digest(path: str) -> bytes:
@@ -53,12 +53,12 @@ def _digest(path: str) -> bytes:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
-    """A picture whose header is read; UserError for whatever goes wrong inside, too."""
+    """Open a picture and read its header; errors inside the context become a UserError, too."""
     try:
-        # of a file that Pillow opens by its name, and maps, a TIFF to be turned comes scrambled
+        # opened by name, Pillow maps the file into memory: TIFFs to be rotated come out scrambled
         with Path(path).open("rb") as file, Image.open(file) as picture:
             yield picture
-    except Exception as error:  # Pillow has no class of its own for all that a file may lack
+    except Exception as error:  # Pillow raises many types for damaged files
         raise _unreadable(path, error) from error
 
 
@@ -70,9 +70,9 @@ def _unreadable(path: str, error: Exception) -> UserError:
 
 
 def check_picture(path: str) -> None:
-    """UserError unless the file begins as a picture that can be read as what it shows.
+    """Raise UserError unless the file begins like a picture that ``read_picture`` can read.
 
-    The rest is read when it is needed; but of decimal numbers all are, to see their range.
+    Only the header is read, but all pixels if they are decimal numbers, to check their range.
     """
     with _opened(path) as picture:
         _check(picture)
@@ -81,9 +81,9 @@ def check_picture(path: str) -> None:
 
 
 def read_picture(path: str) -> Image.Image | ImageTensor:
-    """The picture as viewers show it, turned as the camera was, on white where it is transparent.
+    """Return the picture as viewers show it: upright (EXIF), on white where it is transparent.
 
-    RGB of 8 bits; grey of more bits as three equal channels of float32 from 0 to 1.
+    It is 8-bit RGB; grey of more bits becomes three equal channels of float32 from 0 to 1.
     """
     with _opened(path) as picture:
         _check(picture)
@@ -97,9 +97,9 @@ def read_picture(path: str) -> Image.Image | ImageTensor:
 
 
 def _check(picture: Image.Image) -> None:
-    """UserError for what is lost when one picture of three channels is made of it."""
+    """Raise UserError if converting to one picture of three channels would lose information."""
     count = getattr(picture, "n_frames", 1)
-    if count > 1 and picture.format != "MPO":  # of a camera: the first is the picture
+    if count > 1 and picture.format != "MPO":  # a camera's MPO: the first is the picture
         raise UserError(f"it holds {count} pictures; save the one that is meant")
     if picture.mode in EIGHT_BITS:
         return
@@ -111,19 +111,19 @@ def _check(picture: Image.Image) -> None:
 
 
 def _white(picture: Image.Image) -> float | None:
-    """The value that is white in grey of more than 8 bits; None where the file does not say."""
+    """Return the value of white in grey of more than 8 bits; None if the file does not say."""
     tags = getattr(picture, "tag_v2", {PHOTOMETRIC: 1})
     if picture.mode == "F":
         return 1.0 if tags.get(PHOTOMETRIC) == 1 else None
     if picture.format in ("PNG", "PPM", "JPEG2000") and picture.mode.startswith("I"):
-        return 65535.0  # Pillow scales other depths to that
+        return 65535.0  # Pillow scales other depths to this
     if picture.mode.startswith("I;16") and BITS_PER_SAMPLE in tags and tags[PHOTOMETRIC] == 1:
         return 2.0 ** tags[BITS_PER_SAMPLE][0] - 1
     return None
 
 
 def _grey(picture: Image.Image, white: float) -> ImageTensor:
-    """Grey as three channels from 0 to 1; UserError where it has other numbers."""
+    """Return grey as three channels from 0 to 1; UserError if values are out of this range."""
     pixels = np.asarray(picture).astype(np.float32) / white
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UserError(

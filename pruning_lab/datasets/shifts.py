@@ -1,4 +1,4 @@
-"""Test pictures under shifts that a network was not trained on: noise, blur, translation."""
+"""Test pictures with shifts that a network was not trained on: noise, blur, translation."""
 
 from collections.abc import Callable
 
@@ -21,10 +21,10 @@ PIXELS = 2
 def shifted(dataset: Dataset) -> dict[str, TensorDataset]:
     """Return copies of a data set in memory: ``noise``, ``blur`` and ``translation``.
 
-    What is drawn depends on nothing but the number of pictures and their size.
+    Random numbers depend only on the number of pictures and their size.
     """
     parts = list(loader(dataset, 1000))
-    x, targets = (torch.cat(each) for each in zip(*parts, strict=True))
+    x, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     kinds: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
         "noise": _noise, "blur": _blur, "translation": _translation,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Train, score, val, test: disjoint, seeded, stratified; and how batches are read from them."""
+"""Disjoint, seeded, stratified splits (train, score, val, test), and loaders of their batches."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,22 @@ from torch.utils.data import (
 )
 
 from pruning_lab.datasets.pictures import Pictures
-from pruning_lab.datasets.samples import Contents, check_apart, length, python_number, read
-from pruning_lab.errors import UserError, check_count, check_seed
+from pruning_lab.datasets.samples import Contents, check_apart, length, read
+from pruning_lab.datasets.targets import TARGETS, python_number
+from pruning_lab.errors import UserError, check_choice, check_count, check_seed
 
 Indices = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set for one experiment: map-style data sets of (float32 image, class).
+    """A data set for one experiment: map-style data sets of (float32 input, target).
 
-    ``train`` fits, ``score`` feeds the criteria, ``val`` is for choices, ``test`` for the report.
-    ``input_size`` is (channels, height, width). The data sets are read when the fingerprint is
-    asked for, before any work: a sample that is none of this data set's is refused then.
+    ``train`` is for training, ``score`` for the criteria, ``val`` for choices, ``test`` for the
+    report. ``input_size`` is the shape of an input, (channels, height, width) of an image;
+    ``num_classes`` is the number of classes, of labels or of numbers in a target, and ``targets``
+    says which of these they are (``datasets.TARGETS``). All samples are read and checked when the
+    fingerprint is computed, before any work.
     """
 
     train: Dataset
@@ -40,71 +43,109 @@ class Splits:
     test: Dataset
     num_classes: int
     input_size: tuple[int, ...]
+    targets: str = "class"
 
     def __post_init__(self) -> None:
         sizes = self.input_size
+        check_choice("targets", self.targets, TARGETS)
         if not isinstance(sizes, Sequence) or isinstance(sizes, str) or not sizes:
             raise UserError(
                 f"input_size={sizes} is not possible; it is the shape of an image, (1, 28, 28) for "
                 "example."
             )
-        whole = tuple(_whole("input_size", size, 1) for size in sizes)
-        object.__setattr__(self, "input_size", whole)
-        object.__setattr__(self, "num_classes", _whole("num_classes", self.num_classes, 2))
+        shape = tuple(_whole("input_size", size, 1) for size in sizes)
+        object.__setattr__(self, "input_size", shape)
+        least = 2 if self.targets == "class" else 1
+        object.__setattr__(self, "num_classes", _whole("num_classes", self.num_classes, least))
+
+    @classmethod
+    def of(
+        cls,
+        parts: Mapping[str, Dataset],
+        num_classes: int,
+        input_size: tuple[int, ...],
+        targets: str = "class",
+    ) -> "Splits":
+        """The splits in a dictionary by their names."""
+        train, score, val, test = (parts[name] for name in ("train", "score", "val", "test"))
+        return cls(train, score, val, test, num_classes, input_size, targets)
+
+    def _is_plain(self, split: Dataset) -> bool:
+        """Whether a split's images and classes are checked as a whole."""
+        classes = self.targets == "class" and type(split) is Images
+        return classes and split.fits(self.num_classes, self.input_size)  # type: ignore[attr-defined]
 
     @property
     def in_channels(self) -> int:
         return self.input_size[0]
 
     def fingerprint(self, first: int | None = None) -> str:
-        """A hash of the samples in all splits, or the ``first`` of each.
+        """Return a hash of the samples in all splits, or of the ``first`` of each.
 
-        Other data, or other parts of it, have another. Of pictures on disk it is that of the files'
-        contents. Raises UserError for a sample of your own data set that is none of this one's,
-        for samples that change from reading to reading, and for a split that is part of another.
+        Other data, or other parts of it, have another hash; of pictures on disk the files' contents
+        are hashed. Raises UserError for samples that are invalid or change between reads, and, if
+        all samples are read, for a split that is contained in another.
         """
         splits = {name: getattr(self, name) for name in ("train", "score", "val", "test")}
         counts = {name: length(name, split) for name, split in splits.items()}
-        digest, found = hashlib.sha256(), {}
+        digest, contents = hashlib.sha256(), {}
         for name, split in splits.items():
             count = min(counts[name], first or counts[name])
-            if type(split) is Images and split.fits(self.num_classes, self.input_size):
-                found[name] = split.contents(count)
+            if self._is_plain(split):
+                contents[name] = split.contents(count)
             elif type(split) is Pictures:
-                found[name] = split.contents(name, count)
+                contents[name] = split.contents(name, count)
             else:
-                found[name] = read(name, split, count, self.num_classes, self.input_size)
+                contents[name] = read(
+                    name, split, count, self.input_size, self.targets, self.num_classes
+                )
             digest.update(f"{name} {count}".encode())
-            for part in found[name].whole:
+            for part in contents[name].whole:
                 digest.update(part)
         if first is None:
-            check_apart(found)
+            check_apart(contents)
         return digest.hexdigest()[:12]
 
 
+class Samples(Dataset):
+    """Samples in memory: inputs (N, ...), float32, and targets (N, ...).
+
+    Reads one sample, or a batch by a list of indices.
+    """
+
+    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int | list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.inputs[index], self.targets[index]
+
+
 def _whole(name: str, value: Any, least: int) -> int:
-    """A whole number, numpy's or torch's, too, as Python's."""
+    """Return an integer, also numpy's or torch's, as Python's int; UserError below ``least``."""
     number = value if isinstance(value, bool) else python_number(value)
     check_count(name, number, least)
     return number
 
 
 def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int) -> Indices:
-    """Disjoint parts of ``sizes``, each with the classes in the proportions of ``labels``.
+    """Return disjoint parts of ``sizes``, each with the class proportions of ``labels``.
 
-    The last part is cut off first, so that its samples do not depend on the sizes of the others.
-    The first samples of a part are a stratified part again.
-    One size may be None: all that is left. Raises UserError for sizes that are not possible.
+    The last part is drawn first, so that its samples do not depend on the sizes of the others. The
+    first samples of a part are stratified, too. One size may be None: all remaining samples. Raises
+    UserError for sizes that are not possible.
     """
     check_seed("dataset.split_seed", seed)
-    rest = [name for name, size in sizes.items() if size is None]
-    if len(rest) > 1:
+    unsized = [name for name, size in sizes.items() if size is None]
+    if len(unsized) > 1:
         raise UserError(
-            f"dataset.{' and dataset.'.join(rest)} are null: only one can be all that is left."
+            f"dataset.{' and dataset.'.join(unsized)} are null: only one can get all that remains."
         )
     left, parts = np.arange(len(labels)), {}
-    last_first = [name for name in reversed(list(sizes)) if name not in rest]
-    for number, name in enumerate(last_first + rest):
+    last_first = [name for name in reversed(list(sizes)) if name not in unsized]
+    for number, name in enumerate(last_first + unsized):
         size = sizes[name]
         if size is not None:
             check_count(f"dataset.{name}", size)
@@ -136,7 +177,7 @@ def _check_size(name: str, size: int, counts: np.ndarray) -> None:
     if size < classes or left - size < classes or counts.min() < 2:
         raise UserError(
             f"dataset.{name}={size} is not possible: {left} samples of {classes} classes are "
-            f"there to be divided, and each part needs at least one of each class."
+            f"left to divide, and each part needs at least one of each class."
         )
 
 
@@ -169,7 +210,7 @@ class Images(Dataset):
         return (images.float() / 255 - self.mean) / self.std, self.labels[index]
 
     def fits(self, num_classes: int, input_size: tuple[int, ...]) -> bool:
-        """Whether every sample is one of such a data set, which the whole tells here."""
+        """Return whether all samples are valid for such a data set, by checks of whole tensors."""
         images, labels = self.images, self.labels
         return (
             images.dtype == torch.uint8
@@ -182,7 +223,7 @@ class Images(Dataset):
         )
 
     def contents(self, count: int) -> Contents:
-        """What the first ``count`` samples hold."""
+        """Return the contents of the first ``count`` samples."""
         tensors = (self.images[:count], self.labels[:count], self.mean, self.std)
         arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
         keys = [hashlib.sha256(image).digest() for image in arrays[0]]
@@ -190,7 +231,7 @@ class Images(Dataset):
         return Contents([array.data for array in arrays], keys, places)
 
     def part(self, indices: np.ndarray, augment: bool = False) -> "Images":
-        """Some of the images."""
+        """Return the images ``indices``, with or without augmentation."""
         chosen = torch.from_numpy(indices)
         mean, std = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
         return Images(self.images[chosen], self.labels[chosen], mean, std, augment)
@@ -210,20 +251,20 @@ def _shift_and_flip(images: torch.Tensor, pad: int = 4) -> torch.Tensor:
 def loader(
     dataset: Dataset, batch_size: int, generator: torch.Generator | None = None
 ) -> DataLoader:
-    """Batches of a data set: in an order drawn by ``generator``, or one after another without.
+    """Return batches of a data set, in a random order by ``generator``, or in sequence without it.
 
-    torch's own random stream is left alone.
+    torch's global random stream is not used.
     """
     count = range(len(dataset))  # type: ignore[arg-type]
     order = RandomSampler(count, generator=generator) if generator else SequentialSampler(count)
     batches, stream = BatchSampler(order, batch_size, False), generator or torch.Generator()
-    if type(dataset) is Images:  # which reads a batch at once; a class derived from it may not
+    if type(dataset) in (Images, Samples):  # reads a batch at once; a subclass may not
         return DataLoader(dataset, batch_size=None, sampler=batches, generator=stream)
     return DataLoader(dataset, batch_sampler=batches, generator=stream, collate_fn=_batch)
 
 
 def _batch(samples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One batch of samples; whole numbers of any kind are int64, as a cross-entropy wants."""
+    """Stack samples to a batch; integers of any kind become int64, as cross-entropy requires."""
     images, targets = zip(*samples, strict=True)
     plain = [image.as_subclass(torch.Tensor) for image in images]
     return torch.stack(plain), default_collate([python_number(target) for target in targets])

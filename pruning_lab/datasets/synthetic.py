@@ -1,4 +1,4 @@
-"""Images that need no files: a random prototype for each class, and noise. For tests and trials."""
+"""Synthetic images, for tests and trials: a random prototype for each class plus noise."""
 
 import torch
 
@@ -17,7 +17,7 @@ def synthetic(
     test: int = 64,
     split_seed: int = 0,
 ) -> Splits:
-    """Uniform prototypes in [0, 1] plus Gaussian noise of that standard deviation, clipped."""
+    """Return uniform prototypes in [0, 1] plus Gaussian noise of deviation ``noise``, clipped."""
     check_count("dataset.classes", classes, 2)
     sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
     for name, count in {"channels": channels, "size": size, **sizes}.items():
@@ -32,8 +32,8 @@ def synthetic(
     stored = (255 * pictures.clamp(0, 1)).round().to(torch.uint8)
     pool = Images(stored, labels, (0.5,) * channels, (0.3,) * channels)
     parts = part_indices(labels.numpy(), sizes, split_seed)
-    return Splits(
-        **{name: pool.part(indices) for name, indices in parts.items()},
+    return Splits.of(
+        {name: pool.part(indices) for name, indices in parts.items()},
         num_classes=classes,
         input_size=(channels, size, size),
     )

@@ -1,4 +1,4 @@
-"""Code that runs with a module beside the forward of its class: nobody follows units through it."""
+"""Find code that runs outside a module's forward, such as hooks: units cannot be followed there."""
 
 import functools
 import types
@@ -13,8 +13,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import is_parametrized
 
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
-"""Any other type may compute whatever it likes."""
-
+"""Tensors of any other type may run code of their own."""
 
 RUNS = ("forward", "_conv_forward", "_call_impl")
 """Methods that run when a module defined by torch is called."""
@@ -26,19 +25,19 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def as_torch_wrote_it(module: nn.Module) -> bool:
-    """Whether nothing runs with a module of torch's own beside what torch wrote.
+    """Return True if a module has no hook, no replaced method and no tensor subclass.
 
-    Of other modules: no hook, and nothing in the place of a method.
+    A module defined by torch must also run torch's methods, not patched ones.
     """
     return next(_code_of(".", module), None) is None
 
 
 def added_code(model: nn.Module) -> dict[str, str]:
-    """For each module that runs code which its class's forward does not show, what that is.
+    """Return module name -> reason, for modules with code that their class's forward lacks.
 
-    Hooks, a forward or ``__call__`` put in the place of another, tensors of a type of their own;
-    with each module those that its code can get at. Code that concerns the model as a whole is
-    under ''. What torch itself adds to compute a weight is not counted: it shows in the weight.
+    Such code is a hook, a replaced forward or ``__call__``, or a tensor subclass. All modules that
+    this code can reach are included. Code that concerns the whole model is under ''. What torch
+    itself adds to compute a weight (a parametrization) does not count: it shows in the weight.
     """
     names = {id(module): name for name, module in model.named_modules()}
     owners = {
@@ -47,37 +46,37 @@ def added_code(model: nn.Module) -> dict[str, str]:
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     }
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, module in model.named_modules():
         for code, what in _code_of(name, module):
             reason = f"its units meet {what}, which cannot be followed"
-            found.setdefault(name, reason)
+            reasons.setdefault(name, reason)
             for thing in _within_reach(code):
                 inside = thing.modules() if isinstance(thing, nn.Module) else [thing]
-                for each in map(id, inside):
-                    if each in names or each in owners:
-                        found.setdefault(names.get(each, owners.get(each, "")), reason)
+                for number in map(id, inside):
+                    if number in names or number in owners:
+                        reasons.setdefault(names.get(number, owners.get(number, "")), reason)
         for key, held in vars(module).items():
             if not isinstance(held, types.FunctionType | weakref.ref):
                 continue
-            inside = [names.get(id(each), owners.get(id(each))) for each in _within_reach(held)]
+            inside = [names.get(id(thing), owners.get(id(thing))) for thing in _within_reach(held)]
             for path in (path for path in inside if path is not None):
-                what = f"'{path}', which {key} of '{name}' refers to past the model"
-                found.setdefault(path, f"its units meet {what}, which cannot be followed")
-    return found
+                what = f"'{path}', reached through {key} of '{name}' and not as a submodule"
+                reasons.setdefault(path, f"its units meet {what}, which cannot be followed")
+    return reasons
 
 
 def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
-    """What runs beside the forward of the module's class, and what to say of it."""
+    """Yield code that runs outside the forward of the module's class, and its description."""
     for before, hooks in ((True, module._forward_pre_hooks), (False, module._forward_hooks)):
         for hook in hooks.values():
             if not _defined_in(type(hook).__call__, "torch.nn.utils."):
                 kind = "pre-hook" if before else "hook"
                 what = f"the forward {kind} {_named(hook)} of '{name}'"
-                yield hook, f"{what} (handle.remove() takes it away)"
+                yield hook, f"{what} (handle.remove() removes it)"
     if not name:
         for hook in _hooks_of_all_modules():
-            yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() takes it away)"
+            yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() removes it)"
         for key, code in vars(F).items():
             public = isinstance(code, types.FunctionType) and not key.startswith("_")
             if public and not _defined_in(code, "torch."):
@@ -90,8 +89,8 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
     forward = vars(module).get("forward")
     leaf = _defined_in(type(module), "torch.nn.", "torch.ao.nn.")
     if forward is not None:
-        own = getattr(forward, "__self__", None) is module and not leaf and name
-        if not own or any(each is not module for each in _within_reach(forward)):
+        bound = getattr(forward, "__self__", None) is module and not leaf and name
+        if not bound or any(thing is not module for thing in _within_reach(forward)):
             yield forward, f"{_named(forward)} in the place of the forward of '{name}'"
     elif leaf and not is_parametrized(module):
         for key in RUNS:
@@ -99,10 +98,10 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
             if code is not None and not _defined_in(code, "torch."):
                 kind = type(module).__name__
                 yield code, f"{_named(code)} in the place of torch's {kind}.{key}"
-    plain = isinstance(module, fx.GraphModule)  # its own does no more than report errors
-    own_call = type(module).__call__, type(module)._call_impl
-    if not (name or plain or own_call == (nn.Module.__call__, nn.Module._call_impl)):
-        yield None, f"{type(module).__name__}.__call__ (move what it does into the forward)"
+    plain = isinstance(module, fx.GraphModule)  # its __call__ only reports errors
+    calls = type(module).__call__, type(module)._call_impl
+    if not (name or plain or calls == (nn.Module.__call__, nn.Module._call_impl)):
+        yield None, f"{type(module).__name__}.__call__ (move its code into the forward)"
     for key, tensor in (module._parameters | module._buffers).items():
         if tensor is not None and type(tensor) not in PLAIN_TENSORS:
             yield None, f"the {key} of '{name}', a {type(tensor).__name__}"
@@ -116,9 +115,9 @@ def _hooks_of_all_modules() -> list[Any]:
 
 
 def _defined_in(code: Any, *packages: str) -> bool:
-    """Whether a class or function was written in one of these packages, whatever it is called."""
+    """Return True if a class or function was written in one of these packages."""
     written = getattr(code, "__module__", None)
-    if isinstance(code, types.FunctionType):  # a wrapper takes the name of what it wraps
+    if isinstance(code, types.FunctionType):  # a wrapper has its target's __module__
         written = code.__globals__.get("__name__")
     return str(written).startswith(packages)
 
@@ -138,18 +137,18 @@ def tensors_at(module: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _within_reach(code: Any) -> list[Any]:
-    """The modules and tensors that a function or an object holds, or names."""
-    found, seen, waiting = [], {id(code): code}, [code]
+    """Return the modules and tensors that a function or object holds or refers to by name."""
+    reached, seen, waiting = [], {id(code): code}, [code]
     while waiting:
         thing = waiting.pop()
         if isinstance(thing, nn.Module | torch.Tensor):
-            found.append(thing)
+            reached.append(thing)
             continue
-        for part in _held_by(thing):
-            if id(part) not in seen:
-                seen[id(part)] = part  # held, so that no other object gets its id
-                waiting.append(part)
-    return found
+        for item in _held_by(thing):
+            if id(item) not in seen:
+                seen[id(item)] = item  # held, so that no other object gets its id
+                waiting.append(item)
+    return reached
 
 
 def _held_by(thing: Any) -> list[Any]:
@@ -182,5 +181,5 @@ def _filled(cell: Any) -> bool:
 
 
 def _names_in(code: types.CodeType) -> set[str]:
-    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names_in, inner))

@@ -1,4 +1,4 @@
-"""Compare the operations of a model with those of its trace, and with those of a smaller copy."""
+"""Compare the operations of a model with those of its trace, and with those of its pruned copy."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from pruning_lab.graph.refusals import untraceable
-from pruning_lab.modes import state_kept
-from pruning_lab.random_streams import streams_kept
+from pruning_lab.runtime.model_state import state_kept
+from pruning_lab.runtime.random_streams import streams_kept
 
 Operation = tuple[str, list[Any]]
 """Name of a torch operation, and its arguments: tensors by description, numbers as they are."""
@@ -33,26 +33,26 @@ class _Running(fx.Interpreter):
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
         args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return tuple(map(_mutable, args)), {key: _mutable(each) for key, each in kwargs.items()}
+        return tuple(map(_mutable, args)), {key: _mutable(value) for key, value in kwargs.items()}
 
 
 def _mutable(value: Any) -> Any:
     if isinstance(value, immutable_list):
         return list(map(_mutable, value))
     if isinstance(value, immutable_dict):
-        return {key: _mutable(each) for key, each in value.items()}
+        return {key: _mutable(item) for key, item in value.items()}
     return value
 
 
 class _OtherwiseError(Exception):
-    """Another operation was expected; raised from the line of the model's code that runs it."""
+    """An operation differs from the expected one; raised at the line of the model that runs it."""
 
 
 def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
-    """Raise UntraceableError unless ``graph`` and ``bones`` run the same operations.
+    """Raise UntraceableError unless ``graph`` and the skeleton ``bones`` run the same operations.
 
-    While it is traced, code sees a symbol instead of a tensor and may branch differently. Both run
-    on meta tensors: in train mode with gradients, in eval mode with gradients and without.
+    Traced code sees a symbol instead of a tensor and may branch differently. Both run on meta
+    tensors: in train mode with gradients, in eval mode with gradients and without.
     """
     traced = _Running(bones, graph=graph)
     try:
@@ -80,7 +80,7 @@ def check_after_cut(bones: nn.Module, cut: nn.Module, x: torch.Tensor) -> None:
         expected = _noted(bones, bones, x, sizes=False)
         try:
             _noted(cut, cut, x, expected, sizes=False)
-        except Exception as error:  # as above
+        except Exception as error:  # the user's code may raise anything
             raise untraceable(bones, error) from error
 
 
@@ -96,7 +96,7 @@ def _noted(
     with streams_kept(), state_kept(bones), _Noting(x, named) as noting:
         noting.expected, noting.sizes = expected, sizes
         run(x)
-    if noting.otherwise is not None:  # the code caught it
+    if noting.otherwise is not None:  # the model's code caught it
         raise noting.otherwise
     if expected is not None and len(noting.noted) < len(expected):
         raise noting.error("ends", expected[len(noting.noted)][0])
@@ -106,7 +106,7 @@ def _noted(
 class _Noting(TorchDispatchMode):
     """Record, in order, the operations on tensors that depend on the input ``x``.
 
-    Tensors are identified by their storage, so that views count as the tensor they show. A tensor
+    Tensors are identified by their storage, so that a view counts as its base tensor. A tensor
     that depends on ``x`` is named by a number, a parameter or buffer by its name, and a tensor
     computed from parameters alone by a hash of that computation. All others are constants.
     """
@@ -117,9 +117,9 @@ class _Noting(TorchDispatchMode):
         self.expected: list[Operation] | None = None
         self.sizes = True
         self.otherwise: _OtherwiseError | None = None
-        self._alive = [x, *named.values()]  # else another tensor could lie in the place of one
+        self._alive = [x, *named.values()]  # keeps their storage from being reused
         self._next = itertools.count()
-        self._names: dict[int, Any] = {_place(each): name for name, each in named.items()}
+        self._names: dict[int, Any] = {_place(tensor): name for name, tensor in named.items()}
         self._names[_place(x)] = next(self._next)
 
     def __torch_dispatch__(
@@ -127,22 +127,22 @@ class _Noting(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         values = _flat([*_numbers(func, args), *kwargs.values()])
-        tensors = [each for each in values if isinstance(each, torch.Tensor)]
-        known = [self._names.get(_place(each)) for each in tensors]
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        known = [self._names.get(_place(tensor)) for tensor in tensors]
         operations = [
             (name, list(map(self._described, arguments)))
             for name, arguments in _as_traced(func, values)
         ]
-        flows = any(isinstance(each, int) for each in known)
-        if flows and func is not torch.ops.aten.detach.default:  # torch's own, with gradients
-            for each in operations:
-                self._note(each)
-        if len({each.is_meta for each in tensors}) > 1:
+        flows = any(isinstance(name, int) for name in known)
+        if flows and func is not torch.ops.aten.detach.default:  # autograd calls it itself
+            for operation in operations:
+                self._note(operation)
+        if len({tensor.is_meta for tensor in tensors}) > 1:
             args, kwargs = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
         result = _run(func, args, kwargs)
         if flows:
             self._name(result, func, lambda: next(self._next))
-        elif any(each is not None for each in known):
+        elif any(name is not None for name in known):
             self._name(result, func, lambda: str(hash(str(operations))))
         return result
 
@@ -150,7 +150,7 @@ class _Noting(TorchDispatchMode):
         """Record an operation; without ``sizes`` only its name and its numbers for arithmetic."""
         if not self.sizes:
             name, arguments = operation
-            numbers = [each for each in arguments if isinstance(each, float | bool)]
+            numbers = [value for value in arguments if isinstance(value, float | bool)]
             if name in BY_LAYOUT and not numbers:
                 return
             operation = name, numbers
@@ -160,39 +160,39 @@ class _Noting(TorchDispatchMode):
     def _compare(self, operation: Operation) -> None:
         if self.expected is None:
             return
-        place = len(self.noted)
-        wanted = self.expected[place] if place < len(self.expected) else ("nothing", [])
+        position = len(self.noted)
+        wanted = self.expected[position] if position < len(self.expected) else ("nothing", [])
         if operation != wanted:
             same = operation[0] == wanted[0]
             self.otherwise = self.error(f"runs {operation[0]}", wanted[0], same)
             raise self.otherwise
 
     def error(self, does: str, wanted: str, same: bool = False) -> _OtherwiseError:
-        """Return the error for another operation, or the ``same`` one with other values."""
-        it, other = ("it", "its trace") if self.sizes else ("with fewer units it", "it")
-        where = f"with other arguments than {other if self.sizes else 'with all'}"
+        """Return the error for another operation, or for the ``same`` with other arguments."""
+        it, usual = ("it", "its trace") if self.sizes else ("with fewer units it", "the full model")
+        where = f"with other arguments than {usual}"
         return _OtherwiseError(
-            f"{it} {does} " + (where if same else f"where {other} runs {wanted}")
+            f"{it} {does} " + (where if same else f"where {usual} runs {wanted}")
         )
 
     def _described(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value if isinstance(value, int | float | str | None) else str(value)
         name = self._names.get(_place(value))
-        lies = None if name is None else (value.stride(), value.storage_offset())
-        return name, tuple(value.shape), lies, value.dtype
+        layout = None if name is None else (value.stride(), value.storage_offset())
+        return name, tuple(value.shape), layout, value.dtype
 
     def _name(self, result: Any, func: Any, new: Any) -> None:
         """Name the tensors in ``result``: views keep their storage's name, others get a new one.
 
-        A tensor that was modified in place gets a new name as well, so that a later read of the old
-        values does not look the same as a read of the new ones.
+        A tensor that was modified in place gets a new name as well, so that reads of its old and
+        of its new values differ.
         """
-        for each in _flat([result]):
-            if isinstance(each, torch.Tensor):
-                self._alive.append(each)
-                if func._schema.is_mutable or _place(each) not in self._names:
-                    self._names[_place(each)] = new()
+        for value in _flat([result]):
+            if isinstance(value, torch.Tensor):
+                self._alive.append(value)
+                if func._schema.is_mutable or _place(value) not in self._names:
+                    self._names[_place(value)] = new()
 
 
 def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -202,30 +202,30 @@ def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
     """
     if func is torch.ops.aten.unbind.int:
         x, dim = (*values, 0)[:2]
-        yield from (("aten.select.int", [x, dim, part]) for part in range(x.shape[dim]))
+        yield from (("aten.select.int", [x, dim, index]) for index in range(x.shape[dim]))
     else:
         yield _named(func), values
 
 
 def _flat(values: Iterable[Any]) -> list[Any]:
     """Return the values with lists and tuples replaced by their entries."""
-    found: list[Any] = []
-    for each in values:
-        found += each if isinstance(each, list | tuple) else [each]
-    return found
+    flat: list[Any] = []
+    for value in values:
+        flat += value if isinstance(value, list | tuple) else [value]
+    return flat
 
 
 @cache
 def _calculates(func: Any) -> list[bool]:
-    """Tell for each argument of an operation whether it is a number for arithmetic, not a size."""
-    return [str(each.type) in ("Tensor", "number") for each in func._schema.arguments]
+    """Return, for each argument of an operation, True if it is used in arithmetic (not a size)."""
+    return [str(argument.type) in ("Tensor", "number") for argument in func._schema.arguments]
 
 
 def _numbers(func: Any, args: Any) -> list[Any]:
-    """Return the arguments with integers that are used in arithmetic as floats."""
+    """Return the arguments, with integers that are used in arithmetic converted to floats."""
     return [
-        float(value) if type(value) is int and number else value
-        for value, number in zip(args, _calculates(func), strict=False)
+        float(value) if type(value) is int and calculates else value
+        for value, calculates in zip(args, _calculates(func), strict=False)
     ]
 
 
@@ -236,13 +236,13 @@ def _named(func: Any) -> str:
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    if func is torch.ops.aten.native_batch_norm.default:  # torch takes 4 ms for its shapes
+    if func is torch.ops.aten.native_batch_norm.default:  # torch needs 4 ms to infer its shapes
         return torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2))
     return func(*args, **kwargs)
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """Move a constant to the meta device; tensors that are there stay the same objects."""
+    """Move a constant to the meta device; tensors already there stay the same objects."""
     return tensor if tensor.is_meta else tensor.to("meta")
 
 

@@ -1,4 +1,4 @@
-"""Operations that change a tensor in place, in a graph whose parts are to run by themselves."""
+"""Rewire a graph around in-place operations, so that parts of it can run on their own."""
 
 import inspect
 from typing import Any
@@ -7,18 +7,18 @@ from torch import fx, nn
 
 
 def use_results(graph: fx.Graph, model: nn.Module) -> None:
-    """Let what follows an in-place operation read its result, not the value that it changed."""
-    place = {node: number for number, node in enumerate(graph.nodes)}
+    """Let operations after an in-place operation read its result, not the value that it changed."""
+    position = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         changed = _changed(node, model)
         if changed is not None:
             for user in list(changed.users):
-                if place[user] > place[node]:
+                if position[user] > position[node]:
                     user.replace_input_with(changed, node)
 
 
 def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
-    """The value that the operation changes in place."""
+    """Return the node whose value this operation changes in place, or None."""
     if node.op == "call_module":
         in_place = getattr(model.get_submodule(str(node.target)), "inplace", False)
     elif node.op in ("call_method", "call_function"):
@@ -32,10 +32,10 @@ def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
 
 
 def _argument(node: fx.Node, name: str) -> Any:
-    """An argument of a function by name, however it is given; None when it has none."""
+    """Return an argument by name, passed by position or by keyword; None if there is none."""
     if name in node.kwargs or not callable(node.target):
         return node.kwargs.get(name)
     try:
         return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get(name)
-    except (TypeError, ValueError):  # torch's own functions tell nothing of their arguments
+    except (TypeError, ValueError):  # torch's built-in functions have no signature
         return None

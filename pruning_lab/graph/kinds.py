@@ -1,4 +1,4 @@
-"""Kinds of modules and operations: what has units, what has widths, what is a non-linearity."""
+"""Kinds of modules and operations: those with units, those with widths, and non-linearities."""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ COMPUTED = (
     "is computed from other tensors and cannot be sliced. Make it a plain parameter first: torch."
     "nn.utils.parametrize.remove_parametrizations, remove_weight_norm or prune.remove"
 )
-"""What to say of a weight that is no parameter of its module."""
+"""Error text for a weight that is not a parameter of its module."""
 
 WITH_WIDTHS: tuple[type[nn.Module], ...] = (
     *LAYERS,
@@ -30,12 +30,12 @@ WITH_WIDTHS: tuple[type[nn.Module], ...] = (
     nn.PReLU,
     nn.RMSNorm,
 )
-"""The modules whose attributes change when units go."""
+"""The modules whose attributes change when units are removed."""
 
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features",
           "num_channels", "num_groups", "normalized_shape", "num_parameters",
           "embedding_dim")  # fmt: skip
-"""Their attributes."""
+"""The attributes of these modules that hold a width."""
 
 NON_LINEARITIES: tuple[type[nn.Module], ...] = (
     activation.CELU,
@@ -61,7 +61,7 @@ NON_LINEARITIES: tuple[type[nn.Module], ...] = (
     activation.Tanhshrink,
     activation.Threshold,
 )
-"""Elementwise, without parameters: every unit stays by itself."""
+"""Elementwise, without parameters: no unit affects another."""
 
 NON_LINEAR_FUNCTIONS = frozenset(
     {
@@ -90,14 +90,14 @@ NON_LINEAR_METHODS = frozenset({"relu", "relu_", "sigmoid", "sigmoid_", "tanh", 
 
 
 def is_non_linearity(op: object) -> bool:
-    """Whether a module, a function or a method's name is an elementwise non-linearity."""
+    """Return True for an elementwise non-linearity: a module, a function, or a method's name."""
     if isinstance(op, nn.Module):
         return isinstance(op, NON_LINEARITIES)
     return op in (NON_LINEAR_METHODS if isinstance(op, str) else NON_LINEAR_FUNCTIONS)
 
 
 def units_of(layer: nn.Module) -> int:
-    """How many units a Linear or a convolution has now, read off its weight."""
+    """Return the current number of units of a Linear or a convolution, read off its weight."""
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     if isinstance(layer, TransposedConvolution):
@@ -106,7 +106,7 @@ def units_of(layer: nn.Module) -> int:
 
 
 def inputs_of(layer: nn.Module) -> int:
-    """How many inputs a Linear, a convolution or a BatchNorm reads now."""
+    """Return the current number of inputs of a Linear, a convolution or a BatchNorm."""
     if isinstance(layer, BatchNorm):
         return layer.num_features
     weight = layer.weight
@@ -117,5 +117,5 @@ def inputs_of(layer: nn.Module) -> int:
 
 
 def unit_axis(module: nn.Module) -> int:
-    """The dimension of a module's output that holds the units: the last of a Linear's, else 1."""
+    """Return the dimension of a module's output that holds the units: -1 for a Linear, else 1."""
     return -1 if isinstance(module, nn.Linear) else 1

@@ -1,4 +1,4 @@
-"""Pieces of a traced model as models of their own; they share its modules."""
+"""Make parts of a traced model runnable on their own; they share its modules."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ def part(
     wanted: Any,
     masked: dict[fx.Node, int] | None = None,
 ) -> fx.GraphModule:
-    """The operations that lead from ``inputs`` to ``wanted``, a node or several.
+    """Return a module of the operations that lead from ``inputs`` to ``wanted``, one or more nodes.
 
-    With ``masked`` (node -> dimension of the units) these values are put to 0 where the mask, which
-    is one more input for each, says so.
+    ``masked`` (node -> dimension of its units) multiplies the values of these nodes by masks
+    (rows, units), which the module takes, in this order, after ``inputs``.
     """
     graph = fx.Graph()
     env = {node: graph.placeholder(node.name) for node in inputs}
@@ -33,42 +33,44 @@ def part(
 
 
 def masked_units(activation: torch.Tensor, keep: torch.Tensor, axis: int) -> torch.Tensor:
-    """The activation with the units at 0 that ``keep`` (rows, units) does not keep."""
+    """Return the activation with units along ``axis`` at 0 where ``keep`` (rows, units) is 0."""
     shape = [1] * activation.ndim
     shape[0], shape[axis] = keep.shape
     return activation * keep.view(shape)
 
 
 def graded(value: torch.Tensor) -> torch.Tensor:
-    """The same tensor, so that a gradient can be led to it, where there can be one at all."""
+    """Return the same tensor, which now requires a gradient if it can have one."""
     able = value.is_floating_point() and not value.is_inference()
     return value.requires_grad_() if able and not value.requires_grad else value
 
 
 def gradients(of: torch.Tensor, wanted: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The gradients of a number; 0 where none leads: behind torch.no_grad(), for example."""
-    able = [each for each in wanted if each.requires_grad] if of.requires_grad else []
-    led: Sequence[torch.Tensor] = ()
+    """Return the gradients of a scalar; 0 where none flows, for example through torch.no_grad()."""
+    able = [tensor for tensor in wanted if tensor.requires_grad] if of.requires_grad else []
+    computed: Sequence[torch.Tensor] = ()
     if able:
-        led = torch.autograd.grad(of, able, allow_unused=True, materialize_grads=True)
-    found = iter(led)
+        computed = torch.autograd.grad(of, able, allow_unused=True, materialize_grads=True)
+    remaining = iter(computed)
     return [
-        next(found) if of.requires_grad and each.requires_grad else torch.zeros_like(each)
-        for each in wanted
+        next(remaining) if of.requires_grad and tensor.requires_grad else torch.zeros_like(tensor)
+        for tensor in wanted
     ]
 
 
 def _nodes_in(wanted: Any) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.node.map_arg(wanted, found.append)
-    return found
+    nodes: list[fx.Node] = []
+    fx.node.map_arg(wanted, nodes.append)
+    return nodes
 
 
 def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return ``nodes`` and all nodes that depend on them."""
     return _closure(nodes, lambda node: node.users, ())
 
 
 def ancestors(nodes: Iterable[fx.Node], ends: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return ``nodes`` and all nodes that they depend on; the search stops at ``ends``."""
     return _closure(nodes, lambda node: node.all_input_nodes, ends)
 
 
@@ -77,12 +79,12 @@ def _closure(
     neighbours: Callable[[fx.Node], Iterable[fx.Node]],
     ends: Iterable[fx.Node],
 ) -> set[fx.Node]:
-    """All that is reached from ``nodes``; ``ends`` are not passed."""
-    found, waiting = set(nodes), [node for node in nodes if node not in ends]
+    """Return all nodes reached from ``nodes``; the search stops at ``ends``."""
+    reached, waiting = set(nodes), [node for node in nodes if node not in ends]
     while waiting:
         for node in neighbours(waiting.pop()):
-            if node not in found:
-                found.add(node)
+            if node not in reached:
+                reached.add(node)
                 if node not in ends:
                     waiting.append(node)
-    return found
+    return reached

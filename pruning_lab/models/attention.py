@@ -11,16 +11,16 @@ from pruning_lab.errors import UserError
 
 
 class Attention(nn.Module):
-    """What nn.MultiheadAttention computes (batch first), with a layer each for q, k, v and output.
+    """nn.MultiheadAttention (batch first) with a separate layer for each of q, k, v and output.
 
     softmax(q k' / sqrt(head_dim)) v for each head (Vaswani et al., arXiv 1706.03762).
-    nn.MultiheadAttention takes the size of a head from the width of its input, so that no head can
-    go; here it is a constant, and the number of heads follows the layers' widths.
+    nn.MultiheadAttention derives the size of a head from the width of its input, so no head can be
+    removed; here the size is constant, and the number of heads follows from the layers' widths.
     """
 
     batch_first = True
     in_proj_bias = None
-    """Tells torch's encoder layers to call the module instead of a kernel of theirs."""
+    """Makes torch's encoder layers call the module instead of their own kernel."""
 
     def __init__(self, width: int, heads: int, head_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,10 +41,10 @@ class Attention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, None]:
-        """(N, tokens, width) each -> (N, tokens, width); weights are never given.
+        """Map inputs (N, tokens, width) to (N, tokens, width); weights are never returned.
 
         ``attn_mask`` (tokens, keys) and ``key_padding_mask`` (N, keys) are added to the products;
-        where they are booleans, True takes a key away. ``is_causal`` says what ``attn_mask`` is.
+        if they are booleans, True excludes a key. ``is_causal`` only describes ``attn_mask``.
         """
         q, k, v = (
             layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -62,10 +62,10 @@ class Attention(nn.Module):
 def _mask(
     between: torch.Tensor | None, padding: torch.Tensor | None, query: torch.Tensor
 ) -> torch.Tensor:
-    """What is added to the products: (tokens, keys) and (N, keys) -> (N or 1, 1, tokens, keys)."""
+    """Combine both masks to add: (tokens, keys) and (N, keys) -> (N or 1, 1, tokens, keys)."""
     if between is not None and between.ndim != 2:
         raise UserError(
-            f"attn_mask has the shape {tuple(between.shape)}; with heads that can go it must be "
+            f"attn_mask has the shape {tuple(between.shape)}; with prunable heads it must be "
             "(tokens, keys), the same for every head."
         )
     mask = query.new_zeros(1)
@@ -77,11 +77,11 @@ def _mask(
 
 
 class WindowAttention(nn.Module):
-    """What torchvision's ShiftedWindowAttention computes, with a layer each for q, k, v and output.
+    """torchvision's ShiftedWindowAttention with a separate layer for each of q, k, v and output.
 
     Attention within windows of the image, each head with a bias for every relative position; the
-    windows are shifted cyclically, and what the shift brings together is masked (Liu et al., arXiv
-    2103.14030). A head's size is a constant, as in Attention.
+    windows are shifted cyclically, and pairs of tokens that only the shift brings together are
+    masked (Liu et al., arXiv 2103.14030). The size of a head is constant, as in Attention.
     """
 
     def __init__(self, original: ShiftedWindowAttention) -> None:
@@ -97,7 +97,7 @@ class WindowAttention(nn.Module):
         _copy(self, original.qkv.weight, original.qkv.bias, original.proj)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, height, width, channels) to the same."""
+        """Map (N, height, width, channels) to the same shape."""
         (tall, wide), tokens = self.window, self.window[0] * self.window[1]
         height, width = x.shape[1], x.shape[2]
         x = F.pad(x, (0, 0, 0, -width % wide, 0, -height % tall))
@@ -112,7 +112,7 @@ class WindowAttention(nn.Module):
         return x[:, :height, :width]
 
     def _attend(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(N windows, tokens, channels), (windows, tokens, tokens) -> (N windows, tokens, ...)."""
+        """Attend: (N windows, tokens, channels), mask (windows, tokens, tokens) -> like ``x``."""
         q, k, v = (
             layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for layer in (self.q, self.k, self.v)
@@ -128,7 +128,7 @@ class WindowAttention(nn.Module):
         return F.dropout(mixed, self.dropout, self.training)
 
     def _mask(self, x: torch.Tensor, down: int, right: int, tokens: int) -> torch.Tensor:
-        """-100 between tokens that only the shift brought into one window, else 0."""
+        """Return -100 between tokens that only the shift brought into one window, else 0."""
         (tall, wide), rows, columns = self.window, x.shape[1], x.shape[2]
         i = torch.arange(rows * tall, device=x.device)
         j = torch.arange(columns * wide, device=x.device)
@@ -140,11 +140,11 @@ class WindowAttention(nn.Module):
 
 
 def with_prunable_heads(model: nn.Module) -> nn.Module:
-    """``model`` with attention of the same weights whose heads can go, in place.
+    """Replace attention in ``model``, in place, by modules whose heads can be pruned; return it.
 
-    Attention takes the place of every nn.MultiheadAttention, WindowAttention that of torchvision's
-    ShiftedWindowAttention. Outputs stay the same but for rounding. Raises UserError for a module
-    that cannot be replaced.
+    Attention replaces every nn.MultiheadAttention, WindowAttention torchvision's
+    ShiftedWindowAttention, with the same weights. Outputs stay the same up to rounding. Raises
+    UserError for a module that cannot be replaced.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.MultiheadAttention):
@@ -152,27 +152,27 @@ def with_prunable_heads(model: nn.Module) -> nn.Module:
         if type(module) is ShiftedWindowAttention:
             model.set_submodule(name, WindowAttention(module).train(module.training))
         if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # else it looks for the weights of torch's attention
+            module.use_nested_tensor = False  # else it reads weights of torch's attention
     return model
 
 
 def _of(name: str, module: nn.MultiheadAttention) -> Attention:
-    """An Attention with the weights of ``module``."""
+    """Return an Attention with the weights of ``module``."""
     simple: list[Any] = [module.in_proj_weight, module.in_proj_bias, module.batch_first or None]
-    if any(each is None for each in simple) or module.bias_k is not None or module.add_zero_attn:
+    if any(value is None for value in simple) or module.bias_k is not None or module.add_zero_attn:
         raise UserError(
             f"'{name}' cannot have prunable heads: only an nn.MultiheadAttention with "
             "batch_first=True, bias=True and nothing else beyond the defaults can be replaced."
         )
     head_dim = module.embed_dim // module.num_heads
-    found = Attention(module.embed_dim, module.num_heads, head_dim, module.dropout)
-    _copy(found, module.in_proj_weight, module.in_proj_bias, module.out_proj)
-    return found
+    attention = Attention(module.embed_dim, module.num_heads, head_dim, module.dropout)
+    _copy(attention, module.in_proj_weight, module.in_proj_bias, module.out_proj)
+    return attention
 
 
 @torch.no_grad()
 def _copy(found: Any, weight: Any, bias: Any, out: nn.Linear) -> None:
-    """The weights of torch's attention: queries, keys and values lie one behind the other."""
+    """Copy the weights of torch's attention, which stacks queries, keys and values in one layer."""
     found.to(weight.device, weight.dtype)
     layers = (found.q, found.k, found.v)
     for layer, rows, shifts in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):

@@ -1,4 +1,4 @@
-"""The paper's network for Fashion-MNIST."""
+"""The network for Fashion-MNIST of Ancona et al. (2020)."""
 
 from torch import nn
 
@@ -8,8 +8,8 @@ from pruning_lab.errors import UserError, check_count, check_counts
 class ConvNet(nn.Sequential):
     """Two convolutions, a wide hidden layer, BatchNorm everywhere (Ancona et al., 2020).
 
-    The original's BatchNorm used the statistics of the batch at hand; this one keeps running
-    statistics, so that the result for one sample does not depend on the others.
+    The original's BatchNorm used the statistics of the current batch; this one keeps running
+    statistics, so that the output for one sample does not depend on the others.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The paper's fully connected network."""
+"""The fully connected network of Ancona et al. (2020)."""
 
 import math
 from collections.abc import Sequence

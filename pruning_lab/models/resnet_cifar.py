@@ -1,4 +1,4 @@
-"""The residual networks for CIFAR."""
+"""The residual networks for CIFAR of He et al. (2016)."""
 
 import torch
 from torch import nn
@@ -6,14 +6,14 @@ from torch import nn
 from pruning_lab.errors import UserError
 
 WIDTHS = (16, 32, 64)
-"""Channels of the three stages; all but the first halve the image."""
+"""Channels of the three stages; the second and the third halve the image."""
 
 
 class ResNet(nn.Module):
-    """The network of 6n + 2 layers with weights of He et al. (2016), section 4.2.
+    """The network with 6n + 2 weight layers of He et al. (2016), section 4.2.
 
-    A 3x3 convolution, three stages of n blocks, the average of the image, one linear layer. The
-    weights start as in the paper (He et al., 2015). Where a block changes the shape, the paper's
+    A 3x3 convolution, three stages of n blocks, global average pooling, one linear layer. Weights
+    are initialised as in the paper (He et al., 2015). Where a block changes the shape, the paper's
     shortcut on CIFAR takes every second pixel and appends channels of zeros (option A). Here it
     is a 1x1 convolution with BatchNorm (option B): channels of zeros could never be pruned.
     """

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision, by name."""
+"""Build any classifier of torchvision by name."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from torch import nn
 
 from pruning_lab.errors import UserError
 from pruning_lab.models.attention import with_prunable_heads
-from pruning_lab.modes import evaluating
+from pruning_lab.runtime.model_state import evaluating
 
 WITH_HEADS = ("googlenet", "inception_v3")
-"""These have auxiliary heads, which only training runs; here they are left out."""
+"""Models with auxiliary heads, which run only in training; they are left out here."""
 NO_HEADS = {"aux_logits": False}
 TRANSFORMERS = "vit_"
-"""How the names of those begin that are built for one size of image; they end with a patch's."""
+"""Name prefix of models that are built for one image size; the names end with the patch size."""
 
 
 def classifier(
@@ -27,12 +27,12 @@ def classifier(
     input_size: Sequence[int] | None = None,
     prunable_heads: bool = False,
 ) -> nn.Module:
-    """torchvision's model ``name``, untrained, or with ``weights`` (``DEFAULT`` or their name).
+    """Return torchvision's model ``name``, untrained or with ``weights`` (``DEFAULT`` or a name).
 
     ``input_size``, (channels, height, width), is checked; a vision transformer without pretrained
-    weights is built for it (without it, for torchvision's 224x224 pixels). Pretrained weights keep
-    their head: the data set must have their classes and three channels. With ``prunable_heads``
-    attention is replaced by modules of the same weights that can lose heads (ViT, Swin).
+    weights is built for it (default: torchvision's 224x224 pixels). Pretrained models keep their
+    classifier: the data set must have their classes and three channels. With ``prunable_heads``
+    attention is replaced by modules of the same weights whose heads can be pruned (ViT, Swin).
     Raises UserError for an unknown name, unknown weights, weights that do not fit, or a size that
     the model does not take.
     """
@@ -87,7 +87,7 @@ def _pretrained(
     try:
         extra = NO_HEADS if name in WITH_HEADS else {}
         return torchvision.models.get_model(name, weights=chosen, **extra)
-    except (OSError, RuntimeError) as error:  # no network, or a file that is not the whole one
+    except (OSError, RuntimeError) as error:  # no network, or an incomplete file
         raise UserError(
             f"{chosen} cannot be downloaded ({error}). Put {chosen.url.rsplit('/', 1)[-1]} into "
             "torch's hub folder (torch.hub.get_dir()/checkpoints)."
@@ -95,7 +95,7 @@ def _pretrained(
 
 
 def _side_in_patches(name: str, pixels: tuple[int, ...]) -> int:
-    """The side of square images that a vision transformer cuts into whole patches."""
+    """Return the side of the images; UserError unless they are square and divide into patches."""
     patch = int(name.rpartition("_")[2])
     height, width = pixels
     if height != width or height % patch:
@@ -109,7 +109,7 @@ def _side_in_patches(name: str, pixels: tuple[int, ...]) -> int:
 
 
 def _check_takes(model: nn.Module, name: str, in_channels: int, pixels: tuple[int, ...]) -> None:
-    """UserError unless the model takes images of that size; only trying tells for all of them."""
+    """Raise UserError unless the model takes images of this size, found by running it once."""
     try:
         with evaluating(model), torch.no_grad():
             model(torch.zeros(1, in_channels, *pixels))

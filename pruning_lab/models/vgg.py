@@ -1,4 +1,4 @@
-"""VGG with BatchNorm and the paper's small classifier."""
+"""VGG with BatchNorm and the small classifier of Ancona et al. (2020)."""
 
 import torch
 import torchvision
@@ -8,13 +8,13 @@ from pruning_lab.errors import UserError, check_count
 
 DEPTHS = (11, 13, 16, 19)
 SMALLEST = 32
-"""Five poolings halve the image five times."""
+"""Smallest side of an image in pixels: five poolings halve it five times."""
 
 
 class VGG(nn.Module):
     """torchvision's ``vgg{depth}_bn`` features, then 512-512-classes (Ancona et al., 2020).
 
-    The classifier reads one value a channel: images larger than 32 pixels are averaged.
+    The classifier reads one value per channel: for images larger than 32 pixels, an average.
     """
 
     def __init__(

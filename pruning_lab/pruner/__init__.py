@@ -1,4 +1,4 @@
-"""Pruning for real: tensors are sliced, not masked."""
+"""Remove units for good: tensors are sliced, not masked."""
 
 from pruning_lab.pruner.pruner import Pruner
 

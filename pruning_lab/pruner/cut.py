@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pruning_lab.graph import Structure
+from pruning_lab.coupling.structure import Structure
 from pruning_lab.graph.kinds import Dropout
 from pruning_lab.pruner.optimizer import check_optimizer, slice_state
 from pruning_lab.pruner.removal import removal
@@ -19,9 +19,9 @@ def remove(
     optimizer: torch.optim.Optimizer | None = None,
     rescale_dropout: bool = True,
 ) -> None:
-    """Remove all units of some ``classes`` of ``structure`` from ``model``.
+    """Remove all units of ``classes``, as numbered in ``structure``, from ``model``, in place.
 
-    Raises UserError, before anything is changed, if a layer would lose all its units.
+    Raises UserError, with nothing changed, if a layer would lose all its units.
     """
     carry_out(*removal(model, structure, classes), optimizer, rescale_dropout)
 
@@ -34,7 +34,7 @@ def carry_out(
 ) -> None:
     """Slice parameters, their gradients, the optimizer's state and buffers; set attributes.
 
-    Parameters stay the same objects. Without ``rescale_dropout`` the rates of Dropout stay.
+    Parameters stay the same objects. Without ``rescale_dropout`` Dropout rates are not changed.
     """
     if slices:
         check_optimizer(optimizer)
@@ -57,10 +57,10 @@ def _slice(
         tensor.data = smaller
         return
     gradient, tensor.grad = tensor.grad, None
-    # An old loss may keep alive the node that receives this parameter's gradients, and that node
-    # remembers the old shape. torch makes a new one only when the type changes.
-    other = torch.float16 if tensor.dtype == torch.float32 else torch.float32
-    tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    # An old loss may keep alive the autograd node that receives this parameter's gradients and that
+    # stores the old shape. torch makes a new node only when the type changes.
+    interim = torch.float16 if tensor.dtype == torch.float32 else torch.float32
+    tensor.data = torch.empty(0, dtype=interim, device=tensor.device)
     tensor.data = smaller
     if gradient is not None:
         tensor.grad = selected(gradient)

@@ -1,4 +1,4 @@
-"""Which optimizers survive a cut, and how their state follows it."""
+"""Optimizers that can be used across pruning, and slicing of their state."""
 
 import inspect
 from collections.abc import Callable
@@ -22,19 +22,19 @@ ELEMENTWISE: tuple[type[optim.Optimizer], ...] = (
     optim.Rprop,
     optim.SGD,
 )
-"""Every weight is updated from its own gradient and state: slicing both is exact."""
+"""Optimizers that update each weight from its own gradient and state: slicing both is exact."""
 
 REASONS = {
     "Adafactor": "it keeps means over rows and columns, and scales a step by its whole tensor",
     "LBFGS": "its history and its step length are those of all weights together",
-    "Muon": "it orthogonalises a whole matrix, so the units that go shape the others' steps",
-    "SparseAdam": "it takes no dense gradients, and layers whose units can go have no others",
+    "Muon": "it orthogonalises a whole matrix, so removed units shape the steps of the others",
+    "SparseAdam": "it takes no dense gradients, and layers with removable units have no others",
 }
-"""Why not the others. By name: older versions of torch lack some of these classes."""
+"""Class name -> why it is refused. By name: older versions of torch lack some of these classes."""
 
 
 def check_optimizer(optimizer: optim.Optimizer | None) -> None:
-    """UserError unless the kept weights' next steps are the same with everything sliced."""
+    """Raise UserError unless slicing leaves the next steps of the remaining weights the same."""
     obstacle = None if optimizer is None else _obstacle(optimizer)
     if obstacle is not None:
         names = ", ".join(sorted(kind.__name__ for kind in ELEMENTWISE))
@@ -50,7 +50,7 @@ def slice_state(
     shape: torch.Size,
     selected: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    """Of every state tensor of the ``shape`` that ``parameter`` had keep what is ``selected``."""
+    """Apply ``selected`` to each state tensor that has the old ``shape`` of ``parameter``."""
     if optimizer is None:
         return
     state = optimizer.state.get(parameter, {})
@@ -60,30 +60,30 @@ def slice_state(
 
 
 def _obstacle(optimizer: optim.Optimizer) -> str | None:
-    """What would make a step after the cut another one, None for nothing."""
+    """Return the reason why a step after pruning would differ, or None."""
     ancestors = type(optimizer).__mro__
-    kind = next((each for each in ancestors if each in ELEMENTWISE), None)
+    kind = next((base for base in ancestors if base in ELEMENTWISE), None)
     if kind is None:
-        known = (REASONS[each.__name__] for each in ancestors if each.__name__ in REASONS)
+        known = (REASONS[base.__name__] for base in ancestors if base.__name__ in REASONS)
         return next(known, "it is not known to update every weight from its own gradient alone")
     if not _updates_like(optimizer, kind):
         return f"it updates the weights in another way than {kind.__name__}, which may mix them"
     if any(group.get("differentiable") for group in optimizer.param_groups):
         return "with differentiable=True its state is part of a graph, which slicing would cut"
-    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+    for parameter in (weight for group in optimizer.param_groups for weight in group["params"]):
         for key, value in optimizer.state.get(parameter, {}).items():
             if not _follows(value, parameter):
                 tensor = isinstance(value, torch.Tensor)
-                what = tuple(value.shape) if tensor else type(value).__name__
+                actual = tuple(value.shape) if tensor else type(value).__name__
                 return (
                     f"its state '{key}' is neither a number nor shaped like its parameter: "
-                    f"{what} instead of {tuple(parameter.shape)}"
+                    f"{actual} instead of {tuple(parameter.shape)}"
                 )
     return None
 
 
 def _updates_like(optimizer: optim.Optimizer, kind: type) -> bool:
-    """Whether nobody, neither a subclass nor an assignment, replaced how ``kind`` updates.
+    """Return whether neither a subclass nor an assignment replaced the update of ``kind``.
 
     torch itself wraps ``step``, in the class for its hooks and in the object for schedulers.
     """
@@ -92,7 +92,7 @@ def _updates_like(optimizer: optim.Optimizer, kind: type) -> bool:
 
 
 def _follows(value: Any, parameter: torch.Tensor) -> bool:
-    """Whether an entry of the state stays right if tensors of the parameter's shape are sliced."""
+    """Return whether a state entry stays right if tensors of the parameter's shape are sliced."""
     if isinstance(value, torch.Tensor):
         return value.numel() == 1 or value.shape == parameter.shape
     return value is None or isinstance(value, int | float)

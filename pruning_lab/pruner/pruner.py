@@ -1,4 +1,4 @@
-"""A plan carried out in place: tensors are sliced, followers and the optimizer follow."""
+"""Remove units from a model in place, with all tensors and optimizer state that depend on them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning_lab.coupling.structure import Structure, find_structure
 from pruning_lab.errors import UserError
-from pruning_lab.graph import Structure, find_structure
 from pruning_lab.graph.added_code import added_code
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, Dropout, inputs_of, units_of
 from pruning_lab.graph.refusals import check_initialised
@@ -28,19 +28,19 @@ from pruning_lab.pruner.slicing import (
 from pruning_lab.pruner.trial import check_cut
 
 PLAIN = (bool, int, float, str, type(None), tuple)
-"""Types of attributes on which a forward may branch."""
+"""Types of attributes on which a forward method may branch."""
 
 
 class Pruner:
-    """Removes units of a model for good.
+    """Remove units of a model for good.
 
     Parameters stay the same objects; gradients and the optimizer's state are sliced with them. A
-    refused call (UserError) changes nothing. ``input_size`` is that of one sample; ``device``
-    belongs to the seed's signature: the structure is found without running the model, wherever it
-    lies; ``structure`` is that of the model if it is known, of a copy of it, for example. Without
-    ``rescale_dropout`` the rates of Dropout stay as they are.
+    refused call (UserError) changes nothing. ``input_size`` is the shape of one sample; ``device``
+    is part of the seed's signature and not used: the structure is found without running the model.
+    ``structure`` is that of the model, if known, for example from a copy. Without
+    ``rescale_dropout`` Dropout rates are not changed.
 
-    ``kept`` is the recipe so far: for every pruned layer the original numbers of its units.
+    ``kept`` is the recipe so far: for each pruned layer the original numbers of remaining units.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Pruner:
 
     @property
     def structure(self) -> Structure:
-        """Which units of the model as it stands go together, and which cannot go.
+        """Coupled units of the model in its present state, and units that cannot be removed.
 
-        Found by tracing, once: a cut makes the new structure out of the old one. Raises
+        Found by tracing, once: each removal derives the new structure from the old one. Raises
         UntraceableError (a UserError) for a model that cannot be traced.
         """
         if self._structure is None or self._seen != self._fingerprint():
@@ -82,11 +82,11 @@ class Pruner:
         indices: Any,
         cascading_modules: Iterable[nn.Module] | None = None,
     ) -> None:
-        """Remove units of ``module``, what only goes with them, and what followed them.
+        """Remove units ``indices`` of ``module``, units coupled to them, and inputs that read them.
 
-        What that is is found by tracing: in a residual network, units of several layers.
-        ``cascading_modules`` names the followers instead, for a model that cannot be traced.
-        Dropout rates fall with the share of units that went.
+        The coupled units (in a residual network, of several layers) and the readers are found by
+        tracing. ``cascading_modules`` names the readers instead, for a model that cannot be traced.
+        Dropout rates fall by the share of units removed.
         """
         if cascading_modules is not None:
             self._prune_by_hand(module, indices, cascading_modules)
@@ -98,9 +98,9 @@ class Pruner:
         self._remove(structure, classes_of(structure, name, units))
 
     def prune_groups(self, plan: Mapping[str, Any]) -> None:
-        """Remove players of several groups at once: group -> numbers of players.
+        """Remove unit groups at once; ``plan`` maps coupled layers to numbers of unit groups.
 
-        The groups are those of ``structure.groups``, as they stand before the call.
+        Names and numbers are those of ``structure.groups`` before the call.
         """
         structure = self.structure
         self._remove(structure, classes_of_plan(structure, plan))
@@ -118,11 +118,12 @@ class Pruner:
         name = self._layer_name(module)
         width = units_of(module)
         keep = kept(f"layer '{name}'", indices, width)
-        followers = [self._given_follower(each, width) for each in dict.fromkeys(cascading_modules)]
+        readers = dict.fromkeys(cascading_modules)
+        followers = [self._given_follower(reader, width) for reader in readers]
         slices, changes = self._outgoing(module, keep)
         for follower in followers:
-            more, others = self._incoming(follower, keep, width)
-            slices, changes = slices + more, changes + others
+            new_slices, new_changes = self._incoming(follower, keep, width)
+            slices, changes = slices + new_slices, changes + new_changes
         self._carry_out_by_hand(slices, changes)
         self._remember(name, keep, width)
 
@@ -133,10 +134,10 @@ class Pruner:
         direction: str = "out",
         original_len: int | None = None,
     ) -> None:
-        """Remove outputs (or, with ``direction="in"``, inputs) of one module by itself.
+        """Remove outputs (or, with ``direction="in"``, inputs) of one module only.
 
-        ``original_len`` is how many units the indices count among: needed for Dropout, which has
-        no width of its own; for others it says that each unit owns a block of inputs.
+        ``original_len`` is the number of units that ``indices`` refer to: required for Dropout,
+        which has no width; for other modules each unit is then a block of consecutive inputs.
         """
         if direction not in ("in", "out"):
             raise UserError(f"direction={direction!r} is not known; it is 'in' or 'out'.")
@@ -156,29 +157,26 @@ class Pruner:
     ) -> None:
         """Remove ``indices`` of one parameter or buffer along ``axis``; None stays None.
 
-        Nothing follows: neither the module's attributes, nor other tensors, nor the recipe.
+        Nothing else changes: neither the module's attributes, nor other tensors, nor the recipe.
         """
-        what = f"'{self._name(module)}'.{parameter_name}"
+        named = f"'{self._name(module)}'.{parameter_name}"
         stored = module._parameters | module._buffers
         if parameter_name not in stored:
-            has = ", ".join(stored) or "none"
-            raise UserError(f"{what} is no parameter or buffer; there is: {has}.")
+            names = ", ".join(stored) or "none"
+            raise UserError(f"{named} is no parameter or buffer; the module has: {names}.")
         tensor = stored[parameter_name]
         if tensor is None:
             return
         if not 0 <= axis < tensor.ndim:
-            raise UserError(f"{what} has no axis {axis}; it has {tensor.ndim}, from 0.")
-        keep = kept(f"{what}, axis {axis},", indices, tensor.shape[axis])
+            raise UserError(f"{named} has no axis {axis}; it has {tensor.ndim}, from 0.")
+        keep = kept(f"{named}, axis {axis},", indices, tensor.shape[axis])
         self._carry_out_by_hand([Slice(module, parameter_name, axis, keep)], [])
 
     def _keep(self, structure: Structure) -> None:
         self._structure, self._seen = structure, self._fingerprint()
 
     def _fingerprint(self) -> Any:
-        """What the structure depends on and others may change.
-
-        Modules with their switches and numbers, shapes, and hooks.
-        """
+        """Return the attributes, shapes and hooks that determine the structure, for comparison."""
         modules = [
             (name, id(module), {k: v for k, v in vars(module).items() if type(v) in PLAIN})
             for name, module in self.model.named_modules()
@@ -190,8 +188,8 @@ class Pruner:
         return modules, shapes, added_code(self.model)
 
     def _name(self, module: nn.Module) -> str:
-        """The qualified name of one of the model's modules."""
-        names = {each: name for name, each in self.model.named_modules()}
+        """Return the qualified name of one of the model's modules."""
+        names = {known: name for name, known in self.model.named_modules()}
         if module not in names:
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         return names[module]
@@ -212,7 +210,7 @@ class Pruner:
         return name
 
     def _given_follower(self, module: nn.Module, width: int | None) -> Follower:
-        """``module`` as a reader of ``width`` units (None: as many as it has inputs)."""
+        """Return ``module`` as a reader of ``width`` units (None: as many as it has inputs)."""
         name, kind = self._name(module), type(module).__name__
         if (
             not isinstance(module, (*LAYERS, BatchNorm, Dropout))
@@ -255,7 +253,7 @@ class Pruner:
             self.kept[name] = [original[unit] for unit in keep.tolist()]
 
     def _carry_out_by_hand(self, slices: list[Slice], changes: list[Change]) -> None:
-        """What the user named: no structure says that it is all there is to slice."""
+        """Carry out what the user named; no structure ensures that it is complete."""
         slices = [part for part in slices if len(part.keep) != part.width]
         check_slices(self.model, slices)
         carry_out(slices, changes, self.optimizer, self.rescale_dropout)

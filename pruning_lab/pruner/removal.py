@@ -1,4 +1,4 @@
-"""From units that go to the slices of tensors and the attributes that must follow."""
+"""Translate a removal of units into slices of tensors and changes of attributes."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning_lab.coupling.structure import STAYS, Follows, Structure
 from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import LAYERS
-from pruning_lab.graph.structure import STAYS, Follows, Structure
 from pruning_lab.pruner.slicing import Change, Slice, chosen, rescaled_dropout
 
 
 def check_units(name: str, module: nn.Module, structure: Structure) -> None:
-    """UserError for a module that has no units, or whose units cannot go."""
+    """Raise UserError for a module that has no units, or whose units cannot be removed."""
     if not isinstance(module, LAYERS):
         raise UserError(
             f"{type(module).__name__} ('{name}') has no units that can be removed; only Linear "
@@ -25,44 +25,44 @@ def check_units(name: str, module: nn.Module, structure: Structure) -> None:
 
 
 def classes_of(structure: Structure, layer: str, units: torch.Tensor) -> torch.Tensor:
-    """The classes of some units of a layer; UserError for units that cannot go."""
+    """Return the classes of ``units`` of a layer; UserError if one cannot be removed."""
     classes = structure.units[layer][units]
     if (classes == STAYS).any():
         stays = units[classes == STAYS].tolist()
-        raise _refused(layer, f"unit {stays[0]} cannot go: {structure.frozen[layer]}")
+        raise _refused(layer, f"unit {stays[0]} must stay: {structure.frozen[layer]}")
     return classes.unique()
 
 
 def classes_of_plan(structure: Structure, plan: Mapping[str, Any]) -> torch.Tensor:
-    """The classes of some players of some groups; UserError for unknown groups or players."""
-    found = [torch.empty(0, dtype=torch.long)]
-    for name, players in plan.items():
+    """Return the classes of a plan's unit groups; UserError for unknown names or numbers."""
+    classes = [torch.empty(0, dtype=torch.long)]
+    for name, unit_groups in plan.items():
         if name not in structure.groups:
             known = ", ".join(structure.groups) or "none"
             raise UserError(f"There is no group '{name}'; the groups are {known}.")
         group = structure.groups[name]
-        found.append(group.classes[chosen(f"group '{name}'", players, len(group))])
-    return torch.cat(found)
+        classes.append(group.classes[chosen(f"group '{name}'", unit_groups, len(group))])
+    return torch.cat(classes)
 
 
 def removal(
     model: nn.Module, structure: Structure, classes: torch.Tensor
 ) -> tuple[list[Slice], list[Change]]:
-    """What to slice and to change so that these classes are gone; UserError if nothing stays."""
+    """Return the slices and changes that remove ``classes``; UserError if a layer loses all."""
     marked = structure.marked(classes)
     modules = dict(model.named_modules(remove_duplicate=False))
 
     @cache
     def left(row: torch.Tensor) -> torch.Tensor | None:
-        """The places in a row that are kept, None if that is all of them."""
-        gone = marked[row]
-        return (~gone).nonzero().flatten() if gone.any() else None
+        """Return the indices of a row that remain, or None if all do."""
+        removed = marked[row]
+        return (~removed).nonzero().flatten() if removed.any() else None
 
     for layer, row in structure.units.items():
         if (keep := left(row)) is not None and not len(keep):
             raise UserError(
-                f"All {len(row)} units of layer '{layer}' would go; at least one must stay. Units "
-                "that only go together with those that you name are among them."
+                f"All {len(row)} units of layer '{layer}' would be removed; at least one must "
+                "remain. Units coupled to those that you name are removed with them."
             )
     slices = [
         Slice(*_owner(modules, tensor), dim, keep)
@@ -73,9 +73,9 @@ def removal(
         if not len(part.keep):
             raise UserError(f"Nothing would be left of the {part.name} of {part.module}.")
     changes = [
-        _change(modules[each.module], each, len(keep))
-        for each in structure.follows
-        if (keep := left(each.classes)) is not None
+        _change(modules[follows.module], follows, len(keep))
+        for follows in structure.follows
+        if (keep := left(follows.classes)) is not None
     ]
     for name, row in structure.dropouts.items():
         if (keep := left(row)) is not None:

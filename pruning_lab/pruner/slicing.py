@@ -1,4 +1,4 @@
-"""Tensors and attributes of one module when some of its inputs or outputs go."""
+"""Slices and attribute changes of one module that loses some of its inputs or outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pruning_lab.graph.kinds import (
 
 @dataclass(frozen=True)
 class Slice:
-    """Keep only ``keep`` of one parameter or buffer along ``axis``."""
+    """Keep only the entries ``keep`` of one parameter or buffer along ``axis``."""
 
     module: nn.Module
     name: str
@@ -28,14 +28,14 @@ class Slice:
 
     @property
     def width(self) -> int:
-        """How long the axis is now."""
+        """The present length of the axis."""
         tensor: torch.Tensor = getattr(self.module, self.name)
         return tensor.shape[self.axis]
 
 
 @dataclass(frozen=True)
 class Change:
-    """An attribute of a module that must follow its tensors."""
+    """A new value for an attribute of a module whose tensors are sliced."""
 
     module: nn.Module
     name: str
@@ -44,9 +44,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Follower:
-    """A module that must follow when units of a layer in front of it go, named by the user.
+    """A module, named by the user, that loses inputs when units of a layer before it are removed.
 
-    ``positions`` is how many consecutive inputs belong to one unit: H*W behind a Flatten, else 1.
+    ``positions`` is how many consecutive inputs belong to one unit: H*W after a Flatten, else 1.
     """
 
     module: nn.Module
@@ -55,36 +55,36 @@ class Follower:
 
 
 def together(slices: list[Slice]) -> dict[tuple[nn.Module, str], dict[int, torch.Tensor]]:
-    """(module, name) -> axis -> what to keep: all that happens to one parameter or buffer."""
-    found: dict[tuple[nn.Module, str], dict[int, torch.Tensor]] = {}
+    """Collect all slices of each tensor: (module, name) -> axis -> entries to keep."""
+    by_tensor: dict[tuple[nn.Module, str], dict[int, torch.Tensor]] = {}
     for part in slices:
-        found.setdefault((part.module, part.name), {})[part.axis] = part.keep
-    return found
+        by_tensor.setdefault((part.module, part.name), {})[part.axis] = part.keep
+    return by_tensor
 
 
 def selection(
     shape: torch.Size, keep: Mapping[int, torch.Tensor]
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that copies what is left of a tensor of this ``shape``, for axis -> kept entries.
+    """Return a function that copies the entries ``keep`` (axis -> entries) of tensors of ``shape``.
 
-    Of a convolution that loses outputs and inputs whole kernels are copied, in one go. The memory
-    format stays.
+    For a convolution that loses outputs and inputs it copies whole kernels, in one step. The memory
+    format stays the same.
     """
-    if set(keep) != {0, 1} or shape[2:].numel() == 1:  # else places would take as much memory
+    if set(keep) != {0, 1} or shape[2:].numel() == 1:  # else places would be as large
         return lambda tensor: _laid_out(_one_by_one(tensor, keep), tensor)
     rows, columns = keep[0], keep[1]
     places = (rows[:, None] * shape[1] + columns).flatten()
-    left = (len(rows), len(columns), *shape[2:])
+    new_shape = (len(rows), len(columns), *shape[2:])
 
     def selected(tensor: torch.Tensor) -> torch.Tensor:
         kernels = tensor.flatten(0, 1).index_select(0, places.to(tensor.device))
-        return _laid_out(kernels.view(left), tensor)
+        return _laid_out(kernels.view(new_shape), tensor)
 
     return selected
 
 
 def _laid_out(left: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """What is left of a tensor, with its dimensions in the same order in memory."""
+    """Return ``left`` with its dimensions in the same order in memory as those of ``whole``."""
     stride, shape = whole.stride(), whole.shape
     if stride == torch.empty(shape, device="meta").stride():
         return left
@@ -99,7 +99,7 @@ def _one_by_one(tensor: torch.Tensor, keep: Mapping[int, torch.Tensor]) -> torch
 
 
 def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Slice]:
-    """What to slice so that ``keep`` is left of a layer's outputs or inputs, or of a BatchNorm."""
+    """Return slices that keep ``keep`` of a layer's outputs or inputs, or of a BatchNorm."""
     if isinstance(module, BatchNorm):
         names = ("weight", "bias", "running_mean", "running_var")
         wanted = [(name, 0) for name in names]
@@ -115,7 +115,7 @@ def slices_of(module: nn.Module, direction: str, keep: torch.Tensor) -> list[Sli
 
 
 def change_of(module: nn.Module, direction: str, width: int) -> Change:
-    """The attribute that says how wide the module is now."""
+    """Return the change of the attribute that holds the module's width."""
     if isinstance(module, BatchNorm):
         return Change(module, "num_features", width)
     kind = "channels" if isinstance(module, Convolution) else "features"
@@ -123,13 +123,13 @@ def change_of(module: nn.Module, direction: str, width: int) -> Change:
 
 
 def rescaled_dropout(module: nn.Module, removed: int, width: int) -> Change:
-    """The rate that drops as many units on average as before the cut: p x (1 - removed share)."""
+    """Return the change of a Dropout's rate to p x (1 - removed share)."""
     assert isinstance(module, Dropout)
     return Change(module, "p", module.p * (1 - removed / width))
 
 
 def chosen(name: str, indices: Any, width: int) -> torch.Tensor:
-    """The numbers of units among ``width``, ascending, each once; refuses the impossible."""
+    """Return ``indices`` sorted and unique; UserError unless they are units 0 to ``width`` - 1."""
     units = _whole_numbers(name, indices)
     if len(units) and (units[0] < 0 or units[-1] >= width):
         wrong = int(units[0] if units[0] < 0 else units[-1])
@@ -138,24 +138,24 @@ def chosen(name: str, indices: Any, width: int) -> torch.Tensor:
 
 
 def kept(name: str, indices: Any, width: int) -> torch.Tensor:
-    """What is left of ``width`` units without ``indices``, ascending; refuses the impossible."""
+    """Return the units of ``width`` without ``indices``, ascending; UserError if none remains."""
     removed = chosen(name, indices, width)
     if len(removed) == width:
-        raise UserError(f"All {width} units of {name} would go; at least one must stay.")
+        raise UserError(f"All {width} units of {name} would be removed; at least one must remain.")
     mask = torch.ones(width, dtype=torch.bool, device="cpu")
     mask[removed] = False
     return mask.nonzero().flatten()
 
 
 def check_stored(name: str, module: nn.Module) -> None:
-    """UserError for a weight that is computed; asked before it is read: reading may change it."""
+    """Raise UserError for a computed weight; called before reading it, which may change it."""
     for tensor in ("weight", "bias"):
         if not isinstance(module, Dropout) and tensor not in module._parameters:
             raise UserError(f"The {tensor} of '{name}' {COMPUTED}.")
 
 
 def check_slices(model: nn.Module, wanted: list[Slice]) -> None:
-    """UserError for a tensor that is too short, or that another module has too."""
+    """Raise UserError for a tensor that is too short, or that another module shares."""
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):

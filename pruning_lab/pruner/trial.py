@@ -1,4 +1,4 @@
-"""Remove units from copies on the meta device, to learn what that would do."""
+"""Try removals on copies of a model on the meta device, to see their effect."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning_lab.cost import copy_to_count
-from pruning_lab.graph import Group, Structure
+from pruning_lab.coupling.structure import CoupledLayers, Structure
 from pruning_lab.graph.as_run import check_after_cut
-from pruning_lab.graph.follow import skeleton
-from pruning_lab.plan import Plan
+from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.profiling.flops import copy_to_count
 from pruning_lab.pruner.cut import remove
 from pruning_lab.pruner.removal import classes_of_plan
+from pruning_lab.pruning.plan import Plan
 
 
 class Trial:
-    """Makes pruned copies of a model, whose cost can be counted; they hold no numbers."""
+    """Make pruned copies of a model, whose FLOPs can be counted; their tensors hold no data."""
 
     def __init__(self, model: nn.Module, input_size: tuple[int, ...], structure: Structure) -> None:
         self._bones = copy_to_count(model, input_size)
@@ -31,22 +31,26 @@ class Trial:
 def check_cut(model: nn.Module, structure: Structure, input_size: Sequence[int]) -> None:
     """Raise UntraceableError if the code of ``model`` calculates with the number of its units.
 
-    One player of each group is removed from a copy on the meta device, which must then run the same
-    operations with the same numbers as the whole model.
+    A copy on the meta device loses one unit group of each set of coupled layers. It must then run
+    the same operations with the same numbers as the unpruned model.
     """
     bones = skeleton(model)
-    plan = {name: [player] for name, group in structure.groups.items() for player in _spared(group)}
+    plan = {
+        name: [unit_group]
+        for name, group in structure.groups.items()
+        for unit_group in _spared(group)
+    }
     cut = _without(bones, structure, plan)
-    dtype = next((each.dtype for each in model.parameters()), torch.float32)
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     x = torch.empty(2, *input_size, dtype=dtype, device="meta")
     for training in (False, True):
         check_after_cut(bones.train(training), cut.train(training), x)
 
 
-def _spared(group: Group) -> list[int]:
-    """Return the first player whose removal leaves every layer a unit, in a list; [] if none."""
-    rows = group.players.values()
-    return [each for each in range(len(group)) if all((row != each).any() for row in rows)][:1]
+def _spared(group: CoupledLayers) -> list[int]:
+    """List the first unit group whose removal leaves every layer a unit; [] if none does."""
+    rows = group.unit_groups.values()
+    return [k for k in range(len(group)) if all((row != k).any() for row in rows)][:1]
 
 
 def _without(model: nn.Module, structure: Structure, plan: Mapping[str, Any]) -> nn.Module:

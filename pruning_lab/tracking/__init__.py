@@ -1,7 +1,14 @@
-"""The only room that knows MLflow: every key is written and read here."""
+"""All access to MLflow: no other package of the project reads or writes its keys."""
 
 import pruning_lab.tracking.environment  # noqa: F401  (before mlflow)
-from pruning_lab.tracking.keys import CHECKPOINT, COMPARISON, IDENTITY, SEEN, STEPS
+from pruning_lab.tracking.keys import (
+    CHECKPOINT,
+    COMPARISON,
+    IDENTITY,
+    SEEN,
+    STEPS,
+    chart_key,
+)
 from pruning_lab.tracking.read import (
     Finished,
     Runs,
@@ -12,13 +19,7 @@ from pruning_lab.tracking.read import (
     read_runs,
     read_scores,
 )
-from pruning_lab.tracking.store import (
-    MlflowClient,
-    connect,
-    number_of,
-    where_to_look,
-    without_password,
-)
+from pruning_lab.tracking.store import MlflowClient, connect, number_of, where_to_look
 from pruning_lab.tracking.write import Run, flatten, keep_report, run
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MlflowClient",
     "Run",
     "Runs",
+    "chart_key",
     "connect",
     "find_finished",
     "find_runs",
@@ -43,5 +45,4 @@ __all__ = [
     "read_scores",
     "run",
     "where_to_look",
-    "without_password",
 ]

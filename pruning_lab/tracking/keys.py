@@ -1,65 +1,63 @@
-"""The names under which everything is written to MLflow, and read back."""
+"""Names of tags, metrics and files in MLflow, for writing and for reading."""
 
 import hashlib
 import re
 
-from pruning_lab.track import MAIN
+from pruning_lab.records.step import MAIN
 
 STEPS = "steps.csv"
 BASELINE_SCORES = "scores/baseline.npz"
 
 GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline", "setting",
           "metric_settings")  # fmt: skip
-"""The tags by which runs are grouped."""
+"""Tags by which runs are grouped."""
 
 LONGEST_KEY = 250
-"""How long MLflow lets a key be."""
-
-SECTIONS = ("accuracy", "loss", "removed", "seconds")
-"""The UI shows the charts of metrics in sections by what stands before the slash, ``cost`` too."""
+"""Longest key that MLflow accepts, in characters."""
 
 COLOR = "mlflow.runColor"
-"""The tag that says how the UI draws a run."""
+"""Tag: the colour of a run in MLflow's UI."""
 
 COMPARISON = "comparison"
-"""The tag of runs that hold a report: it says of how many runs."""
+"""Tag of runs that hold a report; its value is the number of runs compared."""
 
 SEEN = "seen.json"
-"""The file that says what a run was seen to read."""
+"""File that lists the inputs that a run was observed to read."""
 
 ERROR = "error"
-"""The tag that says why a run failed."""
+"""Tag: the reason why a run failed."""
 
 IDENTITY = "identity"
-"""The tag that names all that determines a run's result: who repeats a run has the same."""
+"""Tag: fingerprint of everything that determines a run's result; equal for repeated runs."""
 
 CHECKPOINT = "checkpoint"
-"""The tag by which a run that was cut off is found again; of every new try another one."""
+"""Tag: token by which an interrupted run is found and continued; every new start has its own."""
 
 
 def scores_file(step: int | None, track: str = MAIN) -> str:
-    """Where the scores that led to a step of a track are; without step the baseline's."""
+    """Return the path of the scores that led to a step; without ``step``, of the baseline's."""
     return BASELINE_SCORES if step is None else f"scores/{prefix_of(track)}step_{step:03d}.npz"
 
 
 def prefix_of(track: str) -> str:
-    """What stands before the names of a track's metrics and files."""
+    """Return the prefix of a track's metrics and files; empty for the main track."""
     return "" if track == MAIN else f"{track}_"
 
 
-def in_section(key: str) -> str:
-    """The key of a metric with its section in front."""
-    if "/" in key:
-        return permitted(key)
-    return permitted(f"{next((section for section in SECTIONS if section in key), 'cost')}/{key}")
+def chart_key(chart: str, name: str, track: str = MAIN) -> str:
+    """Return the key of a metric: its chart's section, a slash, and its name with the track.
+
+    ``test_accuracy_after`` becomes ``accuracy/test_accuracy_after``. A name that already has a
+    section (``width/conv1``) is kept.
+    """
+    return permitted(name if "/" in name else f"{chart}/{prefix_of(track)}{name}")
 
 
 def permitted(key: str) -> str:
-    """A key as MLflow takes it for a metric, a parameter or a tag.
+    """Convert a key to one that MLflow accepts for a metric, a parameter or a tag.
 
-    That is of letters, digits and ``_-. :/``, at most 250 long, and no path that is written in a
-    longer way than it must be. What has to be changed gets a hash of the original at its end, so
-    that two keys stay two.
+    Accepted are letters, digits and ``_-. :/``, at most 250 characters, and paths in their shortest
+    form. A changed key ends in a hash of the original, so that different keys stay different.
     """
     parts = [re.sub(r"[^\w.\- :]", "_", part) for part in key.split("/")]
     clean = "/".join(part for part in parts if part.strip("."))

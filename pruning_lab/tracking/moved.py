@@ -1,6 +1,6 @@
-"""The files of runs beside an SQLite store that was moved or copied.
+"""Find the files of runs after their SQLite store was moved or copied.
 
-MLflow keeps absolute addresses of them in the store.
+MLflow records absolute addresses of them in the store.
 """
 
 import logging
@@ -13,17 +13,17 @@ from urllib.request import url2pathname
 log = logging.getLogger(__name__)
 
 FOLDER = "mlruns"
-"""Beside the database lies a folder of this name, with one folder for each experiment."""
+"""Folder beside the database that holds one folder per experiment."""
 
 
 def files_beside(database: Path, experiment: str) -> str:
-    """The address of the files of an experiment, given the name of their folder."""
+    """Return the address of an experiment's files, given the name of their folder."""
     return (database.parent.resolve() / FOLDER / experiment).as_uri()
 
 
 def local_path(address: str) -> Path | None:
-    """The folder of an address on this machine; None for other addresses."""
-    if address.startswith("/"):  # as MLflow writes it of its own experiment, Default
+    """Return the folder of an address on this machine; None for other addresses."""
+    if address.startswith("/"):  # MLflow's form for its own experiment, Default
         return Path(address)
     parsed = urlparse(address)
     if parsed.scheme != "file" or parsed.netloc:
@@ -32,7 +32,7 @@ def local_path(address: str) -> Path | None:
 
 
 def place_default(database: Path) -> None:
-    """Give MLflow's own experiment, Default, its files beside ``database``, as all others have."""
+    """Place the files of MLflow's own experiment, Default, beside ``database`` like all others."""
     with closing(sqlite3.connect(database, timeout=60)) as store, store:
         store.execute(
             "update experiments set artifact_location = ? where experiment_id = 0",
@@ -41,9 +41,9 @@ def place_default(database: Path) -> None:
 
 
 def follow_move(database: Path) -> None:
-    """Correct the addresses of files that lie beside ``database`` and are recorded elsewhere.
+    """Correct the addresses of files that lie beside ``database`` but are recorded elsewhere.
 
-    They are left alone where the recorded folder is there and the one beside the database is not.
+    An address stays if its folder exists and the one beside the database does not.
     """
     with closing(sqlite3.connect(database, timeout=60)) as store, store:
         rows = store.execute("select experiment_id, artifact_location from experiments").fetchall()
@@ -66,7 +66,7 @@ def _moved(there: Path, here: Path) -> bool:
 
 
 def _correct(store: sqlite3.Connection, experiment: int, recorded: str, here: str) -> None:
-    """Correct the address of an experiment, and of its runs, but for those that are still there."""
+    """Correct the address of an experiment and of its runs, except of runs that did not move."""
     store.execute(
         "update experiments set artifact_location = ? where experiment_id = ?", (here, experiment)
     )

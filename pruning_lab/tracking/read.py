@@ -1,4 +1,4 @@
-"""Recorded runs, read back."""
+"""Read recorded runs from MLflow."""
 
 import json
 import tempfile
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pruning_lab.attributions.scores import Estimates, Scores, load_estimates, scores_of
+from pruning_lab.attributions.estimation.scores import Estimates, Scores, load_estimates, scores_of
 from pruning_lab.errors import UserError
-from pruning_lab.track import MAIN
+from pruning_lab.records.step import MAIN
+from pruning_lab.tasks.task import Measure, measure_from
 from pruning_lab.tracking.keys import (
     COMPARISON,
     ERROR,
@@ -24,7 +25,7 @@ from pruning_lab.tracking.keys import (
     IDENTITY,
     SEEN,
     STEPS,
-    in_section,
+    chart_key,
     scores_file,
 )
 from pruning_lab.tracking.moved import local_path
@@ -36,7 +37,7 @@ UNFINISHED = {"RUNNING": "not finished", "SCHEDULED": "not started", "KILLED": "
 
 @dataclass(frozen=True)
 class Runs:
-    """Finished runs as a tidy frame, and those that were ``left_out``: run_id, run, reason."""
+    """Usable runs as a tidy ``frame``, and the others in ``left_out``: run_id, run, reason."""
 
     frame: pd.DataFrame
     left_out: pd.DataFrame
@@ -44,22 +45,25 @@ class Runs:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that needs not be done again: the accuracies it ended with, where, and what it read."""
+    """A finished run, which need not be repeated.
+
+    ``val`` and ``test`` are the primary measure after the last step; ``seen`` lists the inputs.
+    """
 
     run_id: str
     name: str
-    val_accuracy: float
-    test_accuracy: float
+    val: float
+    test: float
     experiment_id: str
     seen: dict[str, Any] | None
 
 
 def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
-    """All finished runs of experiments as one tidy frame: a row for each run, track and step.
+    """Return all finished runs of experiments as a tidy frame, one row per run, track and step.
 
     Columns: ``run_id metric model dataset schedule finetune baseline setting metric_settings block
-    seed track`` and those of the run's step table. Raises UserError when there is no such
-    experiment.
+    measure measure_label measure_unit measure_better seed track`` and those of the run's step
+    table. Raises UserError for an experiment that does not exist.
     """
     return find_runs(uri, experiments).frame
 
@@ -71,21 +75,22 @@ def find_runs(
     since: date | None = None,
     until: date | None = None,
 ) -> Runs:
-    """The runs of experiments with these tags that began on these days (UTC, both included).
+    """Return the runs of experiments that have these tags and began in these days.
 
-    Of runs that repeat another one the newest is read. Runs that are left out for another reason
-    than the filters are named. Raises UserError for an experiment or a tag that does not exist.
+    ``since`` and ``until`` are days in UTC, both included. Of runs that repeat each other only the
+    newest is read. ``left_out`` gives a reason for all runs that pass the filters but are not in
+    the frame. Raises UserError for an experiment or a tag that does not exist.
     """
     client = connect_to_read(uri)
-    found = _recorded(client, experiments)
+    recorded = _recorded(client, experiments)
     seen: set[tuple[Any, ...]] = set()
     tables, usable, left_out = {}, [], []
-    for run in _filtered(found, tags or {}, since, until):
-        repeats = (
+    for run in _filtered(recorded, tags or {}, since, until):
+        settings = (
             [run.data.tags[IDENTITY]] if IDENTITY in run.data.tags else run.data.params.items()
         )
-        which = (run.info.experiment_id, *sorted(repeats))
-        reason = _unusable(run) or ("a newer run repeats it" if which in seen else None)
+        identity = (run.info.experiment_id, *sorted(settings))
+        reason = _unusable(run) or ("a newer run repeats it" if identity in seen else None)
         if reason is None:
             try:
                 with _file(client, run, STEPS) as path:
@@ -95,50 +100,51 @@ def find_runs(
         if reason is not None:
             left_out.append((run.info.run_id, run.data.tags.get(NAME, ""), reason))
             continue
-        seen.add(which)
+        seen.add(identity)
         usable.append(run)
     return Runs(_frame(usable, tables), pd.DataFrame(left_out, columns=["run_id", "run", "reason"]))
 
 
-def find_finished(uri: str, experiment: str, identity: str) -> list[Finished]:
-    """The finished runs with this identity, the newest first; none where there is no store yet.
+def find_finished(uri: str, experiment: str, identity: str, measure: Measure) -> list[Finished]:
+    """Return the finished runs with this identity, newest first; none if there is no store yet.
 
-    A run whose step table cannot be read is left out: it is of no use any more.
+    Runs without the measure, or whose step table cannot be read, are left out.
     """
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
         return []
     client = connect(uri)
-    wanted = f"tags.{IDENTITY} = '{identity}' and attributes.status = 'FINISHED'"
+    query = f"tags.{IDENTITY} = '{identity}' and attributes.status = 'FINISHED'"
     with reaching(uri):
-        found = client.get_experiment_by_name(experiment) if experiment else None
-        runs = client.search_runs([found.experiment_id], wanted) if found else []
+        entry = client.get_experiment_by_name(experiment) if experiment else None
+        runs = client.search_runs([entry.experiment_id], query) if entry else []
     usable = []
     for run in runs:
-        last = {k: run.data.metrics[in_section(f"{k}_accuracy_after")] for k in ("val", "test")}
-        with suppress(UserError, OSError), _file(client, run, STEPS):
-            one = Finished(
+        key = partial(chart_key, measure.chart)
+        with suppress(UserError, OSError, KeyError), _file(client, run, STEPS):
+            last = {k: run.data.metrics[key(f"{k}_{measure.name}_after")] for k in ("val", "test")}
+            finished = Finished(
                 run.info.run_id, run.info.run_name, last["val"], last["test"],
                 run.info.experiment_id, _seen(client, run),
             )  # fmt: skip
-            usable.append(one)
+            usable.append(finished)
     return usable
 
 
 def _seen(client: MlflowClient, run: Any) -> dict[str, Any] | None:
-    """What a run was seen to read; None where it does not say."""
+    """Return the inputs that a run was observed to read; None if it did not record them."""
     with suppress(UserError, ValueError, OSError), _file(client, run, SEEN) as path:
         return dict(json.loads(path.read_text()))
     return None
 
 
 def read_scores(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Scores:
-    """The raw scores of a run: all criteria on the baseline, or those that led to ``step``."""
+    """Return the scores of a run: all criteria on the baseline, or those that led to ``step``."""
     return scores_of(read_estimates(uri, run_id, step, track))
 
 
 def read_estimates(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Estimates:
-    """The same with their errors, where those are known."""
+    """Return the scores as ``read_scores`` does, with their errors where those are known."""
     with _file(*_opened(uri, run_id), scores_file(step, track)) as path:
         return load_estimates(path)
 
@@ -150,19 +156,19 @@ def _opened(uri: str, run_id: str) -> tuple[MlflowClient, Any]:
 
 
 def read_params(uri: str, run_id: str) -> dict[str, str]:
-    """The configuration of a run as dotted keys."""
+    """Return the configuration of a run as dotted keys."""
     return dict(connect_to_read(uri).get_run(run_id).data.params)
 
 
 def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Any]:
-    """All runs of experiments, the newest first."""
+    """Return all runs of experiments, newest first."""
     ids = []
     for name in experiments:
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        entry = client.get_experiment_by_name(name)
+        if entry is None:
             names = ", ".join(e.name for e in client.search_experiments()) or "none"
             raise UserError(f"There is no experiment '{name}' in this store; there are: {names}.")
-        ids.append(found.experiment_id)
+        ids.append(entry.experiment_id)
     runs: list[Any] = []
     token = None
     while True:
@@ -197,7 +203,7 @@ def _milliseconds(day: date) -> float:
 
 
 def _unusable(run: Any) -> str | None:
-    """Why a run cannot be read; None where it can."""
+    """Return the reason why a run cannot be used; None if it can."""
     if run.info.status == "FAILED":
         return f"failed: {run.data.tags.get(ERROR, 'for a reason that was not recorded')}"
     if run.info.status != "FINISHED":
@@ -207,24 +213,25 @@ def _unusable(run: Any) -> str | None:
 
 
 def _frame(runs: Sequence[Any], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The runs' step tables, one below the other, with what they are grouped by in front."""
+    """Concatenate the runs' step tables, with the columns to group by in front."""
     if not runs:
         return pd.DataFrame()
     heads = []
     for run in runs:
         tags = {key: run.data.tags[key] for key in GROUPS}
-        tags["block"] = run.data.tags.get("block", tags["baseline"])  # of old versions
+        tags["block"] = run.data.tags.get("block", tags["baseline"])  # old versions have no block
+        tags |= measure_from(run.data.tags).recorded()
         heads.append({"run_id": run.info.run_id, **tags, "seed": int(run.data.tags["seed"])})
     steps = pd.concat(tables, names=["run_id", None]).reset_index("run_id")
     if "track" not in steps:
         steps.insert(1, "track", MAIN)
-    steps["track"] = steps["track"].fillna(MAIN)  # of a version that had no controls
+    steps["track"] = steps["track"].fillna(MAIN)  # a version without controls
     return pd.DataFrame(heads).merge(steps, on="run_id", sort=False)
 
 
 @contextmanager
 def _file(client: MlflowClient, run: Any, name: str) -> Iterator[Path]:
-    """A run's file; one that is not on this machine for a while only."""
+    """Yield the path of a run's file; a downloaded copy is removed afterwards."""
     place = local_path(run.info.artifact_uri)
     if place is not None:
         path = place / name
@@ -232,7 +239,7 @@ def _file(client: MlflowClient, run: Any, name: str) -> Iterator[Path]:
             raise UserError(f"The run {run.info.run_id} has no file {name}: {path} is not there.")
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:  # MLflow's own are never removed
+    with tempfile.TemporaryDirectory() as folder:  # MLflow never removes its own
         try:
             downloaded = client.download_artifacts(run.info.run_id, name, folder)
         except MlflowException as error:

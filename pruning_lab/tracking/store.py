@@ -1,4 +1,4 @@
-"""Where runs are recorded: a database file or a server."""
+"""Connect to the tracking store, a database file or a server."""
 
 import logging
 import os
@@ -15,28 +15,28 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from pruning_lab.atomic import replacing
+from pruning_lab.config.shown import without_password
 from pruning_lab.errors import UserError
+from pruning_lab.runtime.files import replacing
 from pruning_lab.tracking.moved import follow_move, place_default
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # its import sets another level
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing mlflow changes it
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SQLITE = "sqlite:///"
 
-
 LOCAL_SERVER = "http://127.0.0.1:5000"
-"""Where ``mlflow ui`` answers."""
+"""Address of ``mlflow ui``."""
 
 CHARTS = "runs?compareRunsMode=CHART&workflowType=machine_learning"
-"""The charts of an experiment's runs, after its address."""
+"""Suffix of an experiment's address that opens the charts of its runs."""
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the tracking store at ``uri``, made ready; UserError when it cannot be reached.
+    """Return a client of the tracking store at ``uri``; UserError if it cannot be reached.
 
-    A database that does not exist yet is made under a lock, and whole or not at all: several
-    processes that make it at once break its migration, and so does one that is killed meanwhile.
+    A database that does not exist is created under a lock, completely or not at all: several
+    processes at once would break its migration, and so would one that is killed meanwhile.
     """
     return _connected(uri, to_write=True)
 
@@ -45,14 +45,14 @@ def _connected(uri: str, to_write: bool) -> MlflowClient:
     uri = address(uri)
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     with reaching(uri), _database_lock(uri, to_write), _environment(patience):
-        client = MlflowClient(tracking_uri=address(uri, Path.cwd()))  # it keeps stores by address
+        client = MlflowClient(tracking_uri=address(uri, Path.cwd()))  # MLflow caches by address
         client.search_experiments(max_results=1)
     return client
 
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """UserError for whatever goes wrong between here and the store."""
+    """Convert every error of the body to a UserError that says that the store cannot be reached."""
     try:
         yield
     except UserError:
@@ -67,37 +67,31 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without passwords and the traces that databases add."""
+    """Return an error's first line without passwords; databases add traces below it."""
     return without_password((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-def without_password(text: str) -> str:
-    """The text with the password of every address in it hidden."""
-    text = re.sub(r"://([^/@:\s]*):\S+@", r"://\1:***@", text)
-    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)
-
-
 def connect_to_read(uri: str) -> MlflowClient:
-    """A client of a store that must be there already."""
+    """Return a client of a store; UserError if it does not exist yet."""
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
-        raise UserError(f"{file} is not there: no runs were recorded, or somewhere else.")
+        raise UserError(f"{file} is not there: no runs were recorded, or in another place.")
     return _connected(uri, to_write=False)
 
 
 def number_of(uri: str, experiment: str) -> str:
-    """The number of an experiment; UserError where there is none, or no store."""
+    """Return the number of an experiment; UserError if it or the store does not exist."""
     with reaching(uri):
-        found = connect_to_read(uri).get_experiment_by_name(experiment)
-    if found is None:
+        entry = connect_to_read(uri).get_experiment_by_name(experiment)
+    if entry is None:
         raise UserError(f"tracking.uri={without_password(uri)} has no experiment '{experiment}'.")
-    return str(found.experiment_id)
+    return str(entry.experiment_id)
 
 
 def where_to_look(uri: str, experiment_id: str) -> str:
-    """How to see the curves of an experiment in MLflow: a command, and the page to open then.
+    """Return the command that starts MLflow's UI, and the page with an experiment's curves.
 
-    MLflow's own start page is about something else, and shows no runs.
+    For a server the page alone. MLflow's start page shows no runs.
     """
     page = f"#/experiments/{experiment_id}/{CHARTS}"
     if uri.startswith("http"):
@@ -108,20 +102,20 @@ def where_to_look(uri: str, experiment_id: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of ``sqlite:///relative`` or ``sqlite:////absolute``; None for other stores."""
+    """Return the file of ``sqlite:///relative`` or ``sqlite:////absolute``; None otherwise."""
     uri = address(uri)
     return Path(make_url(uri).database or "") if uri.startswith(SQLITE) else None
 
 
 def address(uri: str, folder: Path | None = None) -> str:
-    """The address as everybody reads it alike: this program, SQLAlchemy, and MLflow.
+    """Return the address in a form that this program, SQLAlchemy and MLflow read alike.
 
-    A database file is as SQLAlchemy reads it (``%20`` is a space), ``~`` is the home folder, and a
-    relative one is put into ``folder``, where that is given.
-    Raises UserError where the address names no file, or has anything but a file and a ``timeout``.
+    Servers' addresses stay. A database file is decoded as SQLAlchemy does (``%20`` is a space),
+    ``~`` is the home folder, and a relative path is put into ``folder``, if that is given.
+    Raises UserError if the address names no file, or has more than a file and a ``timeout``.
     """
     if not re.match(r"\s*sqlite\b", uri, re.IGNORECASE):
-        return uri  # a server's
+        return uri
     try:
         url = make_url(uri)
         file = os.path.expanduser(url.database or "")  # noqa: PTH111  (Path drops a slash)
@@ -129,27 +123,27 @@ def address(uri: str, folder: Path | None = None) -> str:
         url, file = None, ""
     if url is None or file in ("", ":memory:"):
         raise UserError(
-            f"tracking.uri={uri} names no file: runs would be gone at the end. Give "
+            f"tracking.uri={uri} names no file: runs would be lost at the end. Give "
             "sqlite:///mlflow.db for example."
         )
     file = str(folder / file) if folder else file
-    asked = uri.partition("?")[2]
-    found = f"{SQLITE}{file}" + f"?{asked}" * bool(asked)
+    query = uri.partition("?")[2]
+    normal = f"{SQLITE}{file}" + f"?{query}" * bool(query)
     local = url.drivername in ("sqlite", "sqlite+pysqlite") and not (url.host or url.username)
-    plain = not file.startswith(("~", "file:")) and make_url(found).database == file
-    if not (local and plain and re.fullmatch(r"(timeout=\d+)?", asked)):
+    plain = not file.startswith(("~", "file:")) and make_url(normal).database == file
+    if not (local and plain and re.fullmatch(r"(timeout=\d+)?", query)):
         raise UserError(
-            f"tracking.uri={without_password(uri)} is not possible: give {SQLITE}FILE with a name "
-            "that holds no ? and no code like %41, and after it nothing but ?timeout=SECONDS."
+            f"tracking.uri={without_password(uri)} is not possible: give {SQLITE}FILE, where "
+            "FILE contains no ? and no code like %41; only ?timeout=SECONDS may follow it."
         )
-    return found
+    return normal
 
 
 @contextmanager
 def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
-    """Hold the lock beside an SQLite file, which is there then and, if that is asked, writable.
+    """Hold the lock beside an SQLite file and create the file if needed; no-op for other stores.
 
-    Nothing for other stores.
+    With ``to_write``, raise the database's error if it is not writable.
     """
     file = sqlite_file(uri)
     if file is None:
@@ -160,7 +154,7 @@ def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
         if not file.exists() or (file.is_file() and not file.stat().st_size):
             _make_database(file)
         with closing(sqlite3.connect(file, timeout=60)) as database:
-            database.execute("begin immediate")  # MLflow tries for minutes what fails here at once
+            database.execute("begin immediate")  # MLflow would retry for minutes
             if to_write:
                 database.execute("create table written (x)")  # never committed
         follow_move(file)
@@ -168,9 +162,9 @@ def _database_lock(uri: str, to_write: bool) -> Iterator[None]:
 
 
 def _make_database(file: Path) -> None:
-    """MLflow's tables under another name first: whoever is killed meanwhile leaves no half of them.
+    """Create MLflow's tables under a temporary name, so that no incomplete file can remain.
 
-    Readers do not wait for writers in WAL mode, which belongs to the file.
+    In WAL mode, which is stored in the file, readers do not wait for writers.
     """
     with replacing(file) as temporary:
         temporary.unlink(missing_ok=True)

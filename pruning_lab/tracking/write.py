@@ -1,4 +1,4 @@
-"""What is written to MLflow, while an experiment runs."""
+"""Write to MLflow while an experiment runs."""
 
 import hashlib
 import io
@@ -20,51 +20,44 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pruning_lab.atomic import to_disk
-from pruning_lab.attributions.scores import Estimates, save_estimates
+from pruning_lab.attributions.estimation.scores import Estimates, save_estimates
+from pruning_lab.config.shown import without_password
 from pruning_lab.errors import UserError, printable
-from pruning_lab.track import MAIN
+from pruning_lab.records.step import MAIN
+from pruning_lab.runtime.files import to_disk
 from pruning_lab.tracking.keys import (
     CHECKPOINT,
     COLOR,
     COMPARISON,
     ERROR,
     STEPS,
-    in_section,
     permitted,
-    prefix_of,
     scores_file,
 )
 from pruning_lab.tracking.moved import files_beside, local_path
-from pruning_lab.tracking.store import (
-    connect,
-    first_line,
-    reaching,
-    sqlite_file,
-    without_password,
-)
+from pruning_lab.tracking.store import connect, first_line, reaching, sqlite_file
 
 log = logging.getLogger(__name__)
 
 LONGEST_FOLDER = 200
-"""How many bytes a file system lets the name of a folder take, with room to spare."""
+"""Longest name of a folder in bytes, somewhat below the limit of file systems."""
 
 PAUSE = 60.0
-"""Seconds before a store that did not answer is asked again."""
+"""Seconds before a store that did not answer is tried again."""
 
 REFUSALS = (400, 413, 422)
-"""Answers of a server that does not take what it was sent, whenever that is."""
+"""HTTP status codes of requests that a server will never accept."""
 
 PATIENCE = (0, 1, 5, 15)
-"""Seconds between the last tries, when a run is at its end."""
+"""Seconds to wait before each of the last attempts, at the end of a run."""
 
 
 class Run:
     """One MLflow run, from start to end.
 
-    What the store does not take at once waits in memory, in its order, and is sent with what
-    follows or at the end: a server that is away for a while stops no experiment. What it refuses
-    for good is left out, alone, and said: it would hold up all that follows.
+    Entries that the store does not accept at once wait in memory, in order, and are sent with a
+    later entry or at the end: a server that is down for a while stops no experiment. An entry that
+    the store refuses for good is skipped with a warning, since it would block all later ones.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, experiment_id: str = "0") -> None:
@@ -78,25 +71,22 @@ class Run:
         self,
         permille: int,
         values: Mapping[str, float],
-        track: str = MAIN,
         at: float | None = None,
     ) -> None:
-        """Log the numbers of one step, with the track before their names.
+        """Log the numbers of one step, by their keys (``chart_key``).
 
-        MLflow's step is the permille of FLOPs removed: the default charts are then curves of
-        accuracy over FLOPs. ``test_accuracy_after`` is ``accuracy/test_accuracy_after`` there.
-        ``at`` is when they were measured (seconds since 1970): the same point logged again, with
-        the same time, is one point.
+        MLflow's step is the permille of FLOPs removed, so that the default charts are curves of
+        accuracy over FLOPs. ``at`` is the time of the measurement (seconds since 1970); a point
+        logged twice with the same time is one point.
         """
         when = int(1000 * (time.time() if at is None else at))
         metrics = [
-            Metric(in_section(prefix_of(track) + k), float(v), when, permille)
-            for k, v in values.items()
+            Metric(permitted(key), float(value), when, permille) for key, value in values.items()
         ]
         self._send(lambda: self._log(metrics=metrics))
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Log the configuration; what a run that goes on was begun with stays."""
+        """Log the configuration; a continued run keeps the values that it began with."""
 
         def send() -> None:
             known = self.client.get_run(self.run_id).data.params
@@ -108,7 +98,7 @@ class Run:
     def figure(self, figure: Figure, name: str) -> None:
         """Log a figure as PNG."""
         content = io.BytesIO()
-        with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold a $
+        with matplotlib.rc_context({"text.parse_math": False}):  # names may contain a $
             for text in figure.findobj(Text):
                 text.set_parse_math(False)
             figure.savefig(content, format="png")
@@ -127,14 +117,14 @@ class Run:
         self._send(lambda: self.client.log_artifacts(self.run_id, str(folder), name))
 
     def scores(self, estimates: Estimates, step: int | None = None, track: str = MAIN) -> None:
-        """Log scores and errors as npz, keys ``criterion|layer``; the baseline's without step."""
+        """Log scores and errors as npz, keys ``criterion|layer``; without step the baseline's."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "scores.npz"
             save_estimates(estimates, path)
             self.file(path.read_bytes(), scores_file(step, track))
 
     def deliver(self) -> None:
-        """Send all that waits; raises what the store raises, but for what it refuses for good."""
+        """Send all waiting entries; skip those refused for good, raise the store's other errors."""
         while self._waiting:
             try:
                 self._waiting[0]()
@@ -145,20 +135,20 @@ class Run:
             del self._waiting[0]
 
     def _log(self, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
-        """Log metrics or parameters, one by one where some of them are refused for good."""
+        """Log metrics or parameters; if some are refused for good, log them one by one."""
         try:
             self.client.log_batch(self.run_id, metrics=metrics, params=params)
         except MlflowException as error:
             if not _refused_for_good(error):
                 raise
             if len(metrics) + len(params) == 1:
-                (key,) = [each.key for each in metrics] + [each.key for each in params]
+                (key,) = [metric.key for metric in metrics] + [param.key for param in params]
                 self._leave_out(repr(key), error)
                 return
-            for each in metrics:
-                self._log(metrics=[each])
-            for one in params:
-                self._log(params=[one])
+            for metric in metrics:
+                self._log(metrics=[metric])
+            for param in params:
+                self._log(params=[param])
 
     def _leave_out(self, what: str, error: Exception) -> None:
         log.warning(
@@ -167,7 +157,7 @@ class Run:
         )  # fmt: skip
 
     def file(self, content: bytes, name: str) -> None:
-        """Log a file of this content."""
+        """Log a file with this content."""
 
         def send() -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -201,9 +191,9 @@ def run(
     params: Mapping[str, Any],
     color: str = "",
 ) -> Iterator[Run]:
-    """A run that ends as FINISHED, or as FAILED (KILLED for Ctrl-C and exits) when the body raises.
+    """Open a run; it ends as FINISHED, or if the body raises as FAILED (KILLED: Ctrl-C, exits).
 
-    The run that has the same tag ``checkpoint`` is continued, where there is one.
+    If a run has the same tag ``checkpoint``, it is continued.
     """
     text = {key: printable(str(value)) for key, value in tags.items()}
     text |= {COLOR: color} if color else {}
@@ -217,7 +207,7 @@ def run(
         yield run
         _finish(run)
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):  # of the user, of a scheduler
+    except (KeyboardInterrupt, SystemExit):  # by the user or a scheduler
         status = "KILLED"
         raise
     except Exception as error:
@@ -225,14 +215,14 @@ def run(
         raise
     finally:
         if status != "FINISHED":
-            with suppress(Exception):  # the error on its way says more
+            with suppress(Exception):  # the error being raised matters more
                 client.set_tag(run.run_id, ERROR, reason)
             with suppress(Exception):
                 client.set_terminated(run.run_id, status)
 
 
 def _refused_for_good(error: MlflowException) -> bool:
-    """Whether the store would refuse the same again: what is wrong is what it was sent."""
+    """Return True if the store would refuse the same request again: the request is at fault."""
     return error.get_http_status_code() in REFUSALS
 
 
@@ -241,19 +231,19 @@ def _new(client: MlflowClient, experiment: str, name: str, tags: dict[str, str])
 
 
 def _begun(client: MlflowClient, experiment: str, tags: Mapping[str, Any]) -> str | None:
-    """The run that these tags began, running again; None where there is none."""
+    """Reopen the run that has the same checkpoint and return its id; None if there is none."""
     if CHECKPOINT not in tags:
         return None
-    for found in client.search_runs([experiment], f"tags.{CHECKPOINT} = '{tags[CHECKPOINT]}'"):
-        client.update_run(found.info.run_id, status="RUNNING")
-        if ERROR in found.data.tags:
-            client.delete_tag(found.info.run_id, ERROR)
-        return str(found.info.run_id)
+    for begun in client.search_runs([experiment], f"tags.{CHECKPOINT} = '{tags[CHECKPOINT]}'"):
+        client.update_run(begun.info.run_id, status="RUNNING")
+        if ERROR in begun.data.tags:
+            client.delete_tag(begun.info.run_id, ERROR)
+        return str(begun.info.run_id)
     return None
 
 
 def _finish(run: Run) -> None:
-    """Send what still waits, then that the run is finished; UserError if the store refuses."""
+    """Send what still waits, then mark the run as finished; UserError if the store refuses."""
     for pause in PATIENCE:
         time.sleep(pause)
         try:
@@ -272,7 +262,7 @@ def _finish(run: Run) -> None:
 
 
 def _files_to_disk(run: Run) -> None:
-    """Files that the store only copied are on the disk before the run is said to be finished."""
+    """Flush the run's local files, which the store only copied, before the run is finished."""
     place = local_path(run.client.get_run(run.run_id).info.artifact_uri)
     for path in place.rglob("*") if place else ():
         if path.is_file():
@@ -280,14 +270,14 @@ def _files_to_disk(run: Run) -> None:
 
 
 def keep_report(uri: str, experiment: str, name: str, folder: Path, runs: int) -> str:
-    """Log a report of so many runs as a run of its own, beside them; returns its id."""
-    with run(connect(uri), experiment, name, {COMPARISON: runs}, {}) as made:
-        made.folder(folder, "report")
-    return made.run_id
+    """Log a report on ``runs`` runs as a run of the same experiment; return its id."""
+    with run(connect(uri), experiment, name, {COMPARISON: runs}, {}) as report:
+        report.folder(folder, "report")
+    return report.run_id
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys, ``schedule.target`` for example."""
+    """Return a nested configuration as dotted keys (``schedule.target``), lists as JSON."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -298,9 +288,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    """The number of the experiment, made if it is new; beside an SQLite file lie its artifacts."""
-    found = client.get_experiment_by_name(name) if name else None
-    if found is None:
+    """Return the number of an experiment; create it if new, its files beside an SQLite store."""
+    entry = client.get_experiment_by_name(name) if name else None
+    if entry is None:
         database = sqlite_file(client.tracking_uri)
         folder = re.sub(r"[^\w.-]|^[.]+", "_", name)
         if len(folder.encode()) > LONGEST_FOLDER:
@@ -309,12 +299,12 @@ def _experiment(client: MlflowClient, name: str) -> str:
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException as error:
-            found = client.get_experiment_by_name(name) if name else None
-            if found is None:  # no other process was faster: the name itself is refused
+            entry = client.get_experiment_by_name(name) if name else None
+            if entry is None:  # not created by another process meanwhile: the name is refused
                 raise UserError(f"tracking.experiment={name} is not possible: {error}") from error
-    if found.lifecycle_stage == "deleted":
+    if entry.lifecycle_stage == "deleted":
         raise UserError(
             f"tracking.experiment={name} was deleted in this store; give another name, or restore "
-            f"it: mlflow experiments restore -x {found.experiment_id}"
+            f"it: mlflow experiments restore -x {entry.experiment_id}"
         )
-    return found.experiment_id
+    return entry.experiment_id

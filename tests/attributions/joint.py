@@ -1,7 +1,7 @@
 """Networks whose units only go together, and what an oracle needs to know of their players.
 
 The test of a criterion may say what a player of several units is worth to it: ``joint(case)``, (3,)
-or (samples, 3). test_players holds it against the criterion.
+or (samples, 3). test_unit_groups holds it against the criterion.
 """
 
 from contextlib import ExitStack
@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab.attributions.players import players_of_group
-from pruning_lab.graph import find_structure
+from pruning_lab.attributions.unit_groups import unit_groups_of
+from pruning_lab.coupling.structure import find_structure
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "metric"
 
@@ -23,7 +23,7 @@ CONF = Path(__file__).parent.parent.parent / "conf" / "metric"
 class Residual(nn.Module):
     """Units of two layers are added."""
 
-    size, group, behind = (1, 5, 5), "stem", {"stem": "relu", "outer": "outer"}
+    size, group, after_activation = (1, 5, 5), "stem", {"stem": "relu", "outer": "outer"}
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 class Depthwise(nn.Module):
     """Two units of the second layer go with each of the first; maps have different sizes."""
 
-    size, group, behind = (1, 6, 6), "wide", {"wide": "first", "deep": "second"}
+    size, group, after_activation = (1, 6, 6), "wide", {"wide": "first", "deep": "second"}
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class Depthwise(nn.Module):
 class Gated(nn.Module):
     """Two units of the same layer are multiplied."""
 
-    size, group, behind = (4,), "both", {"both": "relu"}
+    size, group, after_activation = (4,), "both", {"both": "relu"}
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ class Gated(nn.Module):
 class Partly(nn.Module):
     """The first unit is added to the input, which stays; players have units in several layers."""
 
-    size, group, behind = (4,), "part", {"part": "part", "rest": "rest", "other": "other"}
+    size, group, after_activation = (4,), "part", {"part": "part", "rest": "rest", "other": "other"}
 
     def __init__(self):
         super().__init__()
@@ -94,33 +94,41 @@ ROWS = {
 class Case:
     """A network, its data, and the players of its group."""
 
-    def __init__(self, network, behind):
+    def __init__(self, network, after_activation):
         torch.manual_seed(2)
         self.model, self.rows = network().double().eval(), ROWS[network]
         self.x = torch.randn(6, *network.size, dtype=torch.float64)
         self.y = torch.tensor([0, 1, 1, 0, 1, 0])
         self.group = find_structure(self.model, network.size).groups[network.group]
-        self.behind, self.players = behind, players_of_group(self.model, self.group)
-        self.places = {name: network.behind[name] if behind else name for name in self.rows}
+        self.after_activation, self.unit_groups = (
+            after_activation,
+            unit_groups_of(self.model, self.group),
+        )
+        self.places = {
+            name: network.after_activation[name] if after_activation else name for name in self.rows
+        }
 
     def score(self, name, **options):
         """(samples, players), or (players,) of a criterion without data"""
-        return self.estimates(name, [self.players], **options)[0].scores
+        return self.estimates(name, [self.unit_groups], **options)[0].scores
 
-    def estimates(self, name, players, reduction="none", **options):
+    def estimates(self, name, unit_groups, reduction="none", **options):
         config = {"seeds": {"score": 7}, "metric": OmegaConf.load(CONF / f"{name}.yaml")}
         batches = DataLoader(TensorDataset(self.x, self.y), 4)
         metric = instantiate(OmegaConf.create(config).metric)(
             self.model, batches, F.cross_entropy, "cpu", reduction=reduction
         )
-        return metric.estimate(players, self.behind, **options)
+        return metric.estimate(unit_groups, self.after_activation, **options)
 
     def masked(self, keep, layers=None):
         """The losses (samples,) with a mask of players on all the layers of the group."""
         with ExitStack() as stack:
             for layer in layers or self.rows:
                 mask = torch.stack(
-                    [keep[player] if player >= 0 else torch.ones(()) for player in self.rows[layer]]
+                    [
+                        keep[unit_group] if unit_group >= 0 else torch.ones(())
+                        for unit_group in self.rows[layer]
+                    ]
                 ).double()
                 module = self.model.get_submodule(self.places[layer])
                 hook = module.register_forward_hook(
@@ -154,12 +162,12 @@ class Case:
                 stack.callback(hook.remove)
             F.cross_entropy(self.model(self.x), self.y, reduction="sum").backward()
         self.model.zero_grad(set_to_none=True)
-        for player in range(3):
+        for unit_group in range(3):
             units = [
                 (y[:, unit].detach().reshape(6, -1), y.grad[:, unit].reshape(6, -1))
                 for layer, y in seen.items()
                 for unit, owner in enumerate(self.rows[layer])
-                if owner == player
+                if owner == unit_group
             ]
             yield tuple(torch.cat(each, 1) for each in zip(*units, strict=True))
 
@@ -170,9 +178,9 @@ class Case:
         """The sums over each player's units of scores (..., units), by layer."""
         total = torch.zeros(*next(iter(scores.values())).shape[:-1], 3, dtype=torch.float64)
         for layer, row in self.rows.items():
-            for unit, player in enumerate(row):
-                if player >= 0:
-                    total[..., player] += scores[layer][..., unit]
+            for unit, unit_group in enumerate(row):
+                if unit_group >= 0:
+                    total[..., unit_group] += scores[layer][..., unit]
         return total.detach().numpy()
 
     def by_weights(self, formula):

@@ -10,7 +10,7 @@ import sqlite3
 import pytest
 
 from pruning_lab.errors import UserError
-from tests.experiment import TINY, experiment
+from tests.running import TINY, experiment
 
 DATA = [override for override in TINY if not override.startswith("model")]
 

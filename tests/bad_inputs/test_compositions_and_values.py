@@ -2,12 +2,13 @@
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from pruning_lab import setup
+from pruning_lab.config.build import build
 from pruning_lab.datasets import Splits
 from pruning_lab.errors import UserError
-from pruning_lab.schedules import Schedule
-from pruning_lab.training import Training
+from pruning_lab.pruning.schedules import Schedule
+from pruning_lab.training.recipe import Training
 from tests.bad_inputs.attempts import COUNT, TEXT, prepared, statuses
 
 COMPOSITION = {
@@ -50,7 +51,7 @@ VALUES = {
     "steps without end": ([f"schedule.steps={10**21}"], f"steps={10**21} {COUNT} 1 to 1000"),
     "multiple of 0": (["schedule.multiple_of=0"], f"schedule.multiple_of=0 {COUNT} 1 on"),
     "multiple of many": (
-        ["schedule.multiple_of=1000"], r"0\.\d+ cannot be removed: .*at most 0.000 can go. Lower",
+        ["schedule.multiple_of=1000"], r"0\.\d+ cannot be removed: .*at most 0.000 can be removed",
     ),
     "coupled": (["schedule.coupled=median"], "schedule.coupled=median .*together, mean, sum, max"),
     "of a list": (["schedule.of=[flops]"], r"schedule.of=\['flops'\] is not known; choose one of"),
@@ -144,7 +145,7 @@ def test_values_that_are_not_possible(case, tmp_path, store):
     ("group", "kind"), [("dataset", Splits), ("schedule", Schedule), ("finetune", Training)]
 )
 def test_another_object_than_the_group_is_for(group, kind):
-    config = setup.OmegaConf.create({"_target_": "builtins.dict"})
+    config = OmegaConf.create({"_target_": "builtins.dict"})
     message = f"{group}._target_=builtins.dict gives a dict, not a {kind.__name__}"
     with pytest.raises(UserError, match=message):
-        setup.build(config, group, kind)
+        build(config, group, kind)

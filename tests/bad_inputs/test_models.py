@@ -6,8 +6,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from pruning_lab.errors import UserError
-from pruning_lab.training import Training, fit
+from pruning_lab.tasks import Classification
+from pruning_lab.training.fit import fit
+from pruning_lab.training.recipe import Training
 from tests.bad_inputs.attempts import COUNT, prepared, statuses
+
+TASK = Classification()
 
 
 def own(name, *more):
@@ -125,7 +129,7 @@ MODELS = {
     "a class too many": (own("Five"), rf"For two images the model gives \(2, 5\); {SHAPE}"),
     "NaN in weights": (own("Broken"), r"For black images the model gives \[nan, nan, nan, nan\]"),
     "infinite": (own("Endless"), r"For black images the model gives \[-?inf, .*weights finite"),
-    "code on data": (own("Branches"), "Branches cannot be traced: the code decides by the data"),
+    "code on data": (own("Branches"), "Branches cannot be traced: the code branches on the data"),
     "no parameters": (own("WithoutParameters"), "WithoutParameters has no layer whose units"),
     "in float64": (own("InDouble"), r"cannot take the data set's images, .*Float and Double"),
     "no hidden layer": (["model.hidden=[]"], "MLP has no layer whose units can be removed"),
@@ -167,7 +171,7 @@ def test_a_model_that_cannot_be_trained_fails_at_its_first_batch(name):
     training = Training(epochs=3)
     optimizer, before = training.optimizer(model), [p.clone() for p in model.parameters()]
     with pytest.raises(UserError, match=r"Training it is not possible: .*requires_grad"):
-        fit(model, optimizer, data, training, torch.Generator(), "Training it")
+        fit(model, optimizer, data, training, TASK, torch.Generator(), "Training it")
     assert all(map(torch.equal, before, model.parameters()))
 
 
@@ -196,8 +200,8 @@ UNSCORED = {
 
 
 def checked(done):
-    players = done.main.players(tuple(done.network.layers))
-    done.main.metric.check(list(players.values()), True)
+    unit_groups = done.main.unit_groups(tuple(done.network.layers))
+    done.main.metric.check(list(unit_groups.values()), True)
 
 
 @pytest.mark.parametrize("case", UNSCORED)

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from pruning_lab.attributions import RandomAttributionMetric
 from pruning_lab.datasets import Images, Splits
-from pruning_lab.schedules import OneShot
-from pruning_lab.study import compare_criteria
-from pruning_lab.training import Training
+from pruning_lab.experiment.study import compare_criteria
+from pruning_lab.pruning.schedules import OneShot
+from pruning_lab.training.recipe import Training
 from tests.bad_inputs.attempts import check_refused
 
 NAMES = ("train", "score", "val", "test")
@@ -76,9 +76,7 @@ STORED = torch.ones(1, 8, 8)
 IMAGE = "Sample 3 of dataset.train: the image"
 MUST = r"; it must be a finite float32 tensor of shape \(1, 8, 8\). "
 CLASS = "Sample 3 of dataset.train: the class is"
-ANOTHER = (
-    "Sample 3 of dataset.val is another one when it is read again .* Draw from torch's, numpy's"
-)
+ANOTHER = "Sample 3 of dataset.val changes when it is read again .* Draw from torch's, numpy's"
 SPLITS = r"divide the images into four parts"
 GIVEN = {
     "float64": (image(lambda x: x.double()), rf"{IMAGE} is of torch.float64{MUST}Use x.float\(\)"),

@@ -89,11 +89,11 @@ PICTURES = {
     ),
     "one class": (
         lambda root: opened(folder(root, train_ape=20, test_ape=4)),
-        "has one class, ape: there is nothing to tell apart",
+        "has one class, ape; it needs at least two",
     ),
     "another class": (
         lambda root: opened(folder(root, train_ape=9, train_bee=9, test_ape=4, test_cat=4)),
-        "different classes; in one of them only are bee, cat. Both need a folder for every class",
+        "different classes; only one of them has bee, cat. Both need a folder for every class",
     ),
     "too few": (
         lambda root: opened(folder(root, train_ape=1, train_bee=9, test_ape=4, test_bee=4)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning_lab.checkpoint import load_pruned, load_state, save_pruned
+from pruning_lab.pruner.saved_model import load_pruned, load_state, save_pruned
 from tests.bad_inputs.attempts import check_refused
 
 

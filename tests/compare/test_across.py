@@ -6,7 +6,10 @@ import pytest
 from pruning_lab.compare.across import across
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.report import readable
+from pruning_lab.tasks import Classification
 from tests.compare.test_report import runs
+
+MEASURE = Classification().primary
 
 THREE = ["random", "taylor", "shapley"]
 
@@ -41,7 +44,9 @@ def test_a_pair_is_one_block_and_its_value_the_mean_over_seeds():
         expected = table.loc[row].rank(ascending=False).tolist()
         assert [ranks[f"rank:{name}"] for name in THREE] == expected
     assert section.words[-1].startswith("Over 3 pairs of model and data set, Friedman's test ")
-    assert readable(table).loc["mlp on digits", "Random"] == f"{100 * table.iloc[2, 0]:.2f}"
+    assert (
+        readable(table, MEASURE).loc["mlp on digits", "Random"] == f"{100 * table.iloc[2, 0]:.2f}"
+    )
 
 
 def test_of_two_settings_of_a_pair_one_counts_and_the_other_is_named():

@@ -6,7 +6,7 @@ import pytest
 from pruning_lab.compare import best_runs, recorded
 from pruning_lab.errors import UserError
 from tests.compare.test_command import compare
-from tests.experiment import experiment
+from tests.running import experiment
 
 LR = "finetune.lr"
 VAL = {

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pruning_lab import tracking
-from pruning_lab.attributions.reduction import Estimate
+from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.compare import __main__ as command
 from pruning_lab.compare import recorded
 from pruning_lab.errors import UserError

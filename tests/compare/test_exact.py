@@ -77,5 +77,5 @@ def test_a_band_holds_all_steps_as_often_as_it_says():
 
 @pytest.mark.parametrize("test", [sign_flip_p, lambda x: equivalence_p(x, 1), band_factor])
 def test_one_pair_tells_nothing(test):
-    with pytest.raises(UserError, match="two are the least"):
+    with pytest.raises(UserError, match="at least two are needed"):
         test(np.ones((1, 2)) if test is band_factor else [1.0])

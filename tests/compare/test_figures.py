@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from pruning_lab import criteria
-from pruning_lab.attributions.reduction import Estimate
+from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.compare import (
-    accuracy_curves,
+    quality_curves,
     rank_correlation,
     rank_correlations,
     score_histograms,
@@ -68,7 +68,7 @@ def bars_of(figure: Figure) -> list[np.ndarray]:
 
 
 def test_one_run_is_one_line_with_the_frames_numbers_in_percent() -> None:
-    figure = accuracy_curves(frame_of(["shapley"]))
+    figure = quality_curves(frame_of(["shapley"]))
     (x, y) = lines_of(figure)["mean:shapley"]
     np.testing.assert_allclose(x, [0, 30, 60])
     np.testing.assert_allclose(y, [90, 70, 50])
@@ -82,7 +82,7 @@ def test_one_run_is_one_line_with_the_frames_numbers_in_percent() -> None:
 
 @pytest.mark.parametrize(("x", "last"), [("flops", 60), ("parameters", 80), ("units", 40)])
 def test_the_x_axis_is_the_quantity_asked_for(x: str, last: float) -> None:
-    figure = accuracy_curves(frame_of(["taylor"]), x=x, split="val")
+    figure = quality_curves(frame_of(["taylor"]), x=x, split="val")
     assert lines_of(figure)["mean:taylor"][0][-1] == pytest.approx(last)
     np.testing.assert_allclose(lines_of(figure)["mean:taylor"][1], [92, 72, 52])
     assert figure.axes[0].get_ylabel() == "Validation accuracy (%)"
@@ -90,9 +90,9 @@ def test_the_x_axis_is_the_quantity_asked_for(x: str, last: float) -> None:
 
 def test_where_much_is_removed_the_same_share_of_what_is_left_is_as_wide() -> None:
     frame = frame_of(["shapley"])
-    assert accuracy_curves(frame).axes[0].get_xscale() == "linear"
+    assert quality_curves(frame).axes[0].get_xscale() == "linear"
     frame["removed_flops"] = 1 - 0.3 ** frame["step"]  # 0, 70, 91 %
-    axis = accuracy_curves(frame).axes[0]
+    axis = quality_curves(frame).axes[0]
     places = axis.transData.transform([(gone, 80.0) for gone in (0, 70, 91)])[:, 0]
     assert places[2] - places[1] == pytest.approx(places[1] - places[0])
     assert list(axis.get_xticks()) == [0, 50, 75, 90]
@@ -102,11 +102,11 @@ def test_where_much_is_removed_the_same_share_of_what_is_left_is_as_wide() -> No
 def test_a_narrow_panel_shows_five_points_and_none_above_100(accuracy, ends) -> None:
     frame = frame_of(["shapley"])
     frame["test_accuracy_before"] = [accuracy, accuracy - 0.005, accuracy]
-    assert accuracy_curves(frame).axes[0].get_ylim() == pytest.approx(ends)
+    assert quality_curves(frame).axes[0].get_ylim() == pytest.approx(ends)
 
 
 def test_several_seeds_are_a_mean_line_and_the_single_runs_behind_it() -> None:
-    figure = accuracy_curves(frame_of(SIX, seeds=3))
+    figure = quality_curves(frame_of(SIX, seeds=3))
     lines = lines_of(figure)
     assert len(lines) == 6 + 6 * 3
     x, y = lines["mean:apoz"]
@@ -120,7 +120,7 @@ def test_several_seeds_are_a_mean_line_and_the_single_runs_behind_it() -> None:
 
 def test_many_seeds_are_a_mean_line_and_the_band_of_its_interval() -> None:
     frame = frame_of(["taylor"], seeds=5)
-    figure = accuracy_curves(frame)
+    figure = quality_curves(frame)
     assert list(lines_of(figure)) == ["mean:taylor"]
     (band,) = figure.axes[0].collections
     assert band.get_gid() == "band:taylor"
@@ -137,7 +137,7 @@ def test_many_seeds_are_a_mean_line_and_the_band_of_its_interval() -> None:
 def test_runs_of_a_block_are_one_line() -> None:
     frame = frame_of(["taylor"], seeds=4)
     blocks = frame.assign(block=(frame["seed"] // 2).astype(str))
-    lines = lines_of(accuracy_curves(blocks))
+    lines = lines_of(quality_curves(blocks))
     assert set(lines) == {"mean:taylor", "run:0", "run:1"}
     np.testing.assert_allclose(lines["run:1"][1][0], 100 * (0.9 - 0.0025))  # of seeds 2 and 3
 
@@ -147,14 +147,14 @@ def test_fine_tuning_that_was_always_undone_is_shown() -> None:
     same = frame.assign(
         test_accuracy_after=frame["test_accuracy_before"], test_loss_after=0.1, test_loss_before=0.1
     )
-    assert len(accuracy_curves(same).axes) == 1
-    assert len(accuracy_curves(same.assign(finetune_kept=0.0)).axes) == 2
+    assert len(quality_curves(same).axes) == 1
+    assert len(quality_curves(same.assign(finetune_kept=0.0)).axes) == 2
 
 
 def test_untuned_tracks_are_the_left_panel() -> None:
     main = frame_of(["taylor"]).assign(track="main")
     untuned = main.assign(track="untuned", test_accuracy_before=0.5, test_accuracy_after=0.5)
-    figure = accuracy_curves(pd.concat([main, untuned]))
+    figure = quality_curves(pd.concat([main, untuned]))
     assert [ax.get_title() for ax in figure.axes] == ["Without fine-tuning", "After fine-tuning"]
     np.testing.assert_allclose(lines_of(figure)["mean:taylor"][1], [50, 50, 50])
     np.testing.assert_allclose(lines_of(figure, 1)["mean:taylor"][1], [90, 75, 60])
@@ -163,14 +163,14 @@ def test_untuned_tracks_are_the_left_panel() -> None:
 def test_the_mean_stops_where_a_run_is_missing() -> None:
     frame = frame_of(["taylor"], seeds=2)
     unfinished = frame[(frame["seed"] == 0) | (frame["step"] < 2)]
-    lines = lines_of(accuracy_curves(unfinished))
+    lines = lines_of(quality_curves(unfinished))
     np.testing.assert_allclose(lines["mean:taylor"][0], [0, 30.5])
     np.testing.assert_allclose(lines["run:taylor-0"][0], [0, 30, 60])
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
     frame = frame_of(["taylor"])
-    (x, y) = lines_of(accuracy_curves(frame.iloc[::-1]))["mean:taylor"]
+    (x, y) = lines_of(quality_curves(frame.iloc[::-1]))["mean:taylor"]
     np.testing.assert_allclose(x, [0, 30, 60])
     np.testing.assert_allclose(y, [90, 70, 50])
 
@@ -180,7 +180,7 @@ def test_without_fine_tuning_there_is_one_panel() -> None:
     same = nothing.assign(test_accuracy_after=nothing["test_accuracy_before"])
     absent = nothing.drop(columns="test_accuracy_after")
     for frame in (nothing, same, absent):
-        assert [ax.get_title() for ax in accuracy_curves(frame).axes] == ["Without fine-tuning"]
+        assert [ax.get_title() for ax in quality_curves(frame).axes] == ["Without fine-tuning"]
 
 
 @pytest.mark.parametrize("column", ["model", "dataset", "schedule", "finetune"])
@@ -188,24 +188,24 @@ def test_runs_of_different_experiments_are_not_averaged(column: str) -> None:
     frame = frame_of(["taylor"], seeds=2)
     frame.loc[frame["seed"] == 1, column] = "another"
     with pytest.raises(UserError, match=rf"differ in {column} \(another, .*frame\[frame\["):
-        accuracy_curves(frame)
+        quality_curves(frame)
 
 
 def test_bad_choices_are_refused_with_the_alternatives() -> None:
     frame = frame_of(["taylor"])
     with pytest.raises(UserError, match=r"x=macs .*flops, parameters, units"):
-        accuracy_curves(frame, x="macs")
+        quality_curves(frame, x="macs")
     with pytest.raises(UserError, match=r"split=train .*test, val"):
-        accuracy_curves(frame, split="train")
+        quality_curves(frame, split="train")
     with pytest.raises(UserError, match="no runs"):
-        accuracy_curves(frame.iloc[:0])
+        quality_curves(frame.iloc[:0])
 
 
 def test_a_criterion_has_the_same_colour_in_every_figure() -> None:
     criteria = [*SIX, "taylor_signed", "my_own"]
     rng = np.random.default_rng(0)
     scores = {name: {"fc": rng.normal(size=20)} for name in criteria}
-    curves = accuracy_curves(frame_of(criteria)).axes[0].lines
+    curves = quality_curves(frame_of(criteria)).axes[0].lines
     panels = score_histograms(scores).axes
     assert len(curves) == len(panels) == len(criteria)
     for line, panel in zip(curves, panels, strict=True):
@@ -454,7 +454,7 @@ def test_widths_over_the_removed_share_are_labelled_in_percent() -> None:
 
 def test_figures_are_drawn_in_any_thread(tmp_path) -> None:
     def draw() -> None:
-        accuracy_curves(frame_of(SIX)).savefig(tmp_path / "curves.png")
+        quality_curves(frame_of(SIX)).savefig(tmp_path / "curves.png")
 
     thread = threading.Thread(target=draw)
     thread.start()

@@ -8,7 +8,7 @@ from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
 from pruning_lab.compare.statistics import detectable_effect
 from pruning_lab.errors import UserError
-from pruning_lab.track import MAIN, SCRATCH, UNTUNED
+from pruning_lab.records.step import MAIN, SCRATCH, UNTUNED
 
 COLUMNS = ["run_id", "metric", "block", "seed", "track", "step", "removed_flops",
            "removed_parameters", "test_accuracy_before", "test_accuracy_after", "flops",
@@ -150,5 +150,5 @@ def test_differences_are_paired_within_blocks():
 
 
 def test_criteria_that_share_one_block_cannot_be_compared():
-    with pytest.raises(UserError, match=r"share 1 block; two are the least .*seed=0,1,2"):
+    with pytest.raises(UserError, match=r"share 1 block; a comparison needs .*seed=0,1,2"):
         differences(complete(by_block(RUNS, "area"))[0].iloc[:1])

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pruning_lab.compare.friedman import critical_difference
 from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pairs import by_block, differences
-from pruning_lab.compare.ranks import critical_difference
 from pruning_lab.compare.report import (
     mean_and_half_width,
     readable,
@@ -18,8 +18,11 @@ from pruning_lab.compare.report import (
     write_report,
 )
 from pruning_lab.compare.statistics import ranking
-from pruning_lab.track import MAIN, UNTUNED
+from pruning_lab.records.step import MAIN, UNTUNED
+from pruning_lab.tasks import Classification
 from tests.compare.test_figures import SIX
+
+MEASURE = Classification().primary
 
 
 def runs(criteria=SIX, seeds=4):
@@ -188,7 +191,7 @@ def test_the_order_of_units_is_compared_before_and_after_fine_tuning():
     assert table["metric"].tolist() == ["random", "taylor"]
     assert table.loc[1, ["layer", "runs"]].tolist() == ["fc", 2]
     assert table.loc[1, "spearman"] == pytest.approx(0.3)
-    shown = readable(table)
+    shown = readable(table, MEASURE)
     assert shown.loc["Taylor"].tolist() == ["fc", 2, "0.30", "0.20", "0.50", "0.30"]
 
 
@@ -230,7 +233,7 @@ def test_the_critical_difference_diagram_shows_ranks_and_who_is_alike():
 
 def test_intervals_are_drawn_in_points():
     pairs = differences(by_block(measure_runs(runs()), "area_flops_after"))
-    figure = difference_intervals(pairs, "title")
+    figure = difference_intervals(pairs, "title", MEASURE)
     lines = {line.get_gid(): line.get_xdata() for line in figure.axes[0].lines}
     largest = pairs.sort_values("difference").iloc[-1]
     assert lines[f"interval:{len(pairs) - 1}"] == pytest.approx(

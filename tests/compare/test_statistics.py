@@ -138,7 +138,7 @@ def test_of_differences_without_spread_nothing_more_is_known():
 
 
 def test_one_pair_is_refused():
-    with pytest.raises(UserError, match=r"1 pairs tell nothing of their spread"):
+    with pytest.raises(UserError, match=r"1 pairs have no spread to estimate"):
         paired([0.1])
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pruning_lab.compare import accuracy_table, comparable, markdown, told_apart
+from pruning_lab.compare import comparable, markdown, quality_table, told_apart
 from pruning_lab.errors import UserError
 
 ABOUT = {"model": "mlp", "dataset": "digits", "schedule": "linear", "finetune": "sgd",
@@ -26,14 +26,14 @@ def frame():
 
 
 def test_cells_are_means_over_the_runs_in_percent():
-    table = accuracy_table(frame())
+    table = quality_table(frame())
     assert table.loc["Taylor"].tolist() == [2, "97.0 → 97.0", "65.0 → 92.5"]
     assert table.loc["Random"].tolist() == [1, "98.0 → 98.0", "10.0 → 50.0"]
     assert table.columns.tolist() == ["runs", "0.0 %", "50.1-51.2 %"]
 
 
 def test_markdown_is_the_table():
-    assert markdown(accuracy_table(frame())).splitlines() == [
+    assert markdown(quality_table(frame())).splitlines() == [
         "| criterion | runs | 0.0 % | 50.1-51.2 % |",
         "| --- | ---: | ---: | ---: |",
         "| Random | 1 | 98.0 → 98.0 | 10.0 → 50.0 |",
@@ -45,7 +45,7 @@ def test_runs_of_different_experiments_are_not_averaged():
     mixed = frame()
     mixed.loc[0, "model"] = "vgg16"
     with pytest.raises(UserError, match=r"differ in model \(mlp, vgg16\)"):
-        accuracy_table(mixed)
+        quality_table(mixed)
 
 
 def test_a_criterion_with_several_settings_is_several_criteria():

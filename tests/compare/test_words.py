@@ -6,6 +6,9 @@ import pandas as pd
 from pruning_lab.compare.pairs import differences
 from pruning_lab.compare.statistics import ranking
 from pruning_lab.compare.words import on_differences, on_ranking
+from pruning_lab.tasks import Classification
+
+MEASURE = Classification().primary
 
 
 def blocks(*means, noise=0.01, count=12, seed=0):
@@ -18,12 +21,12 @@ def blocks(*means, noise=0.01, count=12, seed=0):
 
 def test_a_clear_difference_is_told_with_its_interval():
     table = differences(blocks(0.80, 0.80, 0.85))
-    first, told, rest = on_differences(table, "mean accuracy")
+    first, told, rest = on_differences(table, "mean accuracy", MEASURE)
     assert first == (
         "By mean accuracy, 2 of 3 pairs can be told apart on 12 blocks, all pairs taken into "
         "account (Holm, 0.05); in brackets 95 % intervals of each alone:"
     )
-    assert told.startswith("Shapley keeps more than ")
+    assert told.startswith("Shapley is better than ")
     for worse, label in (("random", "Random"), ("taylor", "Taylor")):
         row = table[(table["better"] == "shapley") & (table["worse"] == worse)].iloc[0]
         assert (
@@ -35,7 +38,7 @@ def test_a_clear_difference_is_told_with_its_interval():
 
 def test_where_nothing_is_significant_it_says_what_could_have_been_seen():
     table = differences(blocks(0.80, 0.80, 0.801))
-    verdict, power = on_differences(table, "mean accuracy")
+    verdict, power = on_differences(table, "mean accuracy", MEASURE)
     assert verdict.startswith(
         "By mean accuracy, no criterion can be told from another on 12 blocks. The largest "
     )
@@ -48,15 +51,13 @@ def test_where_nothing_is_significant_it_says_what_could_have_been_seen():
 def test_two_blocks_that_vary_can_show_nothing():
     table = differences(blocks(0.80, 0.80, 0.80, noise=0.3, count=2, seed=1))
     assert table["detectable"].min() >= 1
-    *_, power = on_differences(table, "mean accuracy")
-    assert power == (
-        "2 blocks are too few to find any difference between accuracies: run more seeds."
-    )
+    *_, power = on_differences(table, "mean accuracy", MEASURE)
+    assert power == ("2 blocks are too few to find any difference of the accuracy: run more seeds.")
 
 
 def test_differences_that_are_always_the_same_are_called_so():
     table = differences(blocks(0.8, 0.8, 0.8, noise=0).assign(taylor=lambda t: t["random"]))
-    verdict, power = on_differences(table, "mean accuracy")
+    verdict, power = on_differences(table, "mean accuracy", MEASURE)
     assert "points (always the same), p unknown after Holm" in verdict
     assert power == "A true difference that never varies: what could have been missed is not known."
 

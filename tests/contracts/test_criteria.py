@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pruning_lab.attributions.players import units_of_module
+from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.errors import UserError
 
 CONF = Path(__file__).parent.parent.parent / "conf" / "metric"
@@ -106,7 +106,7 @@ def test_reductions_are_taken_over_the_per_sample_scores(name):
         "mean": lambda s: s.mean(0),
         "sum": lambda s: s.sum(0),
         "mean_abs": lambda s: np.abs(s).mean(0),
-        # what the draws add to the spread is taken off (tests/attributions/test_reduction.py)
+        # without what the draws add to the spread (tests/attributions/estimation/test_reduction.py)
         **({} if each["0"].ndim == 1 or draws(name) else {"mean_plus_2_std": spread}),
     }.items():
         found = scored(name, network(), reduction=reduction)
@@ -236,9 +236,9 @@ def test_a_model_that_cannot_be_traced_gives_the_same_scores(name):
 
 def refused(metric, module):
     """Whether the criterion cannot score a module, which it must say beforehand."""
-    players = [units_of_module(module)]
+    unit_groups = [units_of_module(module)]
     try:
-        metric.check(players)
+        metric.check(unit_groups)
     except UserError as error:
         with pytest.raises(UserError, match=re.escape(str(error))):
             metric.run(module)

@@ -13,7 +13,7 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.datasets.digits import digits
 from pruning_lab.datasets.synthetic import synthetic
 from pruning_lab.errors import UserError
-from pruning_lab.setup import build_data
+from pruning_lab.experiment.parts import build_data
 
 X, Y = torch.rand(40, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
 PARTS = {"train": slice(0, 10), "score": slice(10, 20), "val": slice(20, 30), "test": slice(30, 40)}

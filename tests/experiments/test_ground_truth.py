@@ -10,9 +10,9 @@ from scipy import stats
 
 from pruning_lab import criteria
 from pruning_lab.compare import holm, markdown
-from pruning_lab.setup import plain
-from pruning_lab.truth import Settings
-from pruning_lab.truth.tables import RANDOM, over_networks, readable
+from pruning_lab.config.build import plain
+from pruning_lab.ground_truth import Settings
+from pruning_lab.ground_truth.tables import RANDOM, over_networks, readable
 
 FOLDER = Path(__file__).parents[2] / "experiments/ground_truth"
 PAGE = (FOLDER / "README.md").read_text()
@@ -20,7 +20,9 @@ PAGE = (FOLDER / "README.md").read_text()
 
 def test_the_command_composes_and_its_criteria_exist():
     (line,) = (
-        each for each in PAGE.splitlines() if each.startswith("python -m pruning_lab.truth -m")
+        each
+        for each in PAGE.splitlines()
+        if each.startswith("python -m pruning_lab.ground_truth -m")
     )
     words = [word for word in shlex.split(line)[4:] if not word.startswith("hydra.")]
     words[0] = words[0].partition(",")[0]

@@ -15,9 +15,9 @@ from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
 from pruning_lab.attributions import RandomAttributionMetric, TaylorAttributionMetric
 from pruning_lab.compare import holm
 from pruning_lab.compare.crossed import crossed_mean
-from pruning_lab.network import Network
-from pruning_lab.schedules import Geometric
-from pruning_lab.training import Training
+from pruning_lab.experiment.network import Network
+from pruning_lab.pruning.schedules import Geometric
+from pruning_lab.training.recipe import Training
 
 FULL = ["random", "taylor", "taylor_signed", "weight_norm", "shapley mean 256",
         "shapley mean_abs 256", "shapley mean_plus_2_std 256"]  # fmt: skip
@@ -268,11 +268,11 @@ def test_fitted_biases_answer_each_class_as_often_as_it_occurs():
 def test_restored_biases_give_each_logit_its_old_mean(tiny):
     model, splits, _ = run.trained("tiny", 0)
     network = Network(model.eval(), splits.input_size, torch.device("cpu"))
-    track = SimpleNamespace(network=network, task=SimpleNamespace(splits=splits))
+    own = SimpleNamespace(network=network, conditions=SimpleNamespace(splits=splits))
     logits, targets = biases.answers(model, splits.test)
     shift = torch.tensor([0.0, 3.0, 0.0, 0.0])[: logits.shape[1]]
     scored, _ = biases.answers(model, splits.score)
-    found = biases.with_new_biases(scored.mean(0) + shift, track, 1, None)
+    found = biases.with_new_biases(scored.mean(0) + shift, own, 1, None)
     answered = (logits + shift).argmax(1)
     assert found["restored"] == pytest.approx((answered == targets).float().mean())
     classes = logits.shape[1]
@@ -344,7 +344,9 @@ def test_a_network_that_was_cut_off_goes_on_with_the_next_criterion(tiny, tmp_pa
     part = tmp_path / "again/tiny/03/0 random.csv"
     kept = part.read_text()
     part.write_text(kept.replace(pd.read_csv(part, dtype=str)["weights"][0], "other weights"))
-    with pytest.raises(ValueError, match=r"random\.csv: weights other weights is not .* Delete it"):
+    with pytest.raises(
+        ValueError, match=r"random\.csv has weights other weights, not .* Delete it"
+    ):
         run.study("tiny", 3)
     part.write_text(kept)
     run.main()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments.sweeps import launchers, writers
-from tests.experiment import two_steps
+from tests.running import two_steps
 
 ROOT = Path(__file__).parents[2]
 

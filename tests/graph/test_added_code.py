@@ -15,10 +15,10 @@ from torch.nn.modules.module import (
 )
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from pruning_lab.graph import find_structure
+from pruning_lab.coupling.structure import find_structure
 from pruning_lab.graph.added_code import added_code
 from pruning_lab.pruner import Pruner
-from tests.graph.checks import prune_and_compare
+from tests.coupling.checks import prune_and_compare
 from tests.oracles.twin import randomise_all
 
 SIZE = (6,)
@@ -184,7 +184,7 @@ def test_what_added_code_touches_stays_and_the_rest_is_exact(way):
 
 def test_the_reason_names_the_hook_and_says_how_to_get_rid_of_it():
     net = built(lambda net: net.b.register_forward_hook(flipped))
-    with pytest.raises(ValueError, match=r"hook `flipped` of 'b' \(handle.remove\(\) takes it"):
+    with pytest.raises(ValueError, match=r"hook `flipped` of 'b' \(handle.remove\(\) removes it"):
         Pruner(net, SIZE, "cpu").prune_model(net.a, [0])
 
 
@@ -339,4 +339,4 @@ def test_a_layer_that_a_function_or_a_reference_leads_to_stays(refer):
     net.elsewhere = refer(net.a)
     structure = find_structure(net, SIZE)
     assert "a" not in structure.groups
-    assert "'a', which elsewhere of '' refers to past the model" in structure.frozen["a"]
+    assert "'a', reached through elsewhere of '' and not as a submodule" in structure.frozen["a"]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pruning_lab.graph import UntraceableError, find_structure
+from pruning_lab.coupling.structure import find_structure
+from pruning_lab.graph.refusals import UntraceableError
 from pruning_lab.pruner import Pruner
 
 ONES = torch.ones(6)

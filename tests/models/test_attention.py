@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
+from pruning_lab.coupling.structure import find_structure
 from pruning_lab.errors import UserError
-from pruning_lab.graph import find_structure
 from pruning_lab.models.attention import Attention, with_prunable_heads
-from tests.graph.checks import prune_and_compare
+from tests.coupling.checks import prune_and_compare
 from tests.oracles.twin import randomise_all
 
 
@@ -38,11 +38,11 @@ def test_heads_and_stream_of_swin_are_cut_exactly():
     model = with_prunable_heads(swin())
     structure = find_structure(model, (3, 24, 24))
     assert list(structure.frozen) == ["head"]
-    heads = structure.groups["features.1.0.attn.q"].players["features.1.0.attn.v"]
+    heads = structure.groups["features.1.0.attn.q"].unit_groups["features.1.0.attn.v"]
     assert heads.tolist() == [head for head in range(4) for _ in range(4)]
     stream = structure.groups["features.0.0"]
     assert len(stream) == 16
-    assert "features.1.1.mlp.3" in stream.players
+    assert "features.1.1.mlp.3" in stream.unit_groups
     outcome = prune_and_compare(model, (3, 24, 24))
     assert outcome.error < 1e-9
     assert outcome.step_error < 1e-9
@@ -69,7 +69,7 @@ def test_a_player_is_a_head_with_its_queries_keys_and_values():
     name = "encoder.layers.encoder_layer_0.self_attention"
     group = find_structure(model, (3, 16, 16)).groups[f"{name}.q"]
     heads = [head for head in range(4) for _ in range(4)]
-    assert {layer: row.tolist() for layer, row in group.players.items()} == {
+    assert {layer: row.tolist() for layer, row in group.unit_groups.items()} == {
         f"{name}.{layer}": heads for layer in "qkv"
     }
 

@@ -11,12 +11,13 @@ from torch import nn
 
 from pruning_lab.datasets.splits import Splits
 from pruning_lab.errors import UserError
+from pruning_lab.experiment.parts import build_model
 from pruning_lab.models import resnet_cifar
 from pruning_lab.models.convnet import ConvNet
 from pruning_lab.models.mlp import MLP
 from pruning_lab.models.torchvision_classifier import classifier
 from pruning_lab.models.vgg import VGG
-from pruning_lab.setup import build_model
+from pruning_lab.tasks import Classification
 
 
 @pytest.mark.parametrize("depth", [11, 13, 16, 19])
@@ -315,7 +316,7 @@ def test_every_config_builds_for_the_data_set(name, channels):
     splits = Splits(None, None, None, None, num_classes=6, input_size=(channels, 32, 32))
     device = "cpu" if name == "regnet" else "meta"  # RegNet computes its widths with tensors
     with torch.device(device):
-        model = build_model(config, splits)  # tries it in eval mode
+        model = build_model(config, splits, Classification())  # tries it in eval mode
         assert type(model) is CONFIGS[name]
         with torch.no_grad():
             assert model.train()(torch.zeros(64, channels, 32, 32)).shape == (64, 6)
@@ -335,7 +336,7 @@ def test_a_config_that_cannot_take_the_images_says_what_size_it_takes(name):
         torch.device("meta"),
         pytest.raises(UserError, match=r"^model: .*28x28.*dataset.size="),
     ):
-        build_model(config, splits)
+        build_model(config, splits, Classification())
 
 
 def test_a_broken_download_of_weights_is_explained(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from pruning_lab.graph.structure import Structure
+from pruning_lab.coupling.structure import Structure
 
 NORMS = ("layer_norm", "group_norm", "rms_norm")
 
@@ -114,14 +114,14 @@ def random_plan(structure, share, seed):
 
 
 def _leaving_one(group, order, count):
-    """The first ``count`` players of ``order`` that leave every layer a unit."""
-    left = {layer: len(row) for layer, row in group.players.items()}
+    """The first ``count`` unit_groups of ``order`` that leave every layer a unit."""
+    left = {layer: len(row) for layer, row in group.unit_groups.items()}
     chosen = []
-    for player in order.tolist():
-        takes = {layer: int((row == player).sum()) for layer, row in group.players.items()}
+    for unit_group in order.tolist():
+        takes = {layer: int((row == unit_group).sum()) for layer, row in group.unit_groups.items()}
         if len(chosen) < count and all(left[layer] > n or n == 0 for layer, n in takes.items()):
             left = {layer: left[layer] - n for layer, n in takes.items()}
-            chosen.append(player)
+            chosen.append(unit_group)
     return chosen
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pruning_lab.graph import units_of
+from pruning_lab.graph.kinds import units_of
 from pruning_lab.pruner import Pruner
 from tests.oracles.masked_twin import masked_twin, randomise, width
 from tests.pruner.networks import cuts, networks

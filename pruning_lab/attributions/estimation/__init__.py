@@ -1,0 +1,1 @@
+"""Reduce per-sample scores to unit scores with errors, and decide when to stop sampling."""

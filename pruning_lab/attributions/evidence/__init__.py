@@ -1,0 +1,1 @@
+"""Evidence for the formulas: weights, activations, gradients, and losses under masks."""

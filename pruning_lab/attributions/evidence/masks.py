@@ -1,0 +1,288 @@
+"""Criteria on the loss when units are set to 0, evaluated layer by layer, batch by batch."""
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from pruning_lab.attributions.base import AttributionMetric, Progress, Site
+from pruning_lab.attributions.estimation.reduction import Estimate, Reducer
+from pruning_lab.attributions.evidence.formulas import fitting
+from pruning_lab.attributions.evidence.game import Game
+from pruning_lab.attributions.observation.apart import check_apart
+from pruning_lab.attributions.observation.batches import Part, parts
+from pruning_lab.attributions.observation.checks import check_samples_apart, same
+from pruning_lab.attributions.observation.memory import Made, Room
+from pruning_lab.attributions.unit_groups import UnitGroups
+from pruning_lab.errors import UserError, check_choice, check_count
+from pruning_lab.partial_forward.cut import State, two_and_three
+from pruning_lab.partial_forward.shares import Share
+from pruning_lab.profiling import passes
+from pruning_lab.profiling.passes import Prediction
+from pruning_lab.runtime import distributed
+
+PRECISIONS = ("fp32", "bf16")
+
+MEMORY = defaultdict(lambda: 32 * 2**20, cuda=2**30)
+"""Approximate limit in bytes for the activations of a batch, and of its masked rows, by device:
+small enough for a CPU's caches, large enough to fill a GPU."""
+
+FEWEST_ROWS, MOST_ROWS = 4, 4096
+"""Smallest and largest number of masked rows that go through the model at once."""
+
+MANY = 16
+"""Number of rows from which matrix products for small maps pay off."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Cost of a sample as shares of a whole pass: before the sites of ``players``, and after them.
+
+    ``entered``: the cost after the sites if permutations are evaluated through the entry layer
+    (see Game), that of this layer and that of the rest; None if they are not.
+    """
+
+    players: int
+    before: float
+    after: Share
+    entered: tuple[float, float] | None
+
+    @property
+    def once(self) -> float:
+        """Fixed cost per sample before the first permutation, assuming batch size 1."""
+        layer, _ = self.entered or (0.0, 0.0)
+        return self.before + 2 * self.after.forward + 2 * layer
+
+    def walk(self, ways: int) -> float:
+        """Cost of one permutation: all coalitions except the first and the last."""
+        return (self.players - 1) * self._step(ways)
+
+    def removals(self) -> float:
+        """Cost of removing each player alone."""
+        return self.once + self.players * self._step(1)
+
+    def _step(self, ways: int) -> float:
+        layer, rest = self.entered or (0.0, self.after.forward)
+        return ways * rest + layer / self.players
+
+
+class MaskMetric(AttributionMetric):
+    """A criterion on the losses of a layer's coalitions of units.
+
+    Only the part of the model after the layer runs again for each. ``samples`` limits how many
+    samples are read; ``precision="bf16"`` runs that part under bfloat16 autocast, the exact
+    ``"fp32"`` in the model's own type. Batches and masked rows are split into parts of about
+    ``memory`` bytes, an attribute that may be set; copies of weights come on top.
+    """
+
+    evidence: ClassVar[str] = "losses under masks"
+    options: ClassVar[tuple[str, ...]] = ("samples", "precision")
+
+    samples: int | None = None
+    precision: str = "fp32"
+
+    @cached_property
+    def memory(self) -> int:
+        return MEMORY[self.device.type]
+
+    def _check_options(self) -> None:
+        if self.samples is not None:
+            check_count("samples", self.samples)
+        check_choice("precision", self.precision, PRECISIONS)
+
+    def _games(
+        self,
+        graph: Any,
+        unit_groups: UnitGroups,
+        after_activation: bool,
+        at_most: int | None = None,
+        numbers: range | None = None,
+    ) -> Iterator[tuple[Game, Part]]:
+        """Yield the parts of the data, of up to ``at_most`` samples, each with its game.
+
+        ``numbers``: the samples to read, by default the first ``samples``.
+        """
+        start, stop = (numbers.start, numbers.stop) if numbers else (0, self.samples)
+        room, seen, at_once = None, start, 0
+        sites, opened = self._cut(graph, unit_groups, after_activation)
+        with closing(opened) as cut:
+            play = partial(self._game, cut, sites)
+            for batch in self.batches.read(stop, start):
+                if room is None:
+                    room = self._room(cut, play, *batch)
+                    at_once = distributed.agreed(
+                        partial(min, room.samples, at_most or room.samples)
+                    )
+                for part in parts(batch, at_once, seen):
+                    yield play(cut.before(part.x), part.target, room), part
+                seen += len(batch[0])
+
+    def _cut(
+        self, graph: Any, unit_groups: UnitGroups, after_activation: bool
+    ) -> tuple[list[Site], Any]:
+        sites = self._sites(graph, unit_groups, after_activation)
+        return sites, graph.cut([(site.node, site.axis) for site in sites])
+
+    def _opened(
+        self, unit_groups: Sequence[UnitGroups], after_activation: bool
+    ) -> tuple[Any, list[int]]:
+        """Return the model's graph and the numbers of players; UserError if some have no scores."""
+        check_samples_apart(self.model)
+        graph = self._graph(unit_groups)
+        for groups in unit_groups:
+            self._cut(graph, groups, after_activation)
+        counts = self._counts(graph, unit_groups, after_activation)
+        check_apart(self._output, self.batches.pair(), self._raw_losses)
+        return graph, counts
+
+    def _parts(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> list[Parts]:
+        """Return the cost of a sample for each set of unit groups, measured on the first one."""
+        graph, counts = self._opened(unit_groups, after_activation)
+        batch, targets = next(self.batches.read(1))
+        x, target = (two_and_three(tensor)[0] for tensor in (batch, targets))
+        costs = []
+        for groups, count in zip(unit_groups, counts, strict=True):
+            sites, opened = self._cut(graph, groups, after_activation)
+            with closing(opened) as cut:
+                game = self._game(cut, sites, cut.before(x.clone()), target, Room(2, 2, 2))
+                entry = cut.entry if game.by_entry else None
+                entered = (entry.share.forward, entry.share_rest.forward) if entry else None
+                costs.append(Parts(count, cut.share_before.forward, cut.share_after, entered))
+        return costs
+
+    def _game(
+        self, cut: Any, sites: list[Site], state: State, targets: torch.Tensor, room: Room
+    ) -> Game:
+        def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+            exact = output if self.precision == "fp32" else output.float()
+            return self._losses(exact, targets[samples])
+
+        return Game(cut, sites, state, losses, room, self._autocast)
+
+    @torch.no_grad()
+    @passes.checking()
+    def _room(
+        self, cut: Any, play: Callable[..., Game], batch: torch.Tensor, targets: torch.Tensor
+    ) -> Room:
+        """Return the batch sizes that fit into ``memory``, by the first sample; prepare ``cut``."""
+        x, target = (t[:1].repeat_interleave(2, 0) for t in (batch, targets))
+        cut.before(x.clone())  # the first call also checks the model
+        with Made(self.model) as before:
+            state = cut.before(x.clone())
+        played = play(state, target, Room(2, 2, 2))
+        with Made(self.model) as after:
+            _ = played.ends
+        largest = max(1, after.largest // 2)
+        room = Room(
+            max(1, self.memory // max(1, before.bytes)),  # of two samples: units' inputs fit, too
+            max(FEWEST_ROWS, min(MOST_ROWS, self.memory // (4 * largest))),
+            max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows: forward and backward
+        )
+        exact = self.precision == "fp32"
+        cut.prepare(state, many=exact and room.rows >= MANY)
+        if exact:
+            self._check_parts(x, target, play(state, target, Room(2, 2, 2)))
+        return room
+
+    def _check_parts(self, x: torch.Tensor, target: torch.Tensor, played: Game) -> None:
+        """Raise UserError unless the parts of the model give the loss of the whole model."""
+        passes.forward(len(x))
+        expected = self._losses(self.model(x.clone()), target)
+        scale = max(losses.abs().max().item() for losses in (expected, *played.ends))
+        for losses in (played.ends[0], played.full_by_entry()):
+            if np.isfinite(scale) and not same(expected, losses, scale):
+                raise UserError(
+                    f"{type(self.model).__name__}, run in two parts, gives the loss "
+                    f"{losses[0]:.6g} instead of {expected[0]:.6g}: perhaps a tensor is changed in "
+                    "place under two names, or the code draws at random."
+                )
+        halves = played.half()
+        if np.isfinite(scale) and not all(same(halves[0], losses, scale) for losses in halves):
+            raise UserError(
+                f"Without half of the units {type(self.model).__name__} gives the loss "
+                f"{halves[0][0]:.6g}, but {halves[1][0]:.6g} when they are subtracted from the "
+                "next layer's output: a hook, or code that replaces torch's own, changes values "
+                "between the two layers. Remove it, or put it into a module of its own."
+            )
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+
+class OneRoundMetric(MaskMetric):
+    """A criterion whose coalitions are known before any is evaluated."""
+
+    skips: ClassVar[bool] = False
+    """True if units that are 0 anyway are skipped: the predicted cost is an upper bound."""
+
+    @abstractmethod
+    def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scores of a batch, (samples, players), and their sampling variances.
+
+        ``first`` is the number of the batch's first sample in all the data.
+        """
+
+    def _numbers(self, players: int) -> int:
+        """Return the number of scores per sample: one per player."""
+        return players
+
+    def _draws(self) -> int:
+        """Return the number of independent draws per sample that give the variances."""
+        return 1
+
+    @abstractmethod
+    def _rows(self, players: int) -> tuple[int, int]:
+        """Return the number of coalitions per sample, and how many of them need a backward pass."""
+
+    def _evaluations(self, players: int) -> int:
+        forward, backward = self._rows(players)
+        return forward + 2 * backward  # a backward pass takes about as long as two forward
+
+    def _predict(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> Prediction:
+        samples, forward, backward = self.batches.count(self.samples), 0.0, 0.0
+        for part in self._parts(unit_groups, after_activation):
+            self._at_most(part.players)
+            there, back = self._passes(part)
+            forward, backward = forward + samples * there, backward + samples * back
+        return Prediction(forward, backward, at_most=self.skips)
+
+    def _passes(self, part: Parts) -> tuple[float, float]:
+        """Return the cost of a sample, forward and backward, in whole passes."""
+        there, back = self._rows(part.players)
+        return part.before + there * part.after.forward, back * part.after.backward
+
+    def _at_most(self, players: int) -> int | None:
+        """Return the maximum number of samples at once, if any; UserError for too many players."""
+
+    def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
+        for count in self._opened(unit_groups, after_activation)[1]:
+            self._at_most(count)
+
+    def _estimate(
+        self, unit_groups: Sequence[UnitGroups], after_activation: bool, progress: Progress
+    ) -> list[Estimate]:
+        graph, counts = self._opened(unit_groups, after_activation)
+        limits, estimates = [self._at_most(count) for count in counts], []
+        for index, count in enumerate(counts):
+            progress.planned(index, self.batches.available(self.samples) * self._evaluations(count))
+        for index, (each, count, limit) in enumerate(zip(unit_groups, counts, limits, strict=True)):
+            reducer = Reducer(self.reduction, self._draws())
+            for game, part in self._games(graph, each, after_activation, limit):
+                shape = len(part.x), self._numbers(count)
+                scores, variances = (
+                    fitting(values, shape, "(samples, players)", self._score)
+                    for values in self._score(game, part.first)
+                )
+                reducer.add(scores, variances, part.samples)
+                progress.done(index, part.samples * self._evaluations(count))
+                del game  # before the next one is made: it is large
+            estimates.append(reducer.estimate())
+        return estimates

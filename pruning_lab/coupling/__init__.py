@@ -1,0 +1,1 @@
+"""Find the units of a model that can only be removed together."""

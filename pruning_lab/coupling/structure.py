@@ -1,0 +1,311 @@
+"""Find coupled units, units that cannot be removed, and all tensors and attributes that shrink."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from pruning_lab.coupling.call import Findings
+from pruning_lab.coupling.follow import follow
+from pruning_lab.coupling.sizes import add_sizes
+from pruning_lab.coupling.slots import components
+from pruning_lab.coupling.widths import read_unnoticed, watch
+from pruning_lab.graph.added_code import added_code
+from pruning_lab.graph.as_run import check_as_run
+from pruning_lab.graph.kinds import LAYERS
+from pruning_lab.graph.refusals import UntraceableError, check_initialised, told, untraceable
+from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.graph.tracing import operations
+from pruning_lab.runtime.model_state import state_kept
+
+STAYS = -1
+"""The class of everything that cannot be removed."""
+
+
+@dataclass(frozen=True)
+class CoupledLayers:
+    """Layers whose units can only be removed together.
+
+    A unit group is what is removed at once: usually one unit of each layer. ``unit_groups[layer]``
+    (units,) is the number of each unit's unit group, or -1 where the unit cannot be removed.
+    ``name`` is that of the first layer.
+    """
+
+    name: str
+    unit_groups: dict[str, torch.Tensor]
+    classes: torch.Tensor  # of each unit group
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def covered_by(self, layers: Collection[str]) -> bool:
+        """Return True if every unit group has a unit in one of these layers."""
+        rows = [row for layer, row in self.unit_groups.items() if layer in layers]
+        seen = torch.cat(rows).unique() if rows else torch.empty(0)
+        return int((seen >= 0).sum()) == len(self)
+
+
+@dataclass(frozen=True)
+class Follows:
+    """The attribute ``module.name`` (at ``index`` if it is a tuple) is ``len(classes) // per``."""
+
+    module: str
+    name: str
+    index: int | None
+    classes: torch.Tensor
+    per: int
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The coupling of a model's units. It refers to no tensor of the model, so it fits all copies.
+
+    Units that can only be removed together have the same class, an integer; STAYS is the class of
+    what cannot be removed. ``tensors`` holds the classes along (parameter or buffer, dimension),
+    ``units`` those of each layer's units, ``dropouts`` those that each Dropout sees, and ``frozen``
+    the reason why some or all units of a layer cannot be removed. Equal rows are the same tensor,
+    so that a result computed for one row can be reused for all.
+    """
+
+    tensors: dict[tuple[str, int], torch.Tensor]
+    units: dict[str, torch.Tensor]
+    follows: list[Follows]
+    dropouts: dict[str, torch.Tensor]
+    frozen: dict[str, str]
+    count: int  # of classes
+
+    def __str__(self) -> str:
+        """List the coupled layers, then the layers with units that cannot be removed."""
+        lines = [
+            f"{name}: {len(group)} x {', '.join(group.unit_groups)}"
+            for name, group in self.groups.items()
+        ]
+        stays = [f"  {layer}: {reason}" for layer, reason in self.frozen.items()]
+        return "\n".join([*lines, "Units that cannot be removed:", *stays])
+
+    def marked(self, classes: torch.Tensor) -> torch.Tensor:
+        """Return a mask of all classes: ``mask[row]`` is True where ``row`` has one of these."""
+        marks = torch.zeros(self.count + 1, dtype=torch.bool)  # the last entry is for STAYS, -1
+        marks[classes] = True
+        return marks
+
+    def without(self, classes: torch.Tensor) -> "Structure":
+        """Return the structure of the model after these classes are removed."""
+        stays = ~self.marked(classes)
+        remaining = cache(lambda row: row[stays[row]])
+        return replace(
+            self,
+            tensors={key: remaining(row) for key, row in self.tensors.items()},
+            units={layer: remaining(row) for layer, row in self.units.items()},
+            follows=[replace(item, classes=remaining(item.classes)) for item in self.follows],
+            dropouts={module: remaining(row) for module, row in self.dropouts.items()},
+        )
+
+    @cached_property
+    def groups(self) -> dict[str, CoupledLayers]:
+        """Coupled layers by the name of their first layer, in the order in which these run."""
+        layers = [layer for layer, row in self.units.items() if (row != STAYS).any()]
+        rows = [self.units[layer] for layer in layers]
+        owner = [np.full(len(row), k) for k, row in enumerate(rows)]
+        coupled: dict[int, list[str]] = {}
+        for layer, number in zip(layers, _components(owner, rows), strict=True):
+            coupled.setdefault(number, []).append(layer)
+        return {members[0]: self._group(members[0], members) for members in coupled.values()}
+
+    def _group(self, name: str, layers: list[str]) -> CoupledLayers:
+        rows = torch.cat([self.units[layer] for layer in layers]).tolist()
+        number = {c: k for k, c in enumerate(dict.fromkeys(c for c in rows if c != STAYS))}
+        unit_groups = {
+            layer: torch.tensor([number.get(c, STAYS) for c in self.units[layer].tolist()])
+            for layer in layers
+        }
+        return CoupledLayers(name, unit_groups, torch.tensor(list(number)))
+
+
+def _components(owner: list[np.ndarray], rows: list[torch.Tensor]) -> list[int]:
+    """Return the group number of each layer; layers that share a class are in the same group."""
+    if not rows:
+        return []
+    count = len(rows)
+    classes = np.concatenate([row.numpy() for row in rows])
+    moves = classes != STAYS
+    size = int(count + classes.max() + 1)
+    return components(np.concatenate(owner)[moves], count + classes[moves], size)[:count].tolist()
+
+
+def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
+    """Trace ``model`` in both modes and follow its units through every operation.
+
+    The model takes one tensor of floats; ``input_size`` excludes the batch dimension. Only shapes
+    of the model are read; it is neither run nor changed. Raises UntraceableError if it cannot be
+    traced or does not take inputs of this size, UserError if it does not take one tensor or has
+    parameters without a shape.
+    """
+    check_initialised(model)
+    added = added_code(model)
+    if "" in added:  # concerns the whole model
+        layers = (name for name, m in model.named_modules() if isinstance(m, LAYERS))
+        return Structure({}, {}, [], {}, dict.fromkeys(layers, added[""]), 0)
+    findings, bones = Findings(), skeleton(model)
+    widths = watch(bones, lambda key: findings.read.add(key))
+    opaque = {bones.get_submodule(name) for name in added}
+
+    def traced() -> tuple[fx.Graph, str]:
+        graph = operations(bones, opaque)
+        return graph, _described(bones, graph)
+
+    dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
+    x = torch.empty(2, *input_size, dtype=dtype, device="meta")
+    seen = set()
+    for training in (False, True):  # some heads exist only in training
+        bones.train(training)
+        graph, code = traced()
+        if new := code not in seen:
+            findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
+        read = set(findings.read)
+        if new:
+            _follow(bones, graph, x, findings, added)
+            read |= findings.passed
+            seen.add(code)
+        check_as_run(bones, graph, x)
+        findings.read = read  # drops reads made since by torch's own modules
+    names = {id(tensor): name for name, tensor in _tensors(bones)}
+    _freeze_added(bones, findings, names, added)
+    add_sizes(bones, findings, names)
+    _freeze_read_widths(findings)
+    _freeze_shared_memory(model, findings)
+    return _structure(bones, findings)
+
+
+def _freeze_added(
+    bones: nn.Module, findings: Findings, names: Mapping[int, str], added: Mapping[str, str]
+) -> None:
+    """Freeze all tensors of modules with added code, which may read any of them."""
+    for path, reason in added.items():
+        for _, tensor in _tensors(bones.get_submodule(path)):
+            for dim, size in enumerate(tensor.shape):
+                findings.slots.freeze(findings.slots.of(names[id(tensor)], dim, size), reason)
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _freeze_read_widths(findings: Findings) -> None:
+    """Freeze units whose number the code calculates with: removing some would change the result."""
+    for key in findings.read:
+        attribute = findings.attributes.get(key)
+        if attribute is not None and attribute.numbers is not None:
+            reason = f"the code calculates with {attribute.module}.{attribute.name}"
+            findings.slots.freeze(attribute.numbers, reason)
+
+
+def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
+    """Freeze parameters that share their memory: slicing would make separate copies."""
+    owners: dict[int, list[str]] = {}
+    for name, tensor in _tensors(model):
+        if not tensor.is_meta and tensor.numel():
+            owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+    shared = {name: names for names in owners.values() if len(names) > 1 for name in names}
+    for (name, _), numbers in findings.slots.ranges().items():
+        if name in shared:
+            reason = f"{' and '.join(shared[name])} share their memory"
+            findings.slots.freeze(numbers, reason)
+
+
+def _follow(
+    bones: nn.Module,
+    graph: fx.Graph,
+    x: torch.Tensor,
+    findings: Findings,
+    added: Mapping[str, str],
+) -> None:
+    size = "x".join(map(str, x.shape[1:]))
+    try:
+        with state_kept(bones):
+            follow(bones, graph, x, findings, added)
+    except Exception as error:  # the user's code runs on shapes: anything may be raised
+        if x.is_floating_point() and _followed(bones, graph, x.long(), added):
+            raise untraceable(
+                bones, f"its input of {size} must be integers; only a tensor of floats is supported"
+            ) from error
+        without = "".join(f"; {reason}" for reason in list(added.values())[:1])
+        raise untraceable(bones, f"with inputs of {size}, {told(error)}{without}") from error
+
+
+def _followed(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, added: Mapping[str, str]) -> bool:
+    try:
+        _follow(bones, graph, x, Findings(), added)
+    except UntraceableError:
+        return False
+    return True
+
+
+def _described(bones: nn.Module, graph: fx.Graph) -> str:
+    """Return the code's operations and constants as text that does not depend on the widths."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+
+    def named(value: Any) -> Any:
+        return f"%{order[value]}" if isinstance(value, fx.Node) else getattr(value, "key", value)
+
+    def target(node: fx.Node) -> Any:
+        if node.op != "get_attr" or not str(node.target).startswith("_tensor_constant"):
+            return node.target
+        constant = getattr(bones, str(node.target))
+        return constant.shape if constant.is_meta else (constant.dtype, constant.tolist())
+
+    arguments = fx.node.map_aggregate
+    return str(
+        [
+            (node.op, target(node), arguments(node.args, named), arguments(node.kwargs, named))
+            for node in graph.nodes
+        ]
+    )
+
+
+def _structure(model: nn.Module, findings: Findings) -> Structure:
+    classes = findings.slots.classes()
+    reasons = findings.slots.reasons(classes)
+    left = classes.clone()
+    stays = torch.ones(int(classes.max()) + 1, dtype=torch.bool)
+    for numbers in findings.units.values():  # slots that belong to no layer's unit stay
+        stays[classes[numbers]] = False
+    stays[list(reasons)] = True
+    left[stays[classes]] = STAYS
+    ranges = findings.slots.ranges()
+    equal: dict[bytes, torch.Tensor] = {}
+
+    def row(numbers: torch.Tensor) -> torch.Tensor:
+        entries = left[numbers]
+        return equal.setdefault(entries.numpy().tobytes(), entries)
+
+    rows = {key: row(numbers) for key, numbers in ranges.items()}
+    units = {layer: row(numbers) for layer, numbers in findings.units.items()}
+    follows = [
+        Follows(item.module, item.name, item.index, row(item.numbers), item.per)
+        for item in findings.attributes.values()
+        if item.numbers is not None
+    ]
+    dropouts = {module: row(numbers) for module, numbers in findings.dropouts.items()}
+
+    def reason(numbers: torch.Tensor) -> str:
+        return reasons[int(classes[numbers[left[numbers] == STAYS][0]])]
+
+    frozen = {
+        layer: reason(numbers)
+        for layer, numbers in findings.units.items()
+        if (units[layer] == STAYS).any()
+    }
+    names = {id(tensor): name for name, tensor in _tensors(model)}
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and name not in units:
+            keys = [(names[id(tensor)], 0) for _, tensor in _tensors(module)]
+            seen = [c for key in keys if key in ranges for c in classes[ranges[key]].tolist()]
+            uncalled = "its weight is used by other code, it is not called itself"
+            known = filter(None, map(reasons.get, seen))
+            frozen[name] = next(known, uncalled if seen else "it never runs")
+    return Structure(rows, units, follows, dropouts, frozen, len(stays))

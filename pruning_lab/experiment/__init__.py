@@ -1,0 +1,1 @@
+"""One experiment, from the configuration to its record."""

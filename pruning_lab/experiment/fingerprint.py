@@ -1,0 +1,245 @@
+"""What determines a result, and the names that are made of it.
+
+Where data and results lie, how many jobs run at once and what is kept of a run determine nothing.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from pruning_lab.config.build import build, find_target, plain
+from pruning_lab.config.sections import Settings, read_settings
+from pruning_lab.datasets import Splits
+from pruning_lab.errors import UserError
+from pruning_lab.experiment.parts import build_data, build_model
+from pruning_lab.experiment.pruning_run import prune
+from pruning_lab.provenance.environment import working
+from pruning_lab.provenance.inputs_read import Seen, inputs, look_at, watching
+from pruning_lab.provenance.source_code import digest_of_program, remember
+from pruning_lab.runtime import distributed
+from pruning_lab.runtime.device import find_device
+from pruning_lab.runtime.random_streams import seed_all, streams_kept
+from pruning_lab.tasks.task import Task
+from pruning_lab.training.fit import fit
+
+Config = Mapping[str, Any]
+"""A configuration as plain dictionaries."""
+
+PLACES = ("root", "download", "debian_package")
+"""Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
+
+METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
+"""What is done with a baseline."""
+
+
+TRAINING = "baseline.training"
+
+BUILT = ("schedule", TRAINING, "finetune")
+"""What is built of plain settings: code of the user's own may take them from elsewhere."""
+
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
+"""Where an object lies in memory."""
+
+THREADS = torch.get_num_threads()
+"""As many as torch chooses; a job of a sweep must not inherit another job's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration whose numbers are checked, with its data, before anything else is built.
+
+    ``start`` is what a network starts from, ``name`` the identity of the whole run. What was read
+    on the way, which no name tells, is in ``seen``; for the network and the data alone, ``begun``.
+    """
+
+    settings: Settings
+    device: torch.device
+    threads: int
+    task: Task
+    splits: Splits
+    start: dict[str, Any]
+    name: str
+    begun: Seen
+    seen: Seen
+
+
+@working()
+def identify(config: DictConfig) -> Job:
+    """What determines the result of a configuration. The fresh network is built, and let go."""
+    checked = read_settings(config)
+    device, threads = find_device(checked.device), checked.threads or THREADS
+    settings = plain(config)
+    with watching():  # what is read while the user's modules are imported
+        for part in ("model", "dataset", "task"):
+            list(_made(settings[part], part))
+        task: Task = build(config.task, "task", Task)
+    data = OmegaConf.to_yaml(config.dataset, resolve=True)
+    own = {part: OmegaConf.to_container(config[part], resolve=True) for part in ("model", "task")}
+    made = OmegaConf.to_yaml(OmegaConf.create(own))
+    splits, samples = distributed.leader_first(lambda: _data(data))
+    network, begun = distributed.leader_first(lambda: _network(made, checked.seeds.init, data))
+    if begun.is_outdated():  # made for an earlier job of this process
+        _data.cache_clear()
+        _network.cache_clear()
+        splits, samples = _data(data)
+        network, begun = _network(made, checked.seeds.init, data)
+    start = start_determinants(settings, samples, network, device, threads)
+    with watching():
+        for part in METHOD:
+            list(_made(settings[part], part))
+        built = {part: _described(build(OmegaConf.select(config, part), part)) for part in BUILT}
+        whole = run_determinants(start | {"fitted": built[TRAINING]}, settings)
+    start["fitted"] = built[TRAINING]
+    name = identity(whole | {"built": built})
+    return Job(checked, device, threads, task, splits, start, name, begun, Seen(begun.answer))
+
+
+def _described(made: Any) -> str:
+    """What an object of plain settings was built with, whoever has set it."""
+    return ADDRESS.sub("", repr(sorted(vars(made).items())))
+
+
+@lru_cache(maxsize=1)  # jobs of a sweep mostly share their data
+def _data(settings: str) -> tuple[Splits, str]:
+    """The data set of these settings, and its fingerprint."""
+    config = OmegaConf.create(settings)
+    assert isinstance(config, DictConfig)
+    splits = build_data(config)
+    return splits, splits.fingerprint()
+
+
+@cache  # jobs of a sweep share their networks, too
+def _network(settings: str, seed: int, data: str) -> tuple[str, Seen]:
+    """The hash of the fresh network of these settings, and what was seen while it was made."""
+    config, splits = OmegaConf.create(settings), _data(data)[0]
+    assert isinstance(config, DictConfig)
+    with streams_kept(), watching():
+        model = fresh_model(config.model, splits, build(config.task, "task", Task), seed)
+    x = torch.randn(8, *splits.input_size, generator=torch.Generator().manual_seed(0))
+    answer = look_at(model, x).answer
+    return digest_of_network(model), Seen(answer, inputs())
+
+
+def fresh_model(config: DictConfig, splits: Splits, task: Task, seed: int) -> nn.Module:
+    """The model of a configuration, its weights drawn by this seed."""
+    seed_all(seed)
+    return build_model(config, splits, task)
+
+
+def digest_of_network(model: nn.Module) -> str:
+    """A hash of a network: kinds, modes and settings of its modules, and the tensors they hold.
+
+    Of a tensor also counts whether it is trained (``requires_grad``).
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        kind = type(module)
+        shown = module.extra_repr() if kind.__module__.startswith("torch.") else ""
+        settings = f"{module.training} {ADDRESS.sub('', shown)}"
+        digest.update(f"{name} {kind.__qualname__} {settings}".encode())
+        held = {**module._parameters, **module._buffers, **vars(module)}
+        for key, value in sorted(held.items(), key=lambda item: item[0]):
+            if isinstance(value, torch.Tensor):
+                about = f"{value.dtype} {tuple(value.shape)} {value.requires_grad}"
+                digest.update(f"{name}.{key} {about}".encode())
+                digest.update(_bytes_of(value))
+    return digest.hexdigest()[:12]
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    """The numbers of a tensor; nothing of one that has none."""
+    if tensor.is_meta:
+        return b""
+    dense = tensor.detach().cpu().to_dense() if tensor.is_sparse else tensor.detach().cpu()
+    return dense.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def identity(determinants: Any) -> str:
+    """Twelve hex digits that name whatever the determinants determine (sha256 of their JSON)."""
+    text = json.dumps(determinants, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def start_determinants(
+    config: Config, samples: str, network: str, device: torch.device, threads: int
+) -> dict[str, Any]:
+    """What a network starts from: its making, its data, its training, and the arithmetic."""
+    checkpoint = config["baseline"]["checkpoint"]
+    ways = distributed.count()  # shares of a batch round otherwise than the whole
+    return {
+        "model": config["model"],
+        "task": config["task"],
+        "dataset": {k: v for k, v in config["dataset"].items() if k not in PLACES},
+        "samples": samples,
+        "network": network,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
+        "training": config["baseline"]["training"] if checkpoint is None else None,
+        "checkpoint": None if checkpoint is None else _digest(Path(checkpoint)),
+        "seeds": {key: config["seeds"][key] for key in ("init", "order")},
+        "threads": threads,
+        "device": device.type,
+        **({"processes": ways} if ways > 1 else {}),
+    }
+
+
+def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """What the trained baseline depends on.
+
+    Of the code, the classes of the model's modules count, with all that they import, and all that
+    the training imports.
+    """
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    code = {
+        "model": sorted(map(digest_of_program, kinds)),
+        "training": digest_of_program(fit),
+    }
+    return {**start, "code": code}
+
+
+def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """What the result of a whole run depends on.
+
+    Of the code, all counts that what the configuration names imports, and the pruning of a track.
+    """
+    parts = ("model", "task", "dataset", "baseline", *METHOD)
+    made = [each for part in parts for each in _made(config[part], part)]
+    code = {name: digest_of_program(each, target) for name, target, each in made}
+    return {
+        **start,
+        **{key: config[key] for key in METHOD},
+        "seeds": config["seeds"],
+        "code": code | {"track": digest_of_program(prune)},
+    }
+
+
+def _made(part: Any, group: str) -> Iterator[tuple[str, str, Any]]:
+    """All that a part of the configuration makes: where its ``_target_`` stands, that, and it."""
+    if isinstance(part, Mapping):
+        if "_target_" in part:
+            yield group, part["_target_"], find_target(part["_target_"], group)
+        for key, value in part.items():
+            yield from _made(value, f"{group}.{key}")
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            yield from _made(value, f"{group}.{number}")
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(
+            f"baseline.checkpoint={path} is not a file; give a state dict (.safetensors, .pt)."
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+remember()

@@ -1,0 +1,75 @@
+"""Score layers by a criterion, with what it takes; the only place where an experiment scores."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import torch
+from omegaconf import DictConfig
+
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.evidence.activations import ActivationMetric, run_together
+from pruning_lab.attributions.unit_groups import UnitGroups
+from pruning_lab.config.build import plain
+from pruning_lab.experiment.network import Network
+from pruning_lab.experiment.progress import ScoringBar
+from pruning_lab.experiment.pruning_run import Scored
+from pruning_lab.experiment.seeds import seeded
+from pruning_lab.profiling.passes import measured
+from pruning_lab.runtime.terminal import layers_in_words
+
+log = logging.getLogger(__name__)
+
+
+def score(
+    metric: AttributionMetric,
+    unit_groups: Mapping[str, UnitGroups],
+    device: torch.device,
+    bar: ScoringBar | None = None,
+) -> Scored:
+    """Score after BatchNorm and non-linearity; ``bar`` shows the progress."""
+    with bar or nullcontext(), measured(device) as cost:
+        found = metric.estimate(list(unit_groups.values()), True, bar)
+    return dict(zip(unit_groups, found, strict=True)), cost
+
+
+def score_network(
+    metric: AttributionMetric,
+    network: Network,
+    unit_groups: Mapping[str, UnitGroups],
+    seed: int,
+    name: str,
+    settings: str = "",
+) -> Scored:
+    """Score players of a network with a progress bar.
+
+    ``seed`` is that of criteria that draw from the shared random streams.
+    """
+    log.info("Scoring %s by %s%s ...", layers_in_words(unit_groups), name, settings)
+    later = network.work_after()
+    bar = ScoringBar(name, [later.get(each, 1) for each in unit_groups])
+    seeded(seed, 0)
+    return score(metric, unit_groups, network.pruner.device, bar)
+
+
+def score_together(
+    metrics: Mapping[str, ActivationMetric],
+    unit_groups: Mapping[str, UnitGroups],
+    seed: int,
+    device: torch.device,
+) -> dict[str, Scored]:
+    """Score by several criteria in one pass over the data; each is said to take all of it."""
+    log.info("Scoring %s by %s in one pass ...", layers_in_words(unit_groups), ", ".join(metrics))
+    seeded(seed, 0)
+    with measured(device) as cost:
+        found = run_together(list(metrics.values()), list(unit_groups.values()), True)
+    return {
+        name: (dict(zip(unit_groups, scores, strict=True)), cost)
+        for name, scores in zip(metrics, found, strict=True)
+    }
+
+
+def settings_in_words(settings: DictConfig) -> str:
+    """`` (reduction=mean, sv_samples=2)``: the settings of a criterion that are given."""
+    shown = {k: v for k, v in plain(settings).items() if not (k.startswith("_") or v is None)}
+    return f" ({', '.join(f'{key}={value}' for key, value in shown.items())})"

@@ -1,0 +1,171 @@
+"""Criteria compared on networks of your own, without configuration files and without MLflow."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pruning_lab.attributions import AttributionMetric
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.errors import UserError
+from pruning_lab.experiment.conditions import Conditions, Measured
+from pruning_lab.experiment.network import Network
+from pruning_lab.experiment.pruning_run import NullRecorder, PruningRun, Scored, StepResult, prune
+from pruning_lab.experiment.scoring import score
+from pruning_lab.experiment.seeds import seeded
+from pruning_lab.pruning.schedules import Schedule
+from pruning_lab.records.step import MAIN
+from pruning_lab.runtime.random_streams import streams_kept
+from pruning_lab.tasks import Classification, Task
+from pruning_lab.training.recipe import Training
+
+Criterion = Callable[..., AttributionMetric]
+"""Called as ``criterion(model, batches, loss, device)``: a class, or a partial of one."""
+
+Also = Callable[[PruningRun, int, StepResult], Mapping[str, Any]]
+"""Called as ``also(run, step, result)`` after each step of a track; gives more columns."""
+
+
+def compare_criteria(
+    baselines: nn.Module | Sequence[nn.Module],
+    splits: Splits,
+    criteria: Mapping[str, Criterion],
+    schedule: Schedule,
+    finetune: Training | Mapping[str, Training],
+    *,
+    untuned: bool = True,
+    stale: bool = False,
+    recalibrate: int = 1000,
+    undo_harm: bool = True,
+    every_stage: bool = True,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    seeds: Sequence[int] | None = None,
+    task: Task | None = None,
+    also: Also = lambda run, step, result: {},
+) -> pd.DataFrame:
+    """Prune a copy of every baseline by every criterion; one row a run, track and step.
+
+    The frame has the columns of ``read_runs``: ``quality_curves``, ``measure_runs``, ``sections``
+    of ``pruning_lab.compare`` take it as it is. ``baselines`` are trained networks of one
+    architecture, which stay as they are; several of them are the blocks of the comparison. Criteria
+    draw with the seeds that they were given.
+
+    Args:
+        baselines: the network, or the networks.
+        splits: the data set, as the networks were trained on.
+        criteria: by the name that their rows have.
+        schedule: what is removed at each step.
+        finetune: the training after each cut, or several by name: each is a run of its own, with
+            the name in its column ``finetune`` (keep one for figures), from the same first scores.
+        untuned: prune a copy without fine-tuning, too.
+        stale: prune a copy without fine-tuning and recalibration, too.
+        recalibrate: from how many training samples BatchNorm's statistics are made anew after a
+            cut; 0 for not at all.
+        undo_harm: undo fine-tuning that does not improve the validation accuracy.
+        every_stage: measure right after the cut and before fine-tuning, too; without it a step is
+            measured at its end only, which is faster, and the columns of other stages have gaps.
+        batch_size: how many samples are scored at a time.
+        device: where all runs.
+        seeds: of the order of the training data, another for each baseline; 0, 1, 2 ... by default.
+        task: what the networks are for; classification by default.
+        also: measures more at each step.
+
+    Raises:
+        UserError: for no baseline or criterion, for ``undo_harm`` without ``every_stage``, which it
+            compares, for splits with samples that are none of theirs or
+            of another split, and for what cannot be pruned or scored.
+    """
+    given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
+    if not given or not criteria:
+        raise UserError(
+            f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
+        )
+    orders = list(range(len(given)) if seeds is None else seeds)
+    if len(set(orders)) != len(given) or len(orders) != len(given):
+        raise UserError(
+            f"seeds={orders} are not possible for {len(given)} baselines: give each one its own."
+        )
+    splits.fingerprint()
+    task = task or Classification()
+    for model in given:
+        task.check(model, splits)
+    recipes = finetune
+    if isinstance(recipes, Training):
+        recipes = {"sgd" if recipes else "none": recipes}
+    about = {
+        "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
+        "setting": "", "metric_settings": "{}",
+    }  # fmt: skip
+    batches, device = loader(splits.score, batch_size), torch.device(device)
+    rows: list[dict[str, Any]] = []
+    measured_once: dict[int, Measured] = {}
+    runs = list(product(zip(orders, given, strict=True), criteria.items()))
+    with streams_kept([device]):  # training seeds them
+        for (seed, model), (name, criterion) in tqdm(runs, "Comparing", disable=None):
+            base = Network(copy.deepcopy(model).to(device), splits.input_size, device)
+            conditions: dict[str, dict[str, Conditions]] = {}
+            for recipe, training in recipes.items():
+                own = Conditions(
+                    task, splits, schedule, training, seed, recalibrate, undo_harm, every_stage
+                )
+                conditions[recipe] = {MAIN: own, **own.controls(base, untuned, stale)}
+            head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
+            whole = measured_once.get(seed) or own.measure(base)
+            measured_once[seed] = whole
+            for recipe, row in _pruned(base, whole, criterion, batches, conditions, also):
+                this = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
+                rows.append({**this, **head, **about, **row})
+    return pd.DataFrame(rows)
+
+
+class _Rows(NullRecorder):
+    """The rows of a track, with the columns that ``also`` gives."""
+
+    def __init__(self, also: Also) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._also = also
+
+    def step(self, run: PruningRun, number: int, result: StepResult) -> None:
+        own = {"track": run.name, "step": number, **result.record.row()}
+        self.rows.append(own | dict(self._also(run, number, result)))
+
+
+def _pruned(
+    base: Network,
+    whole: Measured,
+    criterion: Criterion,
+    batches: DataLoader,
+    conditions: Mapping[str, Mapping[str, Conditions]],
+    also: Also,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of all recipes and their tracks from one baseline, which is scored once.
+
+    ``whole`` is what was measured of it. Tracks that are the same for several recipes (most
+    controls are) are run once.
+    """
+    first: Scored | None = None
+    known: list[tuple[str, Conditions, list[dict[str, Any]]]] = []
+    for recipe, tracks in conditions.items():
+        for name, own in tracks.items():
+            rows = next((rows for *key, rows in known if key == [name, own]), None)
+            if rows is None:
+                network, recorder = base.copy(), _Rows(also)
+                metric = criterion(network.model, batches, own.task.loss, base.pruner.device)
+                run = PruningRun(name, network, metric, own)
+                if first is None:
+                    seeded(own.order, 0)  # for criteria that draw from the shared streams
+                    first = _score(run, tuple(network.layers))
+                prune(run, own.steps(network), _score, first, recorder=recorder, whole=whole)
+                known.append((name, own, rows := recorder.rows))
+            yield from ((recipe, row) for row in rows)
+
+
+def _score(run: PruningRun, layers: tuple[str, ...]) -> Scored:
+    return score(run.metric, run.unit_groups(layers), run.network.pruner.device)

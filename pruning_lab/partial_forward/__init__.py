@@ -1,0 +1,1 @@
+"""Run only the part of a model that comes after a layer."""

@@ -1,0 +1,232 @@
+"""Split a traced model at a layer: run the part before it once, the part after it many times."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph.parts import descendants, graded, masked_units, part
+from pruning_lab.partial_forward.first_layer import Entry, find_entry
+from pruning_lab.partial_forward.folding import Seen, Sizes, Substitutes, made_faster
+from pruning_lab.partial_forward.shares import share_of
+from pruning_lab.profiling import passes
+
+
+@dataclass(frozen=True)
+class State:
+    """Values that the part before the cut hands to the part after it, sample by sample.
+
+    ``activations`` are those at the sites; None for a site after another one, whose activation
+    depends on the mask. ``live`` are other values that cross the cut (a residual branch, say).
+    """
+
+    activations: list[torch.Tensor | None]
+    live: list[Any]
+    by_sample: list[bool]
+    """For each live value, True if it has one row per sample."""
+    stackable: bool
+    """True if rows can be selected: each live value computed from the input has one per sample."""
+
+    def __len__(self) -> int:
+        return len(self.activation)
+
+    @property
+    def activation(self) -> torch.Tensor:
+        """The activation at the first site."""
+        return next(value for value in self.activations if value is not None)
+
+    def rows(self, samples: torch.Tensor) -> list[Any]:
+        """Return copies of the live values, one row per sample; safe from in-place operations."""
+        rows = []
+        for value, by_sample in zip(self.live, self.by_sample, strict=True):
+            if isinstance(value, torch.Tensor):
+                chosen = by_sample and self.stackable
+                value = value.index_select(0, samples) if chosen else value.clone()
+            rows.append(value)
+        return rows
+
+
+class Cut:
+    """A model split after one or more sites, each a node and the dimension of its units.
+
+    ``before(x)`` runs the operations that do not depend on a site's mask, once;
+    ``after(state, samples, keep)`` runs only the operations that depend on a site.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, sites: Sequence[tuple[fx.Node, int]], made: Substitutes
+    ) -> None:
+        self._made = made
+        self._axes = [axis for _, axis in sites]
+        nodes = [node for node, _ in sites]
+        self._later = [
+            any(node in descendants([earlier]) for earlier in nodes if earlier is not node)
+            for node in nodes
+        ]
+        first = [node for node, later in zip(nodes, self._later, strict=True) if not later]
+        masked = {
+            node: axis for (node, axis), later in zip(sites, self._later, strict=True) if later
+        }
+        output = next(node for node in module.graph.nodes if node.op == "output")
+        dependent = descendants(nodes)
+        if output not in dependent:
+            raise UserError(
+                f"The model's output does not depend on `{nodes[0]}`: nothing to score."
+            )
+        inputs = dict.fromkeys(
+            source
+            for node in module.graph.nodes
+            if node in dependent and node not in first
+            for source in node.all_input_nodes
+            if source not in dependent and source.op != "get_attr"
+        )
+        given = descendants([node for node in module.graph.nodes if node.op == "placeholder"])
+        self._from_x = [node in given for node in inputs]
+        self._by_sample: list[bool] = []
+        self._stackable: bool | None = None
+        self._before = part(module, [], [*first, *inputs])
+        self._after = part(module, [*first, *inputs], output.args[0], masked)
+        self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
+        self.share_before = share_of(self._before.graph.nodes)
+        self.share_after = share_of(self._after.graph.nodes)
+
+    def prepare(self, state: State, many: bool) -> None:
+        """Put faster modules after the sites; more of them if ``many`` rows like ``state`` follow.
+
+        They are shared with the previously prepared cut; those that only it used are dropped.
+        """
+        parts, seen = self._parts(), self._sizes(state) if many else {}
+        later = {module for after in parts for module in after.modules()}
+        self._keep_made(lambda modules, _: later.issuperset(modules))  # frees memory first
+        used = set().union(*(made_faster(after, seen, self._made) for after in parts))
+        self._keep_made(lambda _, module: module in used)
+
+    def _keep_made(self, wanted: Callable[[tuple[nn.Module, ...], nn.Module], bool]) -> None:
+        for key, module in list(self._made.items()):
+            if not wanted(key[0], module):
+                del self._made[key]
+
+    def _sizes(self, state: State) -> Seen:
+        """Return the sizes of the maps that the convolutions after the sites see."""
+        given = [value.clone() for value in state.activations if value is not None]
+        masks = [given[0].new_ones(len(state), 1) for value in state.activations if value is None]
+        passes.forward(len(state), self.share_after.forward)
+        sizes = Sizes(self._after)
+        sizes.run(*given, *state.rows(torch.arange(len(state), device=given[0].device)), *masks)
+        return sizes.seen
+
+    def close(self) -> None:
+        """Release the modules after the sites, which reference cycles would keep for a while."""
+        for after in self._parts():
+            after._modules.clear()
+
+    def _parts(self) -> list[fx.GraphModule]:
+        return [self._after] if self.entry is None else [self._after, self.entry.rest]
+
+    @torch.no_grad()
+    def before(self, x: torch.Tensor) -> State:
+        """Run on ``x`` the operations that the sites, and everything after them, need."""
+        if self._stackable is None:
+            self._stackable = self._look(x)
+        activations, live = self._run_before(x)
+        read = iter(activations)
+        by_site = [None if later else next(read) for later in self._later]
+        return State(by_site, live, self._by_sample, self._stackable)
+
+    def _run_before(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[Any]]:
+        passes.forward(len(x), self.share_before.forward)
+        values, first = self._before(x), len(self._later) - sum(self._later)
+        return values[:first], values[first:]
+
+    def _look(self, x: torch.Tensor) -> bool:
+        """Note the live values that have a row per sample; return True if all from ``x`` have."""
+        with passes.checking():
+            two, three = (self._run_before(samples) for samples in two_and_three(x))
+        check_rows(two[0], three[0])
+        pairs = list(zip(two[1], three[1], strict=True))
+        self._by_sample = [
+            from_x and has_rows(*pair) for from_x, pair in zip(self._from_x, pairs, strict=True)
+        ]
+        return self._by_sample == self._from_x
+
+    def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
+        """Return the model's output for ``samples`` with the units that ``keep`` excludes set to 0.
+
+        ``samples`` are row numbers of ``state``; ``keep`` has one mask per site, (rows, units).
+        """
+        carried, masks = [], []
+        for activation, axis, mask in zip(state.activations, self._axes, keep, strict=True):
+            if activation is None:
+                masks.append(mask)
+            else:
+                carried.append(masked_units(activation.index_select(0, samples), mask, axis))
+        output = self._after(*carried, *state.rows(samples), *masks)
+        passes.forward(len(samples), self.share_after.forward)
+        return output
+
+    def resume(self, state: State, samples: torch.Tensor, entered: torch.Tensor) -> Any:
+        """Return the model's output if ``entry``'s layer gave ``entered``, one row per sample."""
+        assert self.entry is not None
+        output = self.entry.rest(entered, *state.rows(samples))
+        passes.forward(len(samples), self.entry.share_rest.forward)
+        return output
+
+
+def two_and_three(x: torch.Tensor) -> list[torch.Tensor]:
+    """Return the first sample repeated two and three times, to see which values have sample rows.
+
+    A single copy would not do, since code may drop a dimension of size 1.
+    """
+    return [x[:1].repeat_interleave(size, 0) for size in (2, 3)]
+
+
+def check_rows(few: Sequence[torch.Tensor], more: Sequence[torch.Tensor]) -> None:
+    """Raise UserError unless activations of two and of three samples have one row per sample."""
+    for pair in zip(few, more, strict=True):
+        if not has_rows(*pair):
+            raise samples_elsewhere(pair[0])
+
+
+def has_rows(few: Any, more: Any) -> bool:
+    """Return whether values of two and of three samples have one row per sample."""
+    return all(
+        isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == size
+        for value, size in ((few, 2), (more, 3))
+    )
+
+
+def samples_elsewhere(activation: object) -> UserError:
+    """Return the error for activations that do not have one row per sample."""
+    if isinstance(activation, torch.Tensor):
+        actual = f"of shape {tuple(activation.shape)}"
+    else:
+        actual = f"a {type(activation).__name__}"
+    return UserError(
+        "The activation to be scored must be a tensor with the samples in its first dimension; "
+        f"of two samples it is {actual}. Score a layer that has such an output."
+    )
+
+
+def record(
+    module: fx.GraphModule, x: torch.Tensor, sites: list[fx.Node]
+) -> tuple[Any, list[torch.Tensor]]:
+    """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
+    passes.forward(len(x))
+    recorded: dict[fx.Node, torch.Tensor | None] = dict.fromkeys(sites)
+    interpreter = fx.Interpreter(module, garbage_collect_values=False)
+    interpreter.env, interpreter.args_iter = {}, iter((x,))
+    value = None
+    for node in module.graph.nodes:
+        value = interpreter.run_node(node)
+        if node in recorded:
+            if not isinstance(value, torch.Tensor):
+                raise samples_elsewhere(value)
+            recorded[node] = graded(value) if torch.is_grad_enabled() else value
+            # pass on a copy: an in-place ReLU after the site would overwrite the recorded tensor
+            value = value.clone()
+        interpreter.env[node] = value
+    activations = [recorded[site] for site in sites]
+    return value, [activation for activation in activations if activation is not None]

@@ -1,0 +1,169 @@
+"""The interface of ``traced``, by forward hooks: slower, for models that cannot be traced."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruning_lab.errors import UserError
+from pruning_lab.graph.parts import graded, masked_units
+from pruning_lab.partial_forward.cut import State, samples_elsewhere
+from pruning_lab.partial_forward.shares import Share
+from pruning_lab.partial_forward.traced import Graph
+from pruning_lab.profiling import passes
+
+
+@dataclass(frozen=True)
+class Entering:
+    """A site at the input of a module; a module itself as a site stands for its output."""
+
+    module: nn.Module
+
+
+Runs = dict[nn.Module | Entering, list[torch.Tensor]]
+"""Site -> its activations, one for each time that it runs."""
+
+
+class HookedGraph:
+    """Graph with modules as sites; every evaluation is a pass through the whole model.
+
+    ``traced`` is an inexact trace, if there is one: it tells which module follows another.
+    """
+
+    def __init__(self, model: nn.Module, reason: UserError, traced: Graph | None = None) -> None:
+        self._model = model
+        self._reason = reason
+        self._traced = traced
+
+    def site(self, module: nn.Module, after_activation: bool = False) -> nn.Module:
+        """Return the module itself, or with ``after_activation`` the last that follows directly.
+
+        Raises UserError if it is unknown what follows, or if that is not a module.
+        """
+        if after_activation:
+            last = None if self._traced is None else self._traced.module_after(module)
+            if last is not None:
+                return last
+            raise UserError(
+                f"The site after {type(module).__name__} cannot be found. {self._reason} To score "
+                "there, call run() with the module whose output is to be read."
+            )
+        if all(module is not known for known in self._model.modules()):
+            raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
+        return module
+
+    def sites(self, module: nn.Module, after_activation: bool = False) -> list[nn.Module]:
+        """Return the site in a list: several runs of it cannot be told apart."""
+        return [self.site(module, after_activation)]
+
+    def entering(self, module: nn.Module) -> Entering:
+        """Return the site at the input of ``module``."""
+        return Entering(self.site(module))
+
+    def norm_after(self, module: nn.Module) -> nn.Module | None:
+        """Return the BatchNorm that directly follows, or None; UserError if that is unknown."""
+        if self._traced is None:
+            raise UserError(
+                f"The BatchNorm after {type(module).__name__} cannot be found. {self._reason}"
+            )
+        return self._traced.norm_after(module)
+
+    def share(self, site: nn.Module) -> Share:
+        """Return the share of a pass that ``site`` takes: unknown here, so all of it."""
+        return Share(1.0, 1.0)
+
+    def share_back(self, sites: Sequence[nn.Module]) -> float:
+        """Return the share of a backward pass that leads to ``sites``: unknown, so all of it."""
+        return 1.0
+
+    def cut(self, sites: Sequence[tuple[nn.Module, int]]) -> "HookedCut":
+        return HookedCut(self._model, sites)
+
+    def record(
+        self, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
+        output, runs = recorded(self._model, x, sites)
+        for site in sites:
+            if not runs[site]:
+                raise UserError(f"{site} never runs in a forward pass: it has no activation.")
+            if len(runs[site]) > 1:
+                raise UserError(f"{site} runs more than once: it has several activations.")
+        return output, [runs[site][0] for site in sites]
+
+
+def recorded(
+    model: nn.Module, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
+) -> tuple[Any, Runs]:
+    """Return the model's output for ``x``, and the activations of every run of ``sites``."""
+    runs: Runs = {site: [] for site in sites}
+    taped = torch.is_grad_enabled()  # read here: the model may switch it off for a while
+
+    def keep(site: nn.Module | Entering, value: torch.Tensor) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor):
+            raise samples_elsewhere(value)
+        runs[site].append(graded(value) if taped else value)
+        return value.clone()  # a later in-place operation must not overwrite the record
+
+    def entered(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not given:
+            raise UserError(f"{module} is not called with a tensor as its first argument.")
+        return (keep(Entering(module), given[0]), *given[1:])
+
+    handles = [
+        site.module.register_forward_pre_hook(entered)
+        for site in sites
+        if isinstance(site, Entering)
+    ]
+    modules = [site for site in sites if isinstance(site, nn.Module)]
+    try:
+        output = _hooked(model, x, modules, lambda module, _, value: keep(module, value))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return output, runs
+
+
+class HookedCut:
+    """``before`` and ``after`` of Cut, by passes through the whole model."""
+
+    entry = None
+    share_before = share_after = Share(1.0, 1.0)
+
+    def __init__(self, model: nn.Module, sites: Sequence[tuple[nn.Module, int]]) -> None:
+        self._model = model
+        self._axes = dict(sites)
+
+    def prepare(self, state: State, many: bool) -> None:
+        """Do nothing: every evaluation is a pass through the model as it is."""
+
+    def close(self) -> None:
+        """Do nothing: no modules are held."""
+
+    @torch.no_grad()
+    def before(self, x: torch.Tensor) -> State:
+        sites = list(self._axes)
+        _, activations = HookedGraph(self._model, UserError()).record(x, sites)
+        return State(list(activations), [x], [True], True)
+
+    def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
+        masks = dict(zip(self._axes, keep, strict=True))
+
+        def mask(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
+            return masked_units(output, masks[module], self._axes[module])
+
+        return _hooked(self._model, state.rows(samples)[0], list(self._axes), mask)
+
+
+def _hooked(
+    model: nn.Module, x: torch.Tensor, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
+) -> Any:
+    passes.forward(len(x))
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        return model(x)
+    finally:
+        for handle in handles:
+            handle.remove()

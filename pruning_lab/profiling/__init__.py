@@ -1,0 +1,1 @@
+"""The cost of a model (FLOPs, parameters, latency) and of work (passes, seconds, memory)."""

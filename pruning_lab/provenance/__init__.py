@@ -1,0 +1,1 @@
+"""Record what a result was computed from: source code, files, environment variables."""

@@ -1,0 +1,1 @@
+"""Schedules and plans: choose the units to remove, without changing the model."""

@@ -1,0 +1,1 @@
+"""General tools: device, processes, files, random streams, model state, terminal output."""
