@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,8 @@ def run() -> None:
     if not sys.flags.safe_path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as ``python -m`` does, for `pruning-lab`
     signal.signal(signal.SIGTERM, _interrupt)
-    with _joined():
+    processes = _processes()
+    with nullcontext() if processes is None else processes.joined():
         try:
             _run()
         except KeyboardInterrupt:
@@ -107,7 +108,7 @@ def run() -> None:
 
 def _run() -> None:
     """Hydra's part; it leaves files only where the command does."""
-    if _several() and {"-m", "--multirun"} & {*sys.argv}:
+    if _processes() is not None and {"-m", "--multirun"} & {*sys.argv}:
         sys.exit(NO_SWEEP if _once(NO_SWEEP) == NO_SWEEP else 1)
     if not _leads():
         logging.disable(logging.INFO)
@@ -121,42 +122,31 @@ def _run() -> None:
         main()
 
 
-# -- several processes, of torchrun: torch is imported for them alone -----------------------------
-
-
-def _several() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _joined() -> AbstractContextManager[None]:
-    if not _several():
-        return nullcontext()
+def _processes() -> Any:
+    """Return ``runtime.distributed`` under torchrun; None otherwise, so torch is not imported."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
     from pruning_lab.runtime import distributed
 
-    return distributed.joined()
+    return distributed
 
 
 def _leads() -> bool:
-    """Whether this process decides and writes."""
-    if not _several():
-        return True
-    from pruning_lab.runtime import distributed
-
-    return distributed.leads()
+    """Return True for the process that decides and writes: the only one, or rank 0."""
+    processes = _processes()
+    return processes is None or bool(processes.leads())
 
 
 def _once(message: str) -> str:
-    """A message that befalls all processes, on the first that says it."""
-    if not _several():
+    """Return a message that all processes raise, or a short one where another has raised it."""
+    processes = _processes()
+    if processes is None or processes.says(message):
         return message
-    from pruning_lab.runtime import distributed
-
-    first = distributed.says(message)
-    return message if first else f"Rank {distributed.number()} ends likewise."
+    return f"Rank {processes.number()} ends likewise."
 
 
 def _disk_error(ended: SystemExit) -> OSError | None:
-    """What Hydra could not write of its own, if that ended it: its log, its configuration."""
+    """Return the error of a file that Hydra could not write (its log, its configuration)."""
     error = ended.__context__
     if isinstance(error, ValueError):  # logging's, of a handler that cannot open its file
         error = error.__cause__

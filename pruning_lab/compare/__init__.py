@@ -11,8 +11,9 @@ from pruning_lab.compare.figures import (
     widths,
 )
 from pruning_lab.compare.measures import measure_runs
+from pruning_lab.compare.pages import write_report
 from pruning_lab.compare.pairs import by_block, complete, differences
-from pruning_lab.compare.report import sections, write_report
+from pruning_lab.compare.report import sections
 from pruning_lab.compare.runs import comparable, main_track, told_apart
 from pruning_lab.compare.statistics import holm, paired, ranking
 from pruning_lab.compare.style import Style, style_of

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pruning_lab.compare.across import across
 from pruning_lab.compare.best import Value, best_runs
+from pruning_lab.compare.pages import write_report
 from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.recorded import (
     baseline_scores,
@@ -22,7 +23,7 @@ from pruning_lab.compare.recorded import (
     tuned_scores,
     with_value,
 )
-from pruning_lab.compare.report import Section, sections, write_report
+from pruning_lab.compare.report import Section, sections
 from pruning_lab.compare.runs import comparable
 from pruning_lab.errors import UserError
 from pruning_lab.tracking import Runs, find_runs, keep_report

@@ -71,7 +71,7 @@ class Splits:
         return cls(train, score, val, test, num_classes, input_size, targets)
 
     def _is_plain(self, split: Dataset) -> bool:
-        """Whether a split's images and classes are checked as a whole."""
+        """Return True if a split holds valid images and classes in memory."""
         classes = self.targets == "class" and type(split) is Images
         return classes and split.fits(self.num_classes, self.input_size)  # type: ignore[attr-defined]
 

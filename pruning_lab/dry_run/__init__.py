@@ -1,1 +1,1 @@
-"""What an experiment would do and about what it would take."""
+"""The plan of an experiment, with estimates of its cost."""

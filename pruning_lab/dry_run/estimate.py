@@ -1,4 +1,4 @@
-"""Estimate what an experiment would take: passes, seconds, and the network after each cut."""
+"""Estimate the passes and seconds of an experiment, and the network after each cut."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from pruning_lab.training.recalibration import with_statistics
 
 @dataclass(frozen=True)
 class Estimate:
-    """Passes and seconds that something will take; with ``at_most`` perhaps fewer."""
+    """Estimated passes and seconds; upper bounds if ``at_most``."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -70,7 +70,7 @@ class Forecast:
     def _predicted(
         self, metric: AttributionMetric, network: Network, layers: Sequence[str]
     ) -> Estimate | None:
-        """What scoring these layers of a network takes; None where the criterion cannot tell."""
+        """Estimate the scoring of these layers; None if the criterion cannot predict it."""
         own = copy.copy(metric)
         own.model = network.model
         unit_groups = list(network.unit_groups(layers, self.schedule.coupled).values())
@@ -125,7 +125,7 @@ class Forecast:
     # -- in all -------------------------------------------------------------------------------
 
     def parts(self) -> dict[str, Estimate]:
-        """What the parts of the experiment take, by their names."""
+        """Return an estimate for each part of the experiment, by name."""
         setup, stages = self.setup, self.stages
         again = sum((stage.scoring or Estimate() for stage in stages[1:]), Estimate())
         tuning = sum((self.tuning(stage) for stage in stages), Estimate())

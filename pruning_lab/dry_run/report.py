@@ -1,4 +1,4 @@
-"""What an experiment would do and about what it would take, in words and tables."""
+"""Print the plan of an experiment as tables, with estimates of its cost."""
 
 from omegaconf import OmegaConf
 
@@ -49,7 +49,7 @@ def _network_title(setup: Setup) -> str:
 
 
 def _layers(setup: Setup) -> list[str]:
-    """Every layer that may lose units, and what goes with it."""
+    """Return the table of the layers that may lose units, with the layers coupled to them."""
     network = setup.network
     flops = flops_by_module(network.model, network.input_size)
     home = {

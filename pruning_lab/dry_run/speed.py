@@ -1,4 +1,4 @@
-"""How long a sample takes on this device, measured."""
+"""Measure the time of one sample on this device."""
 
 import copy
 import statistics
@@ -31,7 +31,7 @@ class Speed:
 def speed_of(
     network: Network, splits: Splits, task: Task, batch_size: int, training: Training
 ) -> Speed:
-    """That of the network as it stands; ``batch_size`` is that of the scoring."""
+    """Measure a network in its current state; ``batch_size`` is that of the scoring."""
     model, device = network.model, next(network.model.parameters()).device
     batch = task.to(next(iter(loader(splits.score, batch_size))), device)
     (x,), target = task.inputs(batch)[0], task.target(batch)

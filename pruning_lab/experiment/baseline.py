@@ -25,7 +25,7 @@ from pruning_lab.training.fit import NullEpochStore
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 50
-"""How much of a criterion's name stands in the name of its file."""
+"""Characters of a criterion's name that are used in a file name."""
 
 MODEL, SEEN = "model.safetensors", "seen.json"
 
@@ -47,7 +47,7 @@ class Baseline:
     def obtain(self, model: nn.Module, train: Callable[[nn.Module, NullEpochStore], None]) -> bool:
         """Give ``model`` the trained weights; True when ``train`` had to make them first.
 
-        A training that was cut off goes on behind its last epoch.
+        An interrupted training resumes after its last finished epoch.
         """
         path, epochs = self.folder / MODEL, DiskEpochStore(self.folder / "training.safetensors")
         with self._locked(""):

@@ -1,4 +1,4 @@
-"""The conditions that all criteria of a comparison are given alike, and measuring under them."""
+"""The common conditions of a comparison, and measuring a network under them."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from pruning_lab.training.recipe import Training
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all criteria are given alike.
+    """The conditions under which every criterion of a comparison is tested.
 
     Args:
         task: what the network is for.

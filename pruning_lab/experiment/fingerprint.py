@@ -1,4 +1,4 @@
-"""What determines a result, and the names that are made of it.
+"""Name a result by a hash of everything that determines it.
 
 Where data and results lie, how many jobs run at once and what is kept of a run determine nothing.
 """
@@ -39,13 +39,13 @@ PLACES = ("root", "download", "debian_package")
 """Settings of a data set that say where it lies: what is there counts, by its fingerprint."""
 
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
-"""What is done with a baseline."""
+"""Configuration sections that say how a baseline is scored, pruned and recovered."""
 
 
 TRAINING = "baseline.training"
 
 BUILT = ("schedule", TRAINING, "finetune")
-"""What is built of plain settings: code of the user's own may take them from elsewhere."""
+"""Sections whose objects are hashed as built: user code may set more than the settings say."""
 
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 """Where an object lies in memory."""
@@ -75,7 +75,7 @@ class Job:
 
 @working()
 def identify(config: DictConfig) -> Job:
-    """What determines the result of a configuration. The fresh network is built, and let go."""
+    """Collect what determines the result of a configuration; builds the network to hash it."""
     checked = read_settings(config)
     device, threads = find_device(checked.device), checked.threads or THREADS
     settings = plain(config)
@@ -105,7 +105,7 @@ def identify(config: DictConfig) -> Job:
 
 
 def _described(made: Any) -> str:
-    """What an object of plain settings was built with, whoever has set it."""
+    """Return an object's attributes as text."""
     return ADDRESS.sub("", repr(sorted(vars(made).items())))
 
 
@@ -173,7 +173,7 @@ def identity(determinants: Any) -> str:
 def start_determinants(
     config: Config, samples: str, network: str, device: torch.device, threads: int
 ) -> dict[str, Any]:
-    """What a network starts from: its making, its data, its training, and the arithmetic."""
+    """Return what determines the baseline: model, task, data, training, and the arithmetic."""
     checkpoint = config["baseline"]["checkpoint"]
     ways = distributed.count()  # shares of a batch round otherwise than the whole
     return {
@@ -193,7 +193,7 @@ def start_determinants(
 
 
 def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What the trained baseline depends on.
+    """Return what determines the trained baseline, its code included.
 
     Of the code, the classes of the model's modules count, with all that they import, and all that
     the training imports.
@@ -207,7 +207,7 @@ def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[st
 
 
 def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """What the result of a whole run depends on.
+    """Return what determines the result of a whole run.
 
     Of the code, all counts that what the configuration names imports, and the pruning of a track.
     """

@@ -26,14 +26,14 @@ LONGEST_NAME = 250
 
 
 def run_name(names: Names, seed: int, overrides: Sequence[str]) -> str:
-    """How a run is called in MLflow: by what it is, and what was set otherwise than by default."""
+    """Return a run's name in MLflow: model, criterion, seed, and settings that are not default."""
     settings = [each.lstrip("+~") for each in overrides if not each.startswith("hydra")]
     own = [each for each in settings if each.partition("=")[0] not in NOT_IN_NAME]
     return " ".join([names.model, names.metric, f"seed {seed}", *own])[:LONGEST_NAME]
 
 
 def tags(setup: Setup) -> dict[str, Any]:
-    """What runs are grouped by, and what their primary measure is."""
+    """Return the tags by which runs are grouped, and those of the primary measure."""
     own = {k: v for k, v in plain(setup.config.metric).items() if k not in ("_partial_", "seed")}
     return asdict(setup.names) | setup.task.primary.recorded() | {
         "seed": setup.settings.seed,
@@ -46,7 +46,7 @@ def tags(setup: Setup) -> dict[str, Any]:
 
 
 def block(setup: Setup) -> str:
-    """What makes runs a block of a comparison: the seeds of the network that they start from.
+    """Return the block of a run: the seeds of the network that it starts from.
 
     Runs that start from the same given weights form one block, whatever their seeds. The order of
     the data is no seed of a network that is not trained.

@@ -22,7 +22,7 @@ class Network:
     """A model on its way to a smaller one.
 
     ``layers`` are scored, ``pruned`` are all that lose units, both by name; ``original`` is what
-    the model cost before anything went. Raises UserError when nothing can go.
+    the cost of the unpruned model. Raises UserError if no unit can be removed.
     """
 
     def __init__(
@@ -63,29 +63,29 @@ class Network:
         }
 
     def unit_groups(self, layers: Collection[str], coupled: str) -> dict[str, UnitGroups]:
-        """What is scored for these layers: their groups, or each layer by itself."""
+        """Return what is scored: the unit groups of coupled layers, or each layer alone."""
         if coupled != TOGETHER:
             return {layer: units_of_module(self.layers[layer]) for layer in layers}
         groups = self.groups(layers).items()
         return {name: unit_groups_of(self.model, group) for name, group in groups}
 
     def plan(self, scores: GroupScores, step: Step, schedule: Schedule) -> Plan:
-        """Which units go, so that the step's share of the original is gone."""
+        """Choose the units to remove so that the step's share of the original is removed."""
         trial = Trial(self.model, self.input_size, self.pruner.structure)
         of = schedule.of if isinstance(schedule, ToTarget) else "units"
 
-        def gone(plan: Plan) -> float:
+        def removed_share(plan: Plan) -> float:
             return 1 - self._size(trial.after(plan), of)[of] / self.original[of]
 
         groups = self.groups(step.layers)
         penalised = isinstance(schedule, ToTarget) and schedule.flops_penalty > 0
         flops = self._flops_of_unit_groups(groups, trial) if penalised else None
-        return make_plan(scores, groups, step, schedule, gone, flops)
+        return make_plan(scores, groups, step, schedule, removed_share, flops)
 
     def _flops_of_unit_groups(
         self, groups: Mapping[str, CoupledLayers], trial: Trial
     ) -> dict[str, np.ndarray]:
-        """By how many FLOPs the model falls when a player alone goes: for each group (players,)."""
+        """Return the FLOPs saved by removing each unit group alone, (unit groups,) by layer."""
         whole = self._size(self.model, "flops")["flops"]
         found = {}
         for name, group in groups.items():
@@ -112,7 +112,7 @@ class Network:
         return {name: ways[name]() for name in wanted}
 
     def widths(self) -> dict[str, int]:
-        """How many units each layer has."""
+        """Return the number of units of each layer."""
         return {name: units_of(layer) for name, layer in self.pruned.items()}
 
     def latency_ms(self) -> float:
@@ -120,10 +120,10 @@ class Network:
         return latency_ms(self.model, self.input_size)
 
     def work_after(self) -> dict[str, float]:
-        """For each layer the FLOPs behind it: what an evaluation of its units takes."""
+        """Return the FLOPs after each layer: the cost of evaluating its units once."""
         flops = flops_by_module(self.model, self.input_size)
-        behind, left = {}, float(sum(flops.values()))
+        after, left = {}, float(sum(flops.values()))
         for name, count in flops.items():
             left -= count
-            behind[name] = left
-        return behind
+            after[name] = left
+        return after

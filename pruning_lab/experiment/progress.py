@@ -1,4 +1,4 @@
-"""What is seen of long work while it runs."""
+"""The progress bar of a scoring."""
 
 import math
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ Scored = tuple[LayerEstimates, ScoringCost]
 """The scores of layers or groups of layers, and what they took."""
 
 Score = Callable[["PruningRun", tuple[str, ...]], Scored]
-"""How layers of a run's network are scored."""
+"""A function that scores layers of a run's network."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ class PruningRun:
     conditions: Conditions
 
     def unit_groups(self, layers: Sequence[str]) -> dict[str, UnitGroups]:
-        """What is scored for these layers: their groups, or each layer by itself."""
+        """Return what is scored: the unit groups of coupled layers, or each layer alone."""
         return self.network.unit_groups(layers, self.conditions.schedule.coupled)
 
     def choose(self, scores: LayerScores, step: Step) -> Plan:
-        """Which units are removed at a step, by the scores of layers or of groups."""
+        """Choose the units to remove at a step, by the scores of layers or of coupled layers."""
         schedule, groups = self.conditions.schedule, self.network.groups(step.layers)
         if schedule.coupled == TOGETHER:
             by_player = {name: scores[name] for name in groups}
@@ -108,7 +108,7 @@ def prune(
     """Prune a run's network step by step; finished steps in the store are not computed again.
 
     Args:
-        run: the network, its criterion, and the conditions.
+        run: network, criterion and conditions.
         steps: the schedule's steps.
         score: scores layers of the network as it stands.
         first: the scores of the unpruned network, where they are known already.
@@ -116,20 +116,19 @@ def prune(
         recorder: is told of scores and steps; nobody by default.
         whole: what was measured of the unpruned network, where that is known already.
 
-    Returns:
-        The results, the unpruned network's first.
+    Returns the results, the unpruned network's first.
     """
     network, conditions = run.network, run.conditions
     store, recorder = store or NullStepStore(), recorder or NullRecorder()
     # one optimizer for all steps: its momentum is cut with the weights
     network.pruner.optimizer = optimizer = conditions.finetune.optimizer(network.model)
     results = store.restore(network, optimizer)
-    for number, result in enumerate(results):
-        if number:  # whoever listens may not have heard, when it was cut off
+    for number, result in enumerate(results):  # the recorder may have missed some of them
+        if number:
             scores, _ = _scores(run, number, steps[number - 1], _lost, first, store)
             recorder.scores(run, number, scores)
-        current = number == len(results) - 1
-        recorder.step(run, number, replace(result, is_current=current))
+        is_last = number == len(results) - 1
+        recorder.step(run, number, replace(result, is_current=is_last))
     recovery = Recovery(network, conditions, optimizer)
     if not results:
         stages = {"cut": whole or conditions.measure(network)}

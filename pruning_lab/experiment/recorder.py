@@ -47,7 +47,7 @@ COSTS = {
 
 
 class RunRecorder(NullRecorder):
-    """Keeps the steps of all tracks of a run in memory, and says each; writes nothing."""
+    """Keeps the steps of all tracks of a run in memory and logs them; writes no file."""
 
     def __init__(self, task: Task, steps: int) -> None:
         self.task, self._count = task, steps
@@ -94,14 +94,14 @@ class RunRecorder(NullRecorder):
         """The curves of all tracks so far."""
 
     def seen(self, read: Mapping[str, Any]) -> None:
-        """What the run was seen to read."""
+        """Record the files, modules and variables that the run has read."""
 
     def conclude(self, pruned: Path | None) -> None:
         """The run's own track is done."""
 
 
 class MlflowRecorder(RunRecorder):
-    """Writes a run to MLflow while it goes on: nothing measured waits for its end."""
+    """Writes each step to MLflow as soon as it is finished."""
 
     def __init__(self, run: tracking.Run, setup: Setup, output: Path) -> None:
         super().__init__(setup.task, len(setup.steps))

@@ -136,7 +136,10 @@ def _check_reloaded(trained: nn.Module, fresh: nn.Module, x: torch.Tensor) -> No
 
 
 def _alike(first: Any, second: Any, reloaded: Any) -> bool:
-    """Whether a network gives what another gave twice: closely where that was the same bits."""
+    """Return True if a reloaded network gives the outputs of the original's two runs.
+
+    If those two are equal bit for bit, a smaller tolerance is used.
+    """
     if not same_output(first, reloaded):
         return False
     outputs = [list(tensors_in(each)) for each in (first, second, reloaded)]
@@ -151,7 +154,7 @@ def _told(shape: torch.Size | None) -> str:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors have the same kind, shape and bits."""
+    """Return True if two tensors have the same type, shape and bits."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     bits = [each.detach().cpu().contiguous().flatten().view(torch.uint8) for each in (one, other)]

@@ -1,4 +1,4 @@
-"""Which layers of a model an experiment scores, and which lose units."""
+"""Choose the layers that an experiment scores, and those that lose units."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a run that was cut off goes on from: its finished steps, scores and epochs, on disk.
+"""Keep finished steps, scores and epochs on disk, so that an interrupted run can resume.
 
 Random streams belong to the step (the seed and its number), so that a finished step needs none;
 within a training they are kept with its epochs.
@@ -44,7 +44,7 @@ MOST = 0.02
 EPOCHS = "epochs.safetensors"
 
 STREAM = "random|"
-"""What stands before the name of a random stream."""
+"""Prefix of the name of a random stream."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -52,7 +52,7 @@ Tensors = dict[str, torch.Tensor]
 class Checkpoint:
     """The folder of one run under way, by the name of all that determines its result.
 
-    It is gone on with only while what the run was ``seen`` to read is as it was.
+    A run resumes only if everything that it was ``seen`` to read is unchanged.
     """
 
     def __init__(self, folder: Path, name: str, seen: Seen) -> None:
@@ -234,7 +234,7 @@ def kept_scores(
 
 @contextmanager
 def undamaged(path: Path, folder: Path) -> Iterator[None]:
-    """Whatever goes wrong while ``path`` is read is said to be its damage."""
+    """Turn any error while ``path`` is read into a UserError that calls it damaged."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -298,7 +298,7 @@ def _write(path: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path, folder: Path) -> tuple[Tensors, dict[str, Any]] | None:
-    """What ``_write`` wrote, if it did."""
+    """Read what ``_write`` wrote; None if there is no file."""
     if not path.exists():
         return None
     with undamaged(path, folder), safe_open(path, "pt") as file:

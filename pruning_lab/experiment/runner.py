@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @working()
 def run(setup: Setup, output: Path, overrides: Sequence[str] = ()) -> float:
-    """Do what is not done yet; returns the primary measure on ``val`` after the last step.
+    """Run the stages that are not finished; return the primary measure on ``val`` at the end.
 
-    It is the job's result, which a sweeper that searches goes by: choices are made on val.
+    A sweeper optimises this result, so the test split has no part in its choices.
     """
     checkpoint = setup.checkpoint
     waiting = "Another process runs this configuration (%s): waiting"

@@ -56,7 +56,7 @@ class Setup:
         criteria: the settings of all criteria that score the baseline, by name.
         metrics: the criteria themselves, on the network's model.
         batches: what they score on.
-        conditions: what all of them are given alike.
+        conditions: common to all criteria.
         steps: the schedule's steps for the network.
         baseline: where the trained network is kept.
         checkpoint: where the unfinished run is kept.
@@ -89,7 +89,7 @@ class Setup:
 
     @property
     def task(self) -> Task:
-        """What the network is for."""
+        """The task."""
         return self.job.task
 
     @property
@@ -207,7 +207,7 @@ def _check_controls(settings: Settings, training: Training) -> None:
 
 
 def _check_sign(metric: DictConfig, schedule: Schedule) -> None:
-    """UserError for a schedule that goes by a sign that the chosen criterion hides."""
+    """UserError for a schedule by sign with a reduction that removes the sign."""
     hides_sign = metric.get("reduction") in ("mean_abs", "mean_plus_2_std")
     if hides_sign and isinstance(schedule, NegativeScores):
         raise UserError(

@@ -50,7 +50,7 @@ class Sweep(Callback):
     """The folder of this sweep's notes, one file a job; None where none are taken."""
 
     total: int | None = None
-    """How many jobs it has, where that is known beforehand."""
+    """The number of jobs; None if the sweeper decides it while it runs."""
 
     store: tuple[str, str] = ("", "")
     """The address of the tracking store, and the experiment's name there."""
@@ -137,7 +137,7 @@ def _jobs(config: DictConfig) -> Sequence[Sequence[str]] | None:
 
 
 def _states(config: DictConfig, jobs: Sequence[Sequence[str]]) -> Counter[str]:
-    """How many jobs are finished, begun and new; ends the sweep where two share a folder."""
+    """Count finished, begun and new jobs; end the sweep if two would share a folder."""
     states, folders = Counter[str](), dict[Path, int]()
     for number, job in enumerate(_composed(config, tqdm(jobs, "Jobs", disable=None, leave=False))):
         folder = Path(job.hydra.sweep.dir, job.hydra.sweep.subdir).resolve()
@@ -174,7 +174,7 @@ def _refuse_folder(reason: str) -> NoReturn:
 
 
 def _state(config: DictConfig) -> str:
-    """Whether a configuration is finished, begun or new; what is impossible is new."""
+    """Return the state of a configuration: finished, begun or new (also if it is invalid)."""
     try:
         job = identify(config)
         if config.force:

@@ -1,1 +1,1 @@
-"""What one step of an experiment leaves behind."""
+"""Types for the measurements of a step and for the results of the test samples."""

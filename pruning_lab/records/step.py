@@ -1,4 +1,4 @@
-"""What one step of a pruning run leaves behind, typed, and how it is named in tables and charts."""
+"""The measurements of one pruning step, with their names in tables and charts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ OF_THE_MACHINE = (
 
 
 class Size(NamedTuple):
-    """What a network costs: FLOPs of one sample, numbers in its parameters, removable units."""
+    """The cost of a network: FLOPs of one sample, numbers in its parameters, removable units."""
 
     flops: float
     parameters: float

@@ -1,4 +1,4 @@
-"""What a network is for: its loss, its measures, how a batch goes in. One task a file."""
+"""Tasks, one a file: the loss, the measures, and how a batch is passed to the model."""
 
 from pruning_lab.tasks.classification import Classification
 from pruning_lab.tasks.multilabel import Multilabel

@@ -1,4 +1,4 @@
-"""Check what a model gives for two samples: numbers of the right shape, of each by itself."""
+"""Check that a model gives numbers of the right shape, and each sample its own."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def _check_rows(model: nn.Module, images: torch.Tensor, alone: torch.Tensor) -> 
 
 
 def _run(model: nn.Module, x: torch.Tensor) -> Any:
-    """What the model gives in eval mode; the random streams are left alone."""
+    """Return the model's output in eval mode; random streams are not advanced."""
     try:
         with evaluating(model), torch.no_grad(), streams_kept([x.device]):
             return model(x)

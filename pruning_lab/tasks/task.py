@@ -24,8 +24,8 @@ class Measure:
     Args:
         name: as it stands in columns, ``test_<name>_after`` for example.
         higher_is_better: False for an error or a perplexity.
-        unit: ``"%"`` for a share, which is recorded from 0 to 1 and shown times 100; else what
-            stands behind the number.
+        unit: ``"%"`` for a share, which is recorded from 0 to 1 and shown times 100; else the
+            text that follows the number.
         chart: in which section of MLflow's charts it is drawn; its name by default.
         label: the name as people read it; by default with blanks for underscores.
     """
@@ -75,7 +75,7 @@ class Measure:
         return dict(zip(MEASURE, (self.name, self.label, self.unit, better), strict=True))
 
     def is_better(self, value: float, other: float) -> bool:
-        """Whether ``value`` is better than ``other``; NaN is worse than any number."""
+        """Return True if ``value`` is better than ``other``; NaN is worse than any number."""
         if math.isnan(value) or math.isnan(other):
             return math.isnan(other) and not math.isnan(value)
         return value > other if self.higher_is_better else value < other
@@ -87,7 +87,7 @@ MEASURE = {
     "measure": "accuracy", "measure_label": "accuracy", "measure_unit": "%",
     "measure_better": HIGHER,
 }  # fmt: skip
-"""How a run's primary measure is recorded, and what runs of old versions have, which do not say."""
+"""Tags that record a run's primary measure, with the values that hold for runs without them."""
 
 
 def measure_from(recorded: Mapping[str, Any]) -> Measure:
@@ -101,7 +101,7 @@ LOSS = Measure("loss", higher_is_better=False)
 
 
 class Task(ABC):
-    """The loss of a batch, what is measured, and how a batch goes into a model.
+    """The loss of a batch, the measures, and how a batch is passed to a model.
 
     A batch is what the data loader gives: by default a pair (input, target), or a dictionary whose
     entry ``target_key`` is the target and whose other entries are the model's named arguments.
@@ -112,8 +112,8 @@ class Task(ABC):
     """The kind of the data set's targets, one of ``datasets.TARGETS``."""
 
     measures: ClassVar[tuple[Measure, ...]]
-    """What ``measure`` gives. The first is the primary one: curves, statistics and a job's result
-    go by it. On the validation split only this one and the loss are recorded."""
+    """The measures that ``measure`` returns. The first is the primary one: curves, statistics and a
+    job's result use it. On the validation split only this one and the loss are recorded."""
 
     target_key: ClassVar[str] = "labels"
     """Where the target stands in a batch that is a dictionary."""

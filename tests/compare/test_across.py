@@ -5,7 +5,7 @@ import pytest
 
 from pruning_lab.compare.across import across
 from pruning_lab.compare.measures import measure_runs
-from pruning_lab.compare.report import readable
+from pruning_lab.compare.pages import readable
 from pruning_lab.tasks import Classification
 from tests.compare.test_report import runs
 

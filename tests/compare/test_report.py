@@ -10,13 +10,9 @@ import pytest
 from pruning_lab.compare.friedman import critical_difference
 from pruning_lab.compare.intervals import difference_intervals
 from pruning_lab.compare.measures import measure_runs
+from pruning_lab.compare.pages import readable, write_report
 from pruning_lab.compare.pairs import by_block, differences
-from pruning_lab.compare.report import (
-    mean_and_half_width,
-    readable,
-    sections,
-    write_report,
-)
+from pruning_lab.compare.report import mean_and_half_width, sections
 from pruning_lab.compare.statistics import ranking
 from pruning_lab.records.step import MAIN, UNTUNED
 from pruning_lab.tasks import Classification

@@ -8,7 +8,7 @@ from pruning_lab import tracking
 from pruning_lab.compare import comparable, measure_runs, quality_curves, sections
 from pruning_lab.compare.runs import measure_of
 from pruning_lab.datasets.diabetes import diabetes
-from pruning_lab.datasets.digits_multilabel import digits_multilabel
+from pruning_lab.datasets.digits import digits
 from pruning_lab.errors import UserError
 from pruning_lab.models.mlp import MLP
 from pruning_lab.records import per_sample
@@ -74,6 +74,7 @@ def test_an_error_that_rises_is_harm_and_undone(tmp_path):
     harmful = [*REGRESSION, "finetune.lr=0.2", "finetune.momentum=0.99", "metric=weight_norm"]
     done = experiment(tmp_path, *harmful, base=BASE)
     done.run()
+    assert not all(row["finetune_kept"] for row in done.record.of(MAIN)[1:])
     for row in done.record.of(MAIN)[1:]:
         assert (row["val_rmse_after"] < row["val_rmse_before"]) == bool(row["finetune_kept"])
         assert row["val_rmse_after"] <= row["val_rmse_before"]
@@ -100,11 +101,11 @@ def test_a_multilabel_network_is_recorded_by_its_f1(tmp_path):
 
 
 def test_targets_are_those_of_the_data():
-    splits = digits_multilabel(size=8)
+    splits = digits(size=8, multilabel=True)
     assert splits.num_classes == 3
     whole = {tuple(target.tolist()) for _, target in (splits.test[i] for i in range(360))}
-    digits = [(d % 2 == 0, d > 4, d in (0, 6, 8, 9)) for d in range(10)]
-    assert whole == {tuple(map(int, labels)) for labels in digits}
+    expected = [(d % 2 == 0, d > 4, d in (0, 6, 8, 9)) for d in range(10)]
+    assert whole == {tuple(map(int, labels)) for labels in expected}
     patients = diabetes()
     targets = patients.train.targets
     assert targets.mean().item() == pytest.approx(0, abs=1e-6)
@@ -115,7 +116,12 @@ def test_targets_are_those_of_the_data():
 @pytest.mark.parametrize(
     ("task", "splits", "outputs", "message"),
     [
-        (Regression(), digits_multilabel(8), 3, "one or more numbers a sample, but those of this"),
+        (
+            Regression(),
+            digits(8, multilabel=True),
+            3,
+            "one or more numbers a sample, but those of this",
+        ),
         (Multilabel(), diabetes(), 1, "Multilabel is for targets that are 0 or 1 for each of sev"),
         (Regression(), diabetes(), 2, r"it must give a tensor of shape \(2, 1\)"),
     ],

@@ -38,10 +38,15 @@ def fitted(training, data, seed=0, model=None):
     return model
 
 
-def test_two_epochs_of_full_batches_are_two_steps_by_hand():
-    """v <- m v + g + d w; w <- w - lr v, with m = 0.9 and d = 0.1."""
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "decay"), [(0.0, False, 0.0), (0.9, True, 0.0), (0.9, False, 0.1)]
+)
+def test_two_epochs_of_full_batches_are_two_steps_by_hand(momentum, nesterov, decay):
+    """g <- g + d w; v <- m v + g; w <- w - lr v, and with Nesterov w <- w - lr (g + m v)."""
     data, model, by_hand = problem(), linear(), linear()
-    training = Training(epochs=2, lr=0.5, momentum=0.9, weight_decay=0.1, batch_size=8)
+    training = Training(
+        epochs=2, lr=0.5, momentum=momentum, nesterov=nesterov, weight_decay=decay, batch_size=8
+    )
     fitted(training, data, model=model)
     velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
     for _ in range(2):
@@ -49,26 +54,9 @@ def test_two_epochs_of_full_batches_are_two_steps_by_hand():
         gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
         with torch.no_grad():
             for v, p, g in zip(velocity, by_hand.parameters(), gradients, strict=True):
-                v.mul_(0.9).add_(g + 0.1 * p)
-                p.sub_(0.5 * v)
-    for mine, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, True)])
-def test_a_step_without_momentum_and_one_of_nesterov_by_hand(momentum, nesterov):
-    """The second of two steps: Nesterov moves by g + m v, plain descent by g."""
-    data, model, by_hand = problem(), linear(), linear()
-    training = Training(epochs=2, lr=0.5, momentum=momentum, nesterov=nesterov, batch_size=8)
-    fitted(training, data, model=model)
-    velocity = [torch.zeros_like(p) for p in by_hand.parameters()]
-    for _ in range(2):
-        loss = F.cross_entropy(by_hand(data.tensors[0]), data.tensors[1])
-        gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
-        with torch.no_grad():
-            for v, p, g in zip(velocity, by_hand.parameters(), gradients, strict=True):
+                g = g + decay * p
                 v.mul_(momentum).add_(g)
-                p.sub_(0.5 * (g + momentum * v if nesterov else g))
+                p.sub_(0.5 * (g + momentum * v if nesterov else v))
     for mine, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 

@@ -149,17 +149,19 @@ def counted_by_ledger(work):
     return passes
 
 
+def case_of(network, name):
+    """A network, a criterion on it, its layers, and whether they are read after the activation."""
+    make, names = NETWORKS[network]
+    model = built(make)
+    used, unit_groups = metric(name, model), layers_of(model, names)
+    skip_refused(used, unit_groups, network != "untraced")
+    return model, used, unit_groups, network != "untraced"
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_passes_are_the_operations_that_torch_counts(network, name, monkeypatch):
-    make, names = NETWORKS[network]
-    model = built(make)
-    used, unit_groups, after_activation = (
-        metric(name, model),
-        layers_of(model, names),
-        network != "untraced",
-    )
-    skip_refused(used, unit_groups, after_activation)
+    model, used, unit_groups, after_activation = case_of(network, name)
     work = partial(used.estimate, unit_groups, after_activation)
     forward, backward = counted_by_torch(work, monkeypatch)
     passes = counted_by_ledger(work)
@@ -178,14 +180,7 @@ def test_passes_are_the_operations_that_torch_counts(network, name, monkeypatch)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_is_predicted_is_what_is_counted(network, name):
-    make, names = NETWORKS[network]
-    model = built(make)
-    used, unit_groups, after_activation = (
-        metric(name, model),
-        layers_of(model, names),
-        network != "untraced",
-    )
-    skip_refused(used, unit_groups, after_activation)
+    _, used, unit_groups, after_activation = case_of(network, name)
     passes = counted_by_ledger(lambda: used.estimate(unit_groups, after_activation))
     found = used.predict(unit_groups, after_activation)
     assert found.backward == pytest.approx(passes.backward, rel=1e-12)
