@@ -13,7 +13,7 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-install-launchers: install  # Ray and PostgreSQL's driver; docs/sweeps.md
+install-launchers: install  # Ray, PostgreSQL's driver, Optuna; docs/sweeps.md
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-launchers.lock
 
 run: install

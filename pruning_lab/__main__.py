@@ -12,9 +12,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -32,6 +31,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 log = logging.getLogger("pruning_lab")
 
+DRY = ("dry_run=true", "plan=true")
+
 NO_SWEEP = (
     "-m is not possible under torchrun: all its processes work on one run. Start one torchrun "
     "after the other."
@@ -48,8 +49,7 @@ def main(config: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     try:
         with where_given(hydra_config):
-            groups = [group.name for group in fields(Names)]
-            names = Names(*check_composed(config, hydra_config, groups))
+            names = check_composed(config, hydra_config)
             if hydra_config.mode == RunMode.MULTIRUN:
                 from pruning_lab.runtime.device import spread
 
@@ -69,13 +69,13 @@ def _job(config: DictConfig, names: Names, output: Path, overrides: Sequence[str
     from pruning_lab.experiment.fingerprint import identify
     from pruning_lab.experiment.setup import set_up
 
-    if config.plan:
+    if config.dry_run:
         setup = set_up(config, names)
         text = dry_run(setup)
         if _leads():
             print(text)
         if not config.force:
-            runner.finished(setup.job)  # which says so, where it is
+            runner.finished(setup)  # which says so, where it is
         return math.nan
     log.info("%s on %s, pruned by %s", names.model, names.dataset, names.metric)
     if not config.force and (done := runner.finished(identify(config))) is not None:
@@ -112,7 +112,7 @@ def _run() -> None:
         sys.exit(NO_SWEEP if _once(NO_SWEEP) == NO_SWEEP else 1)
     if not _leads():
         logging.disable(logging.INFO)
-    elif not any(each.lower().lstrip("+") == "plan=true" for each in sys.argv):
+    elif not any(each.lower().lstrip("+") in DRY for each in sys.argv):
         main()
         return
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed
@@ -122,7 +122,7 @@ def _run() -> None:
         main()
 
 
-def _processes() -> Any:
+def _processes() -> ModuleType | None:
     """Return ``runtime.distributed`` under torchrun; None otherwise, so torch is not imported."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
@@ -155,7 +155,7 @@ def _disk_error(ended: SystemExit) -> OSError | None:
     return error if isinstance(error, OSError) else None
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 

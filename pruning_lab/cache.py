@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -28,7 +27,7 @@ DAY = 86_400
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheEntry:
     """A cached folder: a trained baseline with its scores, or an unfinished run."""
 
     kind: str
@@ -62,7 +61,7 @@ class Kept:
             record = json.loads((self.path / MARKS[self.kind]).read_text())
             start = record.get("start", record)
             names = record.get("of") or {
-                key: _last(start[key]["_target_"]) for key in ("model", "dataset")
+                key: start[key]["_target_"].rpartition(".")[2] for key in ("model", "dataset")
             }
             parts = [names[key] for key in ("model", "dataset", "metric") if key in names]
             return " ".join([*parts, f"seed {start['seeds']['init']}"])
@@ -73,40 +72,40 @@ class Kept:
         """Delete the folder; raise Timeout if a process is using it."""
         beside = self.path.with_suffix(".lock")
         with ExitStack() as held:
-            for path in [*self.path.glob(".*.lock"), *([beside] if beside.exists() else [])]:
+            for path in filter(Path.exists, [*self.path.glob(".*.lock"), beside]):
                 held.enter_context(FileLock(path).acquire(blocking=False))
             shutil.rmtree(self.path)
         beside.unlink(missing_ok=True)
 
 
-def kept(folders: dict[str, Path]) -> Iterator[Kept]:
+def entries_in(folders: dict[str, Path]) -> Iterator[CacheEntry]:
     """Yield the cached entries of ``folders`` (kind -> folder), kind by kind."""
     for kind, folder in folders.items():
         for mark in sorted(folder.glob(f"*/{MARKS[kind]}")):
             if NAME.fullmatch(mark.parent.name):
-                yield Kept(kind, mark.parent)
+                yield CacheEntry(kind, mark.parent)
 
 
-def chosen(found: Sequence[Kept], names: Sequence[str], days: float) -> list[Kept]:
+def chosen(entries: Sequence[CacheEntry], names: Sequence[str], days: float) -> list[CacheEntry]:
     """Select by name or kind the entries unmodified for ``days``; UserError for unknown names."""
-    known = {*MARKS, *(entry.name for entry in found)}
+    known = {*MARKS, *(entry.name for entry in entries)}
     if unknown := [name for name in names if name not in known]:
         raise UserError(
             f"There is no '{unknown[0]}' here; choose baselines, checkpoints, or names of the list."
         )
-    return [entry for entry in found if {entry.kind, entry.name} & {*names} and entry.age >= days]
+    return [entry for entry in entries if {entry.kind, entry.name} & {*names} and entry.age >= days]
 
 
-def table(found: Sequence[Kept]) -> str:
+def table(entries: Sequence[CacheEntry]) -> str:
     """Format the entries: name, kind, content, size and age, and the total size."""
-    if not found:
+    if not entries:
         return "Nothing is kept here."
     frame = pd.DataFrame(
-        [(e.name, e.kind, e.about, f"{e.size / 1e6:.1f}", f"{e.age:.1f}") for e in found],
+        [(e.name, e.kind, e.about, f"{e.size / 1e6:.1f}", f"{e.age:.1f}") for e in entries],
         columns=["name", "kind", "of", "MB", "days"],
     )
-    total = sum(entry.size for entry in found) / 1e6
-    return f"{frame.to_string(index=False)}\n\n{len(found)} folders, {total:.1f} MB"
+    total = sum(entry.size for entry in entries) / 1e6
+    return f"{frame.to_string(index=False)}\n\n{len(entries)} folders, {total:.1f} MB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,27 +117,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clear", nargs="+", default=[], metavar="NAME", help=clear)
     days = "clear only entries not modified for at least this many days"
     parser.add_argument("--days", type=float, default=0.0, help=days)
-    options: Any = parser.parse_args(arguments)
-    entries = list(kept({kind: getattr(options, kind) for kind in MARKS}))
+    options = parser.parse_args(arguments)
+    entries = list(entries_in({kind: getattr(options, kind) for kind in MARKS}))
     if not options.clear:
         print(table(entries))
         return 0
     try:
-        for entry in chosen(entries, options.clear, options.days):
-            try:
-                size = entry.size
-                entry.clear()
-                print(f"{entry.name}: {size / 1e6:.1f} MB cleared")
-            except Timeout:
-                print(f"{entry.name}: left alone, a process is using it")
+        selected = chosen(entries, options.clear, options.days)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    for entry in selected:
+        size = entry.size
+        try:
+            entry.clear()
+            print(f"{entry.name}: {size / 1e6:.1f} MB cleared")
+        except Timeout:
+            print(f"{entry.name}: left alone, a process is using it")
     return 0
-
-
-def _last(target: str) -> str:
-    return target.rpartition(".")[2]
 
 
 if __name__ == "__main__":

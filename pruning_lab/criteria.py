@@ -1,9 +1,7 @@
 """``python -m pruning_lab.criteria``: print a Markdown table of all criteria in conf/metric."""
 
 import re
-from collections.abc import Iterator
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,51 +27,40 @@ one.
 """
 COLUMNS = ("`metric=`", "in words", "score of a unit", "reads", "source")
 
-
-def _folder() -> Traversable:
-    return files("pruning_lab.conf") / "metric"
+FOLDER = files("pruning_lab.conf") / "metric"
 
 
 def names() -> list[str]:
-    """All values that ``metric=`` takes, sorted."""
-    yaml = ".yaml"
-    file_names = (path.name for path in _folder().iterdir())
-    return sorted(name.removesuffix(yaml) for name in file_names if name.endswith(yaml))
+    """Return all values that ``metric=`` takes, sorted."""
+    file_names = (path.name for path in FOLDER.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in file_names if name.endswith(".yaml"))
 
 
 def settings(name: str) -> DictConfig:
-    """Settings of a criterion in conf/metric; UserError for an unknown name."""
+    """Return the settings of a criterion in conf/metric; UserError for an unknown name."""
     check_choice("criterion", name, names())
-    config = OmegaConf.create((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(config, DictConfig)
-    return config
+    return DictConfig(OmegaConf.create(_text(name)))
 
 
 def table() -> str:
-    """Markdown table with one row per criterion, from its YAML comment and its docstring."""
+    """Return a Markdown table of all criteria, from their YAML comments and docstrings."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, names())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _row(name: str) -> tuple[str, ...]:
-    text = (_folder() / f"{name}.yaml").read_text(encoding="utf-8")
-    words = text.splitlines()[0].removeprefix("# ").rstrip(".")
+    words = _text(name).splitlines()[0].removeprefix("# ").rstrip(".")
     kind: type[AttributionMetric] = find_target(settings(name)._target_, f"metric={name}")
     docs = kind.__doc__ or ""
     score = re.sub(r" \([^()]*arXiv [^()]*\)", "", " ".join(docs.split("\n\n")[0].split()))
-    return (f"`{name}`", *map(_escaped, (words, score.rstrip("."))), kind.evidence, _sources(docs))
+    cells = (re.sub(r"([|*])", r"\\\1", text) for text in (words, score.rstrip(".")))
+    numbers = dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{4,5})", docs))
+    links = ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers)
+    return (f"`{name}`", *cells, kind.evidence, links)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
-
-
-def _sources(text: str) -> str:
-    def links() -> Iterator[str]:
-        for number in dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{4,5})", text)):
-            yield f"[{number}](https://arxiv.org/abs/{number})"
-
-    return ", ".join(links())
+def _text(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

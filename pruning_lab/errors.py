@@ -1,9 +1,9 @@
 """UserError, whose message is written for users, and the common checks that raise it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from os import PathLike
-from typing import Any
+from typing import NoReturn
 
 LARGEST_SEED = 2**31 - 1
 """Largest seed that the generators of torch, numpy and scikit-learn all accept."""
@@ -17,18 +17,15 @@ class UserError(ValueError):
     """
 
 
-def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
     """Raise UserError unless ``value`` is an integer from ``least`` to ``most`` (None: any)."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
-        end = "on" if most is None else f"to {most}"
-        raise UserError(
-            f"{name}={value} is not possible; it is a whole number from {least} {end}"
-            f"{_no_text(value)}."
+    if type(value) is not int or value < least or (most is not None and value > most):
+        _refuse(
+            name, value, f"a whole number from {least} {'on' if most is None else f'to {most}'}"
         )
 
 
-def check_counts(name: str, values: Any, example: Sequence[int]) -> None:
+def check_counts(name: str, values: object, example: Sequence[int]) -> None:
     """Raise UserError unless ``values`` is a list of positive integers, such as ``example``."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise UserError(f"{name}={values} is not possible; it is a list, {example} for example.")
@@ -36,18 +33,34 @@ def check_counts(name: str, values: Any, example: Sequence[int]) -> None:
         check_count(name, value)
 
 
-def check_seed(name: str, value: Any) -> None:
+def check_seed(name: str, value: object) -> None:
     """Raise UserError unless ``value`` can seed every random number generator."""
     check_count(name, value, 0, LARGEST_SEED)
 
 
-def check_switch(name: str, value: Any) -> None:
+def check_switch(name: str, value: object) -> None:
     """Raise UserError unless ``value`` is a bool; anything else would pass for true or false."""
     if not isinstance(value, bool):
-        raise UserError(f"{name}={value} is not possible; it is true or false{_no_text(value)}.")
+        _refuse(name, value, "true or false")
 
 
-def check_text(name: str, value: Any, example: str) -> None:
+def check_number(name: str, value: object, fits: Callable[[float], bool], allowed: str) -> None:
+    """Raise UserError unless ``value`` is a finite number that ``fits`` (in words: ``allowed``)."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and fits(value))
+    ):
+        _refuse(name, value, f"a number {allowed}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise UserError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UserError(f"{name}={value} is not known; choose one of {', '.join(choices)}.")
+
+
+def check_text(name: str, value: object, example: str) -> None:
     """Raise UserError unless ``value`` is non-empty text, or a path, that UTF-8 can encode."""
     if not isinstance(value, str | PathLike) or not str(value):
         raise UserError(f"{name}={value} is not possible; it is text, {example} for example.")
@@ -63,21 +76,7 @@ def printable(text: str | PathLike) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-def check_number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> None:
-    """Raise UserError unless ``value`` is a finite number that ``fits`` (in words: ``allowed``)."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not fits(value):
-        raise UserError(
-            f"{name}={value} is not possible; it is a number {allowed}{_no_text(value)}."
-        )
-
-
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raise UserError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise UserError(f"{name}={value} is not known; choose one of {', '.join(choices)}.")
-
-
-def _no_text(value: Any) -> str:
-    """Return a hint if a value is text: '0.5' in quotes looks like a number but is none."""
-    return ", not text" if isinstance(value, str) else ""
+def _refuse(name: str, value: object, wanted: str) -> NoReturn:
+    # '0.5' in quotes looks like a number but is text
+    hint = ", not text" if isinstance(value, str) else ""
+    raise UserError(f"{name}={value} is not possible; it is {wanted}{hint}.")

@@ -17,6 +17,7 @@ from pruning_lab import tracking
 from pruning_lab.config.sections import Names
 from pruning_lab.experiment import recorder, runner
 from pruning_lab.experiment.setup import Setup, set_up
+from pruning_lab.tracking.store import MlflowClient
 
 TINY = [
     "model=mlp",
@@ -45,7 +46,7 @@ class Experiment:
         return self.setup.network.model
 
     @property
-    def client(self) -> tracking.MlflowClient:
+    def client(self) -> MlflowClient:
         return tracking.connect(self.setup.settings.tracking.uri)
 
     def run(self) -> float:

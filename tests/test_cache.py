@@ -34,7 +34,7 @@ def test_the_list_says_what_is_kept_of_what_and_how_large_it_is(folder, capsys):
     (run,) = names(folder, "checkpoints")
     assert cache.main([]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    found = cache.Kept("baselines", folder / "baselines" / baseline)
+    found = cache.CacheEntry("baselines", folder / "baselines" / baseline)
     sizes = [path.stat().st_size for path in found.path.iterdir()]
     assert found.size == sum(sizes) > 1000
     size = f"{sum(sizes) / 1e6:.1f}"

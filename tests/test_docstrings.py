@@ -26,13 +26,24 @@ def parameters(function):
 
 
 def undocumented(value, text):
-    return [name for name in parameters(value) if not re.search(rf"`\*{{0,2}}{name}`", text)]
+    """Parameters that are neither named in backquotes nor in a list of arguments."""
+
+    def named(name):
+        return re.search(rf"`\*{{0,2}}{name}\b|^ *\*{{0,2}}{name}: ", text, flags=re.MULTILINE)
+
+    return [name for name in parameters(value) if not named(name)]
+
+
+def documentation(value):
+    """Its docstring; of a class also those of its constructor and of the package's base classes."""
+    if not inspect.isclass(value):
+        return inspect.getdoc(value) or ""
+    kinds = [kind for kind in value.__mro__ if kind.__module__.startswith("pruning_lab")]
+    constructors = [vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind)]
+    return "\n".join(inspect.getdoc(documented) or "" for documented in kinds + constructors)
 
 
 @pytest.mark.parametrize("value", list(public_names()))
 def test_every_public_name_documents_its_parameters(value):
-    text = inspect.getdoc(value) or ""
-    if inspect.isclass(value) and "__init__" in vars(value):
-        text += inspect.getdoc(value.__init__) or ""
-    assert text
-    assert undocumented(value, text) == []
+    assert value.__doc__
+    assert undocumented(value, documentation(value)) == []

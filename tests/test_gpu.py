@@ -15,7 +15,7 @@ from pruning_lab.pruner.saved_model import load_pruned
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.device import find_device
 from pruning_lab.tasks import Classification
-from pruning_lab.tracking import Run
+from pruning_lab.tracking.write import Run
 from tests.contracts.test_criteria import LAYERS, NAMES, data, metric, network
 from tests.experiment.test_resume import Cut
 from tests.running import two_steps

@@ -1,10 +1,17 @@
-"""The presets for launchers: each extends its plugin's own configuration."""
+"""The presets for launchers and sweepers: each extends its plugin's own configuration."""
 
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+
+from tests.commands import python
+from tests.running import TINY
 
 PRESETS = {
     "parallel": ("hydra_joblib_launcher", "joblib_launcher.JoblibLauncher"),
@@ -42,3 +49,58 @@ def test_a_value_of_a_preset_can_be_set():
 
 def test_without_a_preset_jobs_run_one_after_the_other():
     assert launcher()._target_ == "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+TUNE = ["-m", "hydra/sweeper=tune", *TINY, "attributions=none", "metric=random",
+        "schedule=one_shot", "hydra.sweeper.n_trials=5", "hydra.sweeper.sampler.n_startup_trials=2",
+        "finetune.lr=tag(log,interval(1e-4,1e-1))"]  # fmt: skip
+
+
+def study(folder, log):
+    """What a study ends with, and the values that it tried."""
+    (results,) = folder.rglob("optimization_results.yaml")
+    return OmegaConf.load(results), re.findall(r"#\d+ : finetune.lr=(\S+)", log)
+
+
+def test_a_study_that_was_killed_ends_as_one_that_was_not(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="Optuna is not installed")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    done = python(whole, "-m", "pruning_lab", *TUNE)
+    assert done.returncode == 0, done.stderr
+    results, tried = study(whole, done.stdout)
+    assert len(set(tried)) == 5
+    assert str(results.best_params["finetune.lr"]) in tried
+    command = [sys.executable, "-m", "pruning_lab", *TUNE]
+    with subprocess.Popen(command, cwd=killed, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if re.search(r"#3 : finetune.lr=", line):  # three jobs are finished
+                process.send_signal(signal.SIGKILL)
+    again = python(killed, "-m", "pruning_lab", *TUNE)
+    assert again.stdout.count("Finished already: run") == 3
+    assert study(killed, again.stdout) == (results, tried)
+    assert "All 5 jobs finished." in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["hydra.sweeper.direction=minimize"],
+            "direction=minimize would choose the worst accuracy",
+        ),
+        (
+            ["task=regression", "hydra.sweeper.direction=maximize"],
+            "maximize would choose the worst RMSE on val.*Set hydra.sweeper.direction=minimize",
+        ),
+        (["hydra/sweeper=optuna"], "minimize would choose the worst accuracy"),  # the plugin's own
+    ],
+)
+def test_the_worst_is_never_chosen(overrides, message, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="Optuna is not installed")
+    given = [each for each in TUNE if "n_startup" not in each]
+    done = python(tmp_path, "-m", "pruning_lab", *given, *overrides)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert not (tmp_path / "mlflow.db").exists()

@@ -1,4 +1,4 @@
-"""What the README says is true: its snippet runs, its commands compose, its choices exist."""
+"""README, configuration and results: snippets run, commands compose, choices and links exist."""
 
 import re
 import shlex
@@ -9,14 +9,15 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / name for name in ("README.md", "docs/configuration.md", "docs/results.md")]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 CONF = ROOT / "conf"
 
 
 def blocks(language):
     """The fenced blocks in a language ("" for commands)."""
     found, inside = [], None
-    for line in README.splitlines():
+    for line in TEXT.splitlines():
         if line.startswith("```"):
             inside = None if inside is not None else line.removeprefix("```")
             found += [(inside, [])] if inside is not None else []
@@ -26,7 +27,7 @@ def blocks(language):
 
 
 def commands():
-    """The overrides of each ``python -m pruning_lab`` in the README; of sweeps every value once."""
+    """The overrides of each ``python -m pruning_lab``; of sweeps every value once."""
     lines = [line.split("#")[0] for block in blocks("") for line in block.splitlines()]
     for line in lines:
         _, found, overrides = line.partition("python -m pruning_lab ")
@@ -42,7 +43,7 @@ def commands():
 
 def test_all_commands_are_found():
     jobs = 5 + 2 + 3  # of sweeps, beyond the first of each
-    assert len(list(commands())) == README.count("python -m pruning_lab ") + jobs
+    assert len(list(commands())) == TEXT.count("python -m pruning_lab ") + jobs
 
 
 def test_the_snippets_do_what_their_comments_say(capsys):
@@ -83,13 +84,20 @@ def test_the_table_of_choices_is_complete():
         "attributions",
         "experiment",
     ):
-        (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", README, flags=re.MULTILINE)
+        (row,) = re.findall(rf"^\| `{group}` \| (.*) \|$", TEXT, flags=re.MULTILINE)
         for path in (CONF / group).glob("*.yaml"):
             assert f"`{path.stem}`" in row, f"{path.stem} is missing in the row of {group}"
 
 
-def test_links_and_pictures_exist():
-    places = re.findall(r"\]\(([^)h][^)]*)\)", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_pictures_exist(page):
+    places = re.findall(r"\]\(([^)h][^)]*)\)", page.read_text())
     assert len(places) >= 5
     for place in places:
-        assert (ROOT / place.partition("#")[0]).exists(), place
+        file, _, section = place.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), place
+        if section and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert section in anchors, place

@@ -22,11 +22,11 @@ from experiments.compare_criteria.records import (
     STEPWISE,
     Block,
 )
+from experiments.compare_criteria.regret import regret_elsewhere, regrets
+from experiments.crossed import crossed_mean
 from pruning_lab.compare import quality_curves
 from pruning_lab.compare.agreement import spearman
-from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.compare.exact import sign_flip_p
-from pruning_lab.compare.regret import regret_elsewhere, regrets
 from pruning_lab.compare.statistics import half_width
 
 RESULTS = Path(__file__).with_name("results")

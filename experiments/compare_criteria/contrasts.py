@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.compare_criteria.records import CUTS, FEW, LONG, NONE, Block
+from experiments.crossed import crossed_mean
 from pruning_lab.compare import holm
-from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.compare.exact import sign_flip_p
 
 MARGIN = 0.5

@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from experiments.compare_criteria.records import FEW, LONG, NONE, NONE_OF_FEW, RECORDS
+from experiments.compare_criteria.shifts import shifted
 from pruning_lab.attributions import (
     RandomAttributionMetric,
     ShapleyAttributionMetric,
@@ -36,7 +37,6 @@ from pruning_lab.attributions.criteria.banzhaf import BanzhafAttributionMetric
 from pruning_lab.attributions.criteria.owen_gradient import OwenGradientAttributionMetric
 from pruning_lab.config.build import build
 from pruning_lab.datasets import Splits
-from pruning_lab.datasets.shifts import shifted
 from pruning_lab.experiment.fingerprint import digest_of_network, fresh_model
 from pruning_lab.experiment.labels import git_commit
 from pruning_lab.experiment.parts import build_data

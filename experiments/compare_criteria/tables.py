@@ -222,7 +222,7 @@ def refitted_by_network(column: str) -> pd.DataFrame:
     return 100 * rows.pivot_table(column, "network", "metric", sort=False)[names]
 
 
-def readme() -> str:
+def results() -> str:
     """Return the README's table: four repairs, Shapley values with the most pictures."""
     rows = read("summary").query("block == 'convnet' and removed == 'all cuts'")
     rows = rows[rows["criterion"].isin(rows.query("repair == @LONG")["criterion"])]

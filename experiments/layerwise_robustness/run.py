@@ -34,7 +34,7 @@ from pruning_lab.datasets.cifar import cifar
 from pruning_lab.datasets.digits import digits
 from pruning_lab.datasets.fashion_mnist import fashion_mnist
 from pruning_lab.errors import check_count
-from pruning_lab.experiment.removable import choose_layers
+from pruning_lab.experiment.network import choose_layers
 from pruning_lab.graph.kinds import units_of
 from pruning_lab.models.vgg import VGG
 from pruning_lab.pruner.saved_model import load_state, save_state

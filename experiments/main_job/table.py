@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.crossed import Crossed, crossed_mean
 from pruning_lab.compare import markdown
-from pruning_lab.compare.crossed import Crossed, crossed_mean
 from pruning_lab.records.per_sample import Pictures, read
 from pruning_lab.records.step import MAIN, STAGES
 

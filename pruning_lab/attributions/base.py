@@ -17,11 +17,13 @@ from pruning_lab.attributions.observation.checks import check_trace, observe
 from pruning_lab.attributions.observation.losses import Criterion, raw_losses
 from pruning_lab.attributions.unit_groups import UnitGroups, every_unit, units_of_module
 from pruning_lab.errors import UserError
-from pruning_lab.graph.refusals import UntraceableError
+from pruning_lab.graph.refusals import UntraceableError, untraceable
 from pruning_lab.partial_forward.hooked import HookedGraph
-from pruning_lab.partial_forward.traced import Graph, trace
+from pruning_lab.partial_forward.interface import ModelGraph
+from pruning_lab.partial_forward.traced import trace
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Passes, Prediction, counted
+from pruning_lab.runtime.inputs import Inputs, call, length
 from pruning_lab.runtime.model_state import evaluating, state_kept, uncompiled
 from pruning_lab.runtime.random_streams import streams_kept
 
@@ -51,11 +53,20 @@ class Site(NamedTuple):
 class AttributionMetric(ABC):
     """A criterion: scores how much each unit of a layer is worth to the model.
 
-    ``criterion(output, target, reduction="none")`` is the loss function, ``data_generator`` any
-    iterable of batches ``(x, target)``. ``reduction`` makes one score per unit out of per-sample
-    scores (samples, units): ``"mean"``, ``"mean_abs"`` (of absolute values), ``"sum"``,
-    ``"mean_plus_2_std"`` (the best variant of Ancona et al., arXiv 2006.01795; population standard
-    deviation), ``"none"``, or a callable. Units with the lowest scores are removed first.
+    Units with the lowest scores are removed first.
+
+    Args:
+        model: it is scored in eval mode, and left as it was.
+        data_generator: an iterable of batches, which can be read several times: ``(x, target)``,
+            several inputs with the target last, or dictionaries of the model's named arguments with
+            the target as ``"labels"``. All tensors have the samples in their first dimension.
+        criterion: the loss function, called as ``criterion(output, target, reduction="none")``.
+        device: where the batches are moved to; the model must be there.
+        reduction: makes one score per unit out of per-sample scores (samples, units): ``"mean"``,
+            ``"mean_abs"`` (of absolute values), ``"sum"``, ``"mean_plus_2_std"`` (the best variant
+            of Ancona et al., arXiv 2006.01795; population standard deviation), ``"none"``, or a
+            callable.
+        **options: of the criterion, by the names in its ``options``.
     """
 
     evidence: ClassVar[str] = "nothing"
@@ -192,7 +203,9 @@ class AttributionMetric(ABC):
         vars(self).update(options)
         self._check_options()
 
-    def _sites(self, graph: Any, unit_groups: UnitGroups, after_activation: bool) -> list[Site]:
+    def _sites(
+        self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
+    ) -> list[Site]:
         """Return the sites where the unit groups' activations are read."""
         if not unit_groups.joint:
             return [
@@ -223,7 +236,7 @@ class AttributionMetric(ABC):
         return self._axes[module]
 
     def _counts(
-        self, graph: Any, unit_groups: Sequence[UnitGroups], after_activation: bool
+        self, graph: ModelGraph, unit_groups: Sequence[UnitGroups], after_activation: bool
     ) -> list[int]:
         """Return the number of groups in each set; the output's width where every unit is one."""
         sites = [self._sites(graph, groups, after_activation)[0] for groups in unit_groups]
@@ -234,17 +247,19 @@ class AttributionMetric(ABC):
         widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
         return [groups.count or width for groups, width in zip(unit_groups, widths, strict=True)]
 
-    def _graph(self, unit_groups: Sequence[UnitGroups] = ()) -> Graph | HookedGraph:
+    def _graph(self, unit_groups: Sequence[UnitGroups] = ()) -> ModelGraph:
         """Return the traced model, or hooks if the trace does not compute what the model does.
 
         This is checked on a few samples, at the output and at the modules of ``unit_groups``.
         """
         modules = list(dict.fromkeys(module for groups in unit_groups for module in groups.members))
         x, graph = self.batches.first(4), None
-        x = x if len(x) > 1 else self.batches.example()
+        x = x if length(x) > 1 else self.batches.example()
         with passes.checking():
             seen = observe(self.model, x, modules, self.needs_gradient)
             try:
+                if not isinstance(x, torch.Tensor):
+                    raise untraceable(self.model, "it takes several inputs, or named ones")
                 graph = trace(self.model)
                 check_trace(self.model, graph, x, modules, seen)
             except UntraceableError as error:
@@ -253,17 +268,17 @@ class AttributionMetric(ABC):
             graph.weigh(self.batches.example())
         return graph
 
-    def _output(self, x: torch.Tensor) -> Any:
-        """Return the model's output for ``x``."""
-        passes.forward(len(x))
-        return self.model(x)
+    def _output(self, inputs: Inputs) -> Any:
+        """Return the model's output."""
+        passes.forward(length(inputs))
+        return call(self.model, inputs)
 
-    def _losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+    def _losses(self, output: Any, target: Inputs) -> torch.Tensor:
         """Return one loss per sample, (N,)."""
         losses = self._raw_losses(output, target)
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
-    def _raw_losses(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+    def _raw_losses(self, output: Any, target: Inputs) -> torch.Tensor:
         return raw_losses(self.criterion, output, target)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pruning_lab.compare.across import across
 from pruning_lab.compare.best import Value, best_runs
 from pruning_lab.compare.pages import write_report
 from pruning_lab.compare.pairs import counted
@@ -23,10 +22,11 @@ from pruning_lab.compare.recorded import (
     tuned_scores,
     with_value,
 )
-from pruning_lab.compare.report import Section, sections
+from pruning_lab.compare.report import Section, across, sections
 from pruning_lab.compare.runs import comparable
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import Runs, find_runs, keep_report
+from pruning_lab.tracking.read import Runs, find_runs
+from pruning_lab.tracking.write import keep_report
 
 ACROSS = "models_and_datasets"
 """Folder of the report over all models and data sets."""
@@ -59,8 +59,7 @@ def main() -> None:
         folder = given.output if len(groups) == 1 else given.output / name
         try:
             runs, chosen = best_runs(runs, key, values) if key else (runs, None)
-            write = partial(report, runs, recorded, uri=given.uri, chosen=chosen)
-            _publish(given, name, folder, runs, write)
+            _publish(given, name, folder, runs, partial(_write, runs, recorded, given.uri, chosen))
         except UserError as error:
             failed.append(f"No report of {name}: {error}")
         else:
@@ -79,55 +78,49 @@ def _publish(
     name: str,
     folder: Path,
     runs: pd.DataFrame,
-    write: Callable[[Path], Path],
+    write: Callable[[Path], object],
 ) -> None:
     """Write a report completely or not at all, print it, and keep it in MLflow."""
     with tempfile.TemporaryDirectory() as private:  # without other files in ``folder``
         new = Path(private) / "report"  # with the usual permissions, unlike a temporary folder
-        page = write(new)
+        write(new)
         shutil.copytree(new, folder, dirs_exist_ok=True)
         print((folder / "report.md").read_text(encoding="utf-8"))
-        print(f"Report: {folder / page.name}")
+        print(f"Report: {folder / 'report.html'}")
         if given.keep:
-            print(_kept(given.uri, given.experiment[0], name, new, runs))
+            experiment, count = given.experiment[0], runs["run_id"].nunique()
+            try:
+                run_id = keep_report(given.uri, experiment, f"report: {name}", new, count)
+                print(f"Kept in MLflow as the run {run_id} of '{experiment}'.")
+            except Exception as error:  # whatever the store's driver raises: the report is there
+                print(f"Not kept in MLflow: {error}")
 
 
-def _kept(uri: str, experiment: str, name: str, folder: Path, runs: pd.DataFrame) -> str:
-    """Keep a report in MLflow and return a message; an error is reported in it, not raised."""
-    try:
-        count = runs["run_id"].nunique()
-        run_id = keep_report(uri, experiment, f"report: {name}", folder, count)
-    except Exception as error:  # whatever the store's driver raises
-        return f"Not kept in MLflow: {error}"
-    return f"Kept in MLflow as the run {run_id} of '{experiment}'."
-
-
-def report(
-    runs: pd.DataFrame, found: Runs, folder: Path, uri: str, chosen: Section | None = None
-) -> Path:
-    """Write the report on comparable runs, and their frame as ``runs.csv``; return its page.
+def _write(
+    runs: pd.DataFrame, recorded: Runs, uri: str, chosen: Section | None, folder: Path
+) -> None:
+    """Write the report on comparable runs, and their frame as ``runs.csv``.
 
     ``chosen`` is the section on how the runs were chosen.
     """
-    first = runs.iloc[0]
+    first, criteria = runs.iloc[0], runs.groupby("metric", sort=False)
     title = f"{first['model']} on {first['dataset']}: "
-    title += counted(runs["metric"].nunique(), "criterion", "criteria")
-    settings = runs.groupby("metric", sort=False)["metric_settings"].unique()
-    counts = runs.groupby("metric", sort=False)["run_id"].nunique()
+    title += counted(criteria.ngroups, "criterion", "criteria")
+    counts = ", ".join(f"{name} {count}" for name, count in criteria["run_id"].nunique().items())
     about = [
         f"Schedule {first['schedule']}, fine-tuning {first['finetune']}, setting "
-        f"{first['setting']}; {counted(runs['block'].nunique(), 'block')}; runs: "
-        + ", ".join(f"{metric} {count}" for metric, count in counts.items())
-        + ".",
-        *(f"{metric}: {options(texts)}." for metric, texts in settings.items()),
-        *(f"Left out: {_left_out(row)}." for _, row in found.left_out.iterrows()),
+        f"{first['setting']}; {counted(runs['block'].nunique(), 'block')}; runs: {counts}.",
+        *(
+            f"{name}: {options(text)}."
+            for name, text in criteria["metric_settings"].first().items()
+        ),
+        *(f"Left out: {_left_out(row)}." for _, row in recorded.left_out.iterrows()),
     ]
     parts = [] if chosen is None else [chosen]
     parts += sections(runs, baseline_scores(runs, uri), tuned_scores(runs, uri))
     parts.append(Section("What the runs share", tables={"shared": shared_options(runs, uri)}))
-    page = write_report(folder, title, about, parts)
+    write_report(folder, title, about, parts)
     runs.to_csv(folder / "runs.csv", index=False)
-    return page
 
 
 def _left_out(row: pd.Series) -> str:

@@ -60,7 +60,10 @@ COLUMNS = [*MEASURES, "chance"]
 
 
 def between_criteria(scores: Scores) -> pd.DataFrame:
-    """Compare every pair of criteria in every layer: ``one other layer units`` and COLUMNS."""
+    """Compare every pair of criteria in every layer: ``one other layer units`` and COLUMNS.
+
+    ``scores`` holds by criterion and layer one number per unit.
+    """
     rows = [
         (one, other, layer, *_measured(scores[one][layer], scores[other][layer]))
         for one, other in combinations(in_order(scores), 2)
@@ -73,7 +76,8 @@ def between_criteria(scores: Scores) -> pd.DataFrame:
 def between_scorings(scorings: Sequence[LayerScores]) -> pd.DataFrame:
     """Compare every pair of scorings of a network by one criterion: ``layer units`` and COLUMNS.
 
-    Scorings may differ in the seed or in the samples. Raises UserError if their layers differ.
+    ``scorings`` hold one number per unit by layer; they may differ in the seed or in the samples.
+    Raises UserError if their layers differ.
     """
     rows = []
     for one, other in combinations(scorings, 2):

@@ -19,17 +19,12 @@ def best_runs(
 ) -> tuple[pd.DataFrame, Section]:
     """Return the runs with each criterion's best value of a setting, and how it was chosen.
 
-    The best value has the best mean of the primary measure on ``val`` after the last step, over the
-    blocks; of ties the first in ascending order. Every criterion must have been tried with the
-    same values in the same blocks.
-
-    Args:
-        runs: one of the frames of ``comparable``, with the setting in the column ``key``.
-        key: the setting, ``finetune.lr`` for example.
-        values: the values to choose among; by default all that were tried.
-
-    Raises:
-        UserError: for a ``key`` or values that no run has, fewer than two values, missing trials.
+    ``runs`` is one of the frames of ``comparable``, with the setting (``finetune.lr`` for example)
+    in the column ``key``; ``values`` are those to choose among, by default all that were tried. The
+    best value has the best mean of the primary measure on ``val`` after the last step, over the
+    blocks; of ties the first in ascending order. Every criterion must have been tried with the same
+    values in the same blocks. Raises UserError for a ``key`` or ``values`` that no run has, fewer
+    than two values, and missing trials.
     """
     if key not in runs:
         raise UserError(f"these runs have no {key}. Choose a setting that they were run with.")
@@ -38,8 +33,8 @@ def best_runs(
             f"no run has {key}={_shown(unknown)}; there are: {_shown(runs[key].unique())}."
         )
     tried = runs[runs[key].isin(values)] if values else runs
-    trials = _trials(tried, key)
-    means, measure = trials.mean().unstack(key)[_ascending(tried[key].unique())], measure_of(runs)
+    trials, measure = _trials(tried, key), measure_of(runs)
+    means = trials.mean().unstack(key)[_ascending(tried[key].unique())]
     best = means.idxmax(axis=1) if measure.higher_is_better else means.idxmin(axis=1)
     chosen = tried[tried[key] == tried["metric"].map(best)]
     return chosen, _section(trials, means, best, key, measure)
@@ -47,27 +42,25 @@ def best_runs(
 
 def _trials(runs: pd.DataFrame, key: str) -> pd.DataFrame:
     """Return the measure on val after the last step, (blocks, criteria x values), without gaps."""
-    last = (
-        main_track(runs).sort_values("step", kind="stable").drop_duplicates("run_id", keep="last")
-    )
-    column = f"val_{measure_of(runs).name}_after"
-    values = last.groupby(["block", "metric", key], sort=False)[column].mean()
-    trials = values.unstack(["metric", key])
-    if last[key].nunique() < 2:
+    last = main_track(runs).sort_values("step", kind="stable").groupby("run_id").tail(1)
+    criteria, values = last["metric"].unique(), last[key].unique()
+    if len(values) < 2:
         raise UserError(
-            f"all runs have {key}={_shown(last[key].unique())}: there is nothing to choose from. "
+            f"all runs have {key}={_shown(values)}: there is nothing to choose from. "
             f"Run every criterion with several values, -m {key}=VALUE,VALUE."
         )
-    pairs = [(metric, value) for metric in last["metric"].unique() for value in last[key].unique()]
-    trials = trials.reindex(columns=pd.MultiIndex.from_tuples(pairs, names=["metric", key]))
+    column = f"val_{measure_of(runs).name}_after"
+    trials = last.groupby(["block", "metric", key], sort=False)[column].mean()
+    pairs = pd.MultiIndex.from_product([criteria, values], names=["metric", key])
+    trials = trials.unstack(["metric", key]).reindex(columns=pairs)
     missing = trials.isna().unstack()
     if missing.any():
-        metric, value, block = missing.index[missing.to_numpy()][0]
+        metric, value, block = missing.idxmax()
         raise UserError(
             f"{missing.sum()} of {missing.size} trials are missing, for example "
             f"{style_of(metric).label} with {key}={_shown([value])} in the block {block}. The "
-            f"choice needs {key}={_shown(last[key].unique())} for each of "
-            f"{', '.join(style_of(name).label for name in in_order(last['metric']))}. Other runs "
+            f"choice needs {key}={_shown(values)} for each of "
+            f"{', '.join(style_of(name).label for name in in_order(criteria))}. Other runs "
             f"in the store count, too: choose among the values of your sweep (--best {key}=VALUE,"
             "VALUE), read its runs alone (--experiment, --tag, --since), or give its command again "
             "if a job failed."
@@ -106,7 +99,7 @@ def _section(
 
 
 def _ascending(values: Iterable[Value]) -> list[Value]:
-    """Numbers in ascending order, then texts."""
+    """Return numbers in ascending order, then texts."""
     return sorted(values, key=lambda value: (isinstance(value, str), value))
 
 

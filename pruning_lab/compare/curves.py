@@ -32,6 +32,13 @@ Panel = tuple[str, pd.DataFrame, str]
 def quality_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") -> Figure:
     """Plot the primary measure over the removed share (%), without and after fine-tuning.
 
+    ``frame`` has one row per run, track and step, of one model, data set, schedule and fine-tuning,
+    with columns ``run_id``, ``metric``, ``step``, ``removed_<x>`` and ``<split>_<measure>_before``
+    / ``_after``. Without ``track`` all rows are the main track, without ``measure``,
+    ``measure_unit`` and ``measure_better`` the measure is classification's. ``x`` is ``"flops"``,
+    ``"parameters"`` or ``"units"``, ``split`` is ``"test"`` or ``"val"``. Raises UserError for
+    others, no runs, or runs that cannot share a curve.
+
     One line per criterion: the mean over its runs of share and measure, at the steps that all of
     them have. Several runs are drawn as thin lines, five or more as a band: the mean's 95 % band,
     which holds at all steps at once (``band_factor``). If there is a column ``block``, the runs of
@@ -39,22 +46,11 @@ def quality_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") -
     there are none, it shows the main track before fine-tuning. Stale tracks, if any, have a panel
     of their own on the left. If nine tenths or more are removed, the axis is logarithmic in the
     remaining share, so that steps that remove equal shares of it are equally wide.
-
-    Args:
-        frame: one row per run, track and step, of one model, data set, schedule and fine-tuning;
-            columns ``run_id``, ``metric``, ``step``, ``removed_<x>`` and
-            ``<split>_<measure>_before`` / ``_after``. ``track`` may be left out, and so may
-            ``measure``, ``measure_unit``, ``measure_better``: then it is classification's.
-        x: ``"flops"``, ``"parameters"`` or ``"units"``.
-        split: ``"test"`` or ``"val"``.
-
-    Raises:
-        UserError: for another ``x`` or ``split``, no runs, or runs that cannot share a curve.
     """
     check_choice("x", x, _QUANTITIES)
     check_choice("split", split, _SPLITS)
     check_comparable(frame)
-    measure = measure_of(frame)
+    measure, most = measure_of(frame), frame[f"removed_{x}"].max()
     panels = _panels(frame, split, measure.name)
     figure = Figure(figsize=(4.2 * len(panels) + 1.8, 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -64,25 +60,19 @@ def quality_curves(frame: pd.DataFrame, x: str = "flops", split: str = "test") -
             _draw_criterion(ax, criterion, runs, f"removed_{x}", column, measure.scale)
         if measure.unit == "%":
             _widen(ax)
-        if frame[f"removed_{x}"].max() >= MUCH:
-            _stretch(ax, 100 * frame[f"removed_{x}"].max())
+        if most >= MUCH:
+            _stretch(ax, 100 * most)
         ax.set_title(title, fontsize="medium")
         ax.set_xlabel(f"{_QUANTITIES[x]} removed (%)")
         ax.grid(color="0.92")
         ax.set_axisbelow(True)
         bare(ax)
     axes[0].set_ylabel(f"{_SPLITS[split]} {measure.axis}")
-    figure.legend(
-        *axes[-1].get_legend_handles_labels(),
-        loc="outside right center",
-        frameon=False,
-        handlelength=3.2,
-    )
-    first = frame.iloc[0]
-    schedule = first["schedule"].replace("_", " ")
-    figure.suptitle(
-        f"{first['model']} on {first['dataset']}, {schedule} schedule", fontsize="large"
-    )
+    lines, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right center", frameon=False, handlelength=3.2)
+    model, dataset, schedule = frame.iloc[0][["model", "dataset", "schedule"]]
+    title = f"{model} on {dataset}, {schedule.replace('_', ' ')} schedule"
+    figure.suptitle(title, fontsize="large")
     return figure
 
 
@@ -139,13 +129,7 @@ def _draw_criterion(
         for name, run in by_unit:
             ax.plot(run[x], run[y], color=style.color, lw=0.7, alpha=0.4, gid=f"run:{name}")
     ax.plot(
-        mean[x],
-        mean[y],
-        label=f"{style.label} (n = {n})" if n > 1 else style.label,
-        color=style.color,
-        marker=style.marker,
-        linestyle=style.linestyle,
-        lw=1.6,
-        ms=5,
+        mean[x], mean[y], label=f"{style.label} (n = {n})" if n > 1 else style.label,
+        color=style.color, marker=style.marker, linestyle=style.linestyle, lw=1.6, ms=5,
         gid=f"mean:{criterion}",
-    )
+    )  # fmt: skip

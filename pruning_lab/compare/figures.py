@@ -1,4 +1,4 @@
-"""Plot scores and layer widths, by pure functions without global state (thread-safe)."""
+"""Plot scores, widths, differences and ranks, without global state (thread-safe)."""
 
 from collections.abc import Mapping
 
@@ -10,31 +10,34 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from pruning_lab.attributions.estimation.reduction import Estimate
-from pruning_lab.attributions.estimation.scores import LayerEstimates, LayerScores, Scores
+from pruning_lab.attributions.estimation.scores import LayerEstimates, Scores
+from pruning_lab.compare.statistics import ALPHA, Ranking
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import UserError
+from pruning_lab.tasks.task import Measure
 
 _BINS = 24
 
 
 def score_histograms(scores: Scores, title: str = "Scores of the units") -> Figure:
-    """Plot histograms of the scores: a row per layer, a column per criterion.
+    """Plot histograms of the scores under a ``title``: a row per layer, a column per criterion.
 
-    ``scores[criterion][layer]`` holds one number per unit, (units,). With one criterion the layers
-    wrap into a compact grid. Each panel has its own scales, from the 1st to the 99.5th percentile;
-    units beyond are counted in the outermost bars, so that the bars sum to the number of units. A
-    thin line marks 0 if there are negative scores.
-
-    Raises:
-        UserError: if there is nothing to draw or a score is not finite.
+    ``scores`` holds by criterion and layer one number per unit, (units,). With one criterion the
+    layers wrap into a compact grid. Each panel has its own scales, from the 1st to the 99.5th
+    percentile; units beyond are counted in the outermost bars, so that the bars sum to the number
+    of units. A thin line marks 0 if there are negative scores. Raises UserError if there is nothing
+    to draw or a score is not finite.
     """
     criteria = in_order(scores)
     layers = list(dict.fromkeys(layer for criterion in criteria for layer in scores[criterion]))
     if not layers:
         raise UserError("there are no scores to draw")
     if len(criteria) == 1:
-        figure = _wrapped_histograms(criteria[0], scores[criteria[0]])
-        title = f"{title}: {style_of(criteria[0]).label}"
+        (criterion,) = criteria
+        figure, axes = _panels({layer: len(scores[criterion][layer]) for layer in layers}, 1.25)
+        for ax, layer in zip(axes, layers, strict=True):
+            _draw_histogram(ax, criterion, layer, scores[criterion][layer])
+        title = f"{title}: {style_of(criterion).label}"
     else:
         figure = _histogram_grid(scores, criteria, layers)
     figure.suptitle(title, fontsize="large")
@@ -43,13 +46,6 @@ def score_histograms(scores: Scores, title: str = "Scores of the units") -> Figu
         fontsize="small",
         color="0.35",
     )
-    return figure
-
-
-def _wrapped_histograms(criterion: str, scores: LayerScores) -> Figure:
-    figure, axes = _panels({layer: len(values) for layer, values in scores.items()}, 1.25)
-    for ax, (layer, values) in zip(axes, scores.items(), strict=True):
-        _draw_histogram(ax, criterion, layer, values)
     return figure
 
 
@@ -71,11 +67,10 @@ def sorted_scores(
 ) -> Figure:
     """Plot the scores of each layer in ascending order, with 95 % intervals of units as bands.
 
-    The dark band is the error of the criterion's own draws for these samples; the light band also
-    includes the error from the choice of the samples.
-
-    Raises:
-        UserError: if there is nothing to draw.
+    ``estimates`` are the scores of the ``criterion`` by layer; the label of the criterion follows
+    the ``title``. The dark band is the error of the criterion's own draws for these samples; the
+    light band also includes the error from the choice of the samples. Raises UserError if there is
+    nothing to draw.
     """
     if not estimates:
         raise UserError("there are no scores to draw")
@@ -87,11 +82,7 @@ def sorted_scores(
     bands = "95 % intervals that include the choice of the samples."
     if any(estimate.sampling_error is not None for estimate in estimates.values()):
         bands = "95 % intervals, dark for the draws,\nlight for the choice of the samples as well."
-    figure.supxlabel(
-        f"Units in ascending order. Bands: {bands}",
-        fontsize="small",
-        color="0.35",
-    )
+    figure.supxlabel(f"Units in ascending order. Bands: {bands}", fontsize="small", color="0.35")
     return figure
 
 
@@ -155,27 +146,22 @@ def _draw_histogram(ax: Axes, criterion: str, layer: str, values: np.ndarray) ->
 
 
 def rank_correlations(scores: Scores) -> pd.DataFrame:
-    """Return Spearman's correlation between criteria in each layer, averaged over the layers.
-
-    Layers of fewer than 3 units are left out; a layer in which a criterion is constant is left out
-    of that criterion's means. NaN if no layer remains.
-    """
+    """Return the table of ``rank_correlation``."""
     criteria = in_order(scores)
-    layers = dict.fromkeys(layer for criterion in criteria for layer in scores[criterion])
-    per_layer = []
-    for layer in layers:
-        columns = {name: scores[name][layer] for name in criteria if layer in scores[name]}
-        table = pd.DataFrame(columns)
-        varied = table.loc[:, table.nunique() > 1]
-        if len(table) >= 3:
-            per_layer.append(varied.corr(method="spearman").reindex(criteria, columns=criteria))
-    if not per_layer:
-        return pd.DataFrame(np.nan, index=criteria, columns=criteria)
-    return pd.concat(per_layer).groupby(level=0, sort=False).mean()
+    by_layer = [pd.DataFrame(np.nan, index=criteria, columns=criteria)]
+    for layer in dict.fromkeys(layer for criterion in criteria for layer in scores[criterion]):
+        units = {name: scores[name][layer] for name in criteria if layer in scores[name]}
+        table = pd.DataFrame(units).corr(method="spearman", min_periods=3)
+        by_layer.append(table.reindex(criteria, columns=criteria))
+    return pd.concat(by_layer).groupby(level=0, sort=False).mean()
 
 
 def rank_correlation(scores: Scores) -> tuple[pd.DataFrame, Figure]:
-    """Return ``rank_correlations(scores)`` and its heat map."""
+    """Return Spearman's correlation between criteria, averaged over the layers, and its heat map.
+
+    ``scores`` holds by criterion and layer one number per unit. Layers of fewer than 3 units are
+    left out, and those in which one of the two criteria is constant; NaN if no layer remains.
+    """
     table = rank_correlations(scores)
     return table, correlation_map(table, "Spearman's ρ (mean over layers)")
 
@@ -198,9 +184,8 @@ def correlation_map(table: pd.DataFrame, label: str) -> Figure:
 def widths(units: pd.DataFrame) -> Figure:
     """Plot the remaining units of each layer after each step, as shares (colours) and numbers.
 
-    Args:
-        units: numbers of units; a column per layer, a row per step, the unpruned model first. The
-            index is the step (integers) or the removed share of FLOPs (fractions).
+    ``units`` are the numbers: a column per layer, a row per step, the unpruned model first. Its
+    index is the step (integers) or the removed share of FLOPs (fractions).
     """
     shares = units / units.iloc[0]
     rows, columns = units.shape[1], len(units)
@@ -229,3 +214,80 @@ def _heat_map(
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         ax.text(column, row, number, ha="center", va="center", color="w" if dark else "k")
     return image
+
+
+def difference_intervals(table: pd.DataFrame, title: str, measure: Measure) -> Figure:
+    """Plot the mean differences in ``table`` (from ``differences``) with their 95 % intervals.
+
+    The largest is on top. Filled points are significant after Holm's correction for all pairs.
+    """
+    rows = table.sort_values("difference").reset_index(drop=True)
+    figure = Figure(figsize=(6.4, 0.27 * len(rows) + 1.2), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0, color="0.2", lw=0.8)
+    for place, row in rows.iterrows():
+        color = style_of(row["better"]).color
+        low, mean, high = (measure.scale * row[key] for key in ("low", "difference", "high"))
+        ax.plot((low, high), (place, place), color=color, lw=1.6, gid=f"interval:{place}")
+        significant = row["p_holm"] < ALPHA
+        ax.plot(mean, place, "o", color=color, mfc=color if significant else "w", ms=5)
+    names = [f"{style_of(r.better).label} − {style_of(r.worse).label}" for r in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), names, fontsize=8)
+    unit = f"Difference in {measure.points}" if measure.points else "Difference"
+    ax.set_xlabel(f"{unit}, with its 95 % interval\n(filled: p < 0.05 after Holm)")
+    ax.set_ylim(-0.7, len(rows) - 0.3)
+    ax.grid(axis="x", color="0.92")
+    ax.set_axisbelow(True)
+    bare(ax)
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def critical_difference(ranking: Ranking, title: str) -> Figure:
+    """Plot criteria on an axis of mean ranks, the best on the left (Demšar, JMLR 7, 2006).
+
+    Bars join criteria whose mean ranks differ by less than the critical difference, that is, not
+    significantly. Its length is drawn above the axis. The title says if Friedman's test finds no
+    difference at all.
+    """
+    criteria = len(ranking.ranks)
+    rows = -(-criteria // 2)
+    height = 1.5 + 0.16 * len(ranking.alike) + 0.26 * rows
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    ax = figure.subplots()
+    _rank_axis(ax, criteria, ranking.critical_difference)
+    below = 0.35 + 0.3 * len(ranking.alike)
+    for row, group in enumerate(ranking.alike):
+        ends = ranking.ranks[group[0]] - 0.04, ranking.ranks[group[-1]] + 0.04
+        y = -0.3 - 0.3 * row
+        ax.plot(ends, (y, y), color="0.2", lw=3.5, solid_capstyle="butt", gid=f"alike:{row}")
+    for place, (criterion, rank) in enumerate(ranking.ranks.items()):
+        left = place < rows
+        row = place if left else criteria - 1 - place
+        _draw_rank(ax, str(criterion), rank, -below - 0.55 * (row + 0.5), left, criteria)
+    ax.set_ylim(-below - 0.55 * rows, 1.4)
+    ax.set_xlim(0.2 - 0.16 * criteria, criteria + 0.8 + 0.16 * criteria)
+    ax.set_axis_off()
+    if ranking.p >= ALPHA:
+        title += "\n(Friedman's test finds no difference)"
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _rank_axis(ax: Axes, criteria: int, critical: float) -> None:
+    ax.plot((1, criteria), (0, 0), color="0.2", lw=1)
+    for rank in range(1, criteria + 1):
+        ax.plot((rank, rank), (0, 0.12), color="0.2", lw=1)
+        ax.text(rank, 0.2, str(rank), ha="center", va="bottom", fontsize=8)
+    ax.plot((1, 1 + critical), (0.95, 0.95), color="0.2", lw=1, marker="|", gid="critical")
+    label = f"critical difference {critical:.2f}"
+    ax.text(1 + critical / 2, 1.02, label, ha="center", va="bottom", fontsize=8)
+
+
+def _draw_rank(ax: Axes, criterion: str, rank: float, y: float, left: bool, criteria: int) -> None:
+    style = style_of(criterion)
+    end = 0.9 if left else criteria + 0.1
+    ax.plot((rank, rank, end), (0, y, y), color=style.color, lw=1.3, gid=f"rank:{criterion}")
+    text = f"{style.label}  {rank:.2f}" if left else f"{rank:.2f}  {style.label}"
+    ax.text(end + (-0.06 if left else 0.06), y, text, color=style.color,
+            ha="right" if left else "left", va="center", fontsize=9)  # fmt: skip

@@ -1,16 +1,13 @@
 """Write a comparison to a folder: figures, tables, and one page that needs no other file."""
 
 import base64
-import io
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from pruning_lab.compare.report import Section
 from pruning_lab.compare.style import style_of
-from pruning_lab.compare.table import markdown
 from pruning_lab.compare.words import p_value
 from pruning_lab.tasks.task import Measure
 
@@ -18,7 +15,8 @@ from pruning_lab.tasks.task import Measure
 def write_report(folder: Path, title: str, about: list[str], parts: list[Section]) -> Path:
     """Write figures as PNG and SVG, tables as CSV, and everything as report.md and report.html.
 
-    ``about`` has the introductory sentences. Return the path of report.html.
+    All files are written to the ``folder``. The page has the ``title``, the introductory sentences
+    ``about``, and the ``parts``, from ``sections`` for example. Return the path of report.html.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for section in parts:
@@ -28,8 +26,18 @@ def write_report(folder: Path, title: str, about: list[str], parts: list[Section
         for name, table in section.tables.items():
             table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
     (folder / "report.md").write_text(_as_markdown(title, about, parts), encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("pruning_lab.compare", "."), autoescape=True, undefined=StrictUndefined
+    )
+
+    def inline(name: str) -> str:  # so that the page needs no other file
+        return base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+
+    html = environment.get_template("report.html").render(
+        title=title, about=about, parts=parts, inline=inline, readable=readable
+    )
     page = folder / "report.html"
-    page.write_text(_as_html(title, about, parts), encoding="utf-8")
+    page.write_text(html, encoding="utf-8")
     return page
 
 
@@ -38,35 +46,16 @@ def _as_markdown(title: str, about: list[str], parts: list[Section]) -> str:
     for section in parts:
         lines += [f"## {section.title}", *section.words]
         lines += [f"![{name.replace('_', ' ')}]({name}.png)" for name in section.figures]
-        lines += [
-            markdown(readable(table, section.measure)).rstrip() for table in section.tables.values()
-        ]
+        tables = (readable(table, section.measure) for table in section.tables.values())
+        lines += [markdown(table).rstrip() for table in tables]
     return "\n\n".join(lines) + "\n"
 
 
-def _as_html(title: str, about: list[str], parts: list[Section]) -> str:
-    """Render one page with its figures embedded, so that it needs no other file."""
-    environment = Environment(
-        loader=PackageLoader("pruning_lab.compare", "."), autoescape=True, undefined=StrictUndefined
-    )
-    shown = [
-        {
-            "title": section.title,
-            "words": section.words,
-            "figures": {name: _inline(figure) for name, figure in section.figures.items()},
-            "tables": [
-                readable(table, section.measure).reset_index() for table in section.tables.values()
-            ],
-        }
-        for section in parts
-    ]
-    return environment.get_template("report.html").render(title=title, about=about, parts=shown)
-
-
-def _inline(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return base64.b64encode(buffer.getvalue()).decode()
+def markdown(table: pd.DataFrame) -> str:
+    """Return the ``table`` in Markdown, its index as the first column."""
+    rows = table.reset_index().astype(str)
+    lines = [list(rows.columns), ["---", *["---:"] * (rows.shape[1] - 1)], *rows.to_numpy()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _label(criterion: str) -> str:

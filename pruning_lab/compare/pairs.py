@@ -9,6 +9,10 @@ from pruning_lab.compare.statistics import holm, paired
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.errors import UserError
 
+COLUMNS = ["better", "worse", "difference", "low", "high", "p", "p_exact", "p_holm", "pairs",
+           "detectable"]  # fmt: skip
+"""Columns of ``differences``."""
+
 
 def by_block(measured: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Return a row per block and a column per criterion, means over a criterion's runs in a block.
@@ -48,11 +52,10 @@ def counted(count: int, one: str, many: str = "") -> str:
 def differences(table: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFrame:
     """Compare every pair of criteria over the blocks of a complete ``by_block``: one row per pair.
 
-    Columns ``better worse difference low high p p_exact p_holm pairs detectable``: the mean
-    advantage of the better one (never negative) with its 95 % interval, its p value by Student's t,
-    the exact one by sign flips, the first adjusted for all pairs by Holm, the number of blocks, and
-    the difference that would be found with a probability of 80 % among all pairs. Raises UserError
-    for fewer than two blocks.
+    ``COLUMNS`` are the two criteria, the mean advantage of the better one (never negative) with its
+    95 % interval, its p value by Student's t, the exact one by sign flips, the first adjusted for
+    all pairs by Holm, the number of blocks, and the difference that would be found with a
+    probability of 80 % among all pairs. Raises UserError for fewer than two blocks.
     """
     if len(table) < 2:
         raise UserError(
@@ -64,9 +67,7 @@ def differences(table: pd.DataFrame, higher_is_better: bool = True) -> pd.DataFr
         better, worse = sorted(pair, key=lambda name: table[name].mean(), reverse=higher_is_better)
         advantage = (table[better] - table[worse]) * (1 if higher_is_better else -1)
         result = paired(advantage, comparisons=len(pairs))
-        rows.append((better, worse, *vars(result).values(), sign_flip_p(advantage)))
-    columns = ["better", "worse", "difference", "low", "high", "p", "pairs", "detectable"]
-    frame = pd.DataFrame(rows, columns=[*columns, "p_exact"])
-    frame.insert(6, "p_exact", frame.pop("p_exact"))
-    frame.insert(7, "p_holm", holm(frame["p"].to_list()))
-    return frame
+        about = {"better": better, "worse": worse, "difference": result.mean}
+        rows.append(about | vars(result) | {"p_exact": sign_flip_p(advantage)})
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.assign(p_holm=holm(frame["p"].to_list()))

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 
 import pandas as pd
 
@@ -11,18 +12,20 @@ from pruning_lab.compare.agreement import between_scorings
 from pruning_lab.compare.runs import rows_of
 from pruning_lab.errors import UserError
 from pruning_lab.records.step import MAIN, UNTUNED
-from pruning_lab.tracking import read_params, read_scores
+from pruning_lab.tracking.read import read_params, read_scores
 
-SHARED = ("model.", "task.", "dataset.", "schedule.", "finetune.", "baseline.training.",
-          "after_cut.", "controls.", "scoring.", "threads")  # fmt: skip
-"""Prefixes of the settings that a report lists: all but criterion and seeds."""
+SETTINGS = ("model.", "task.", "dataset.", "schedule.", "finetune.", "baseline.training.",
+            "after_cut.", "scoring.")  # fmt: skip
+"""Prefixes of the settings that concern neither the criterion nor the seeds."""
+
+LISTED = (*SETTINGS, "controls.", "threads")
+"""Prefixes of the settings that a report lists."""
+
+COMPARED = (*SETTINGS, "baseline.checkpoint")
+"""Prefixes of the settings in which runs must agree to be compared."""
 
 PLACES = (".root", ".download", ".debian_package")
 """Suffixes of settings that only say where the data are."""
-
-SETTING = ("model.", "task.", "dataset.", "schedule.", "finetune.", "baseline.training.",
-           "baseline.checkpoint", "after_cut.", "scoring.")  # fmt: skip
-"""Prefixes of the settings in which runs must agree to be compared."""
 
 CHOSEN = ("finetune.", "after_cut.")
 """Prefixes of the settings that may be chosen per criterion: those of what follows a cut."""
@@ -37,16 +40,15 @@ def baseline_scores(runs: pd.DataFrame, uri: str) -> dict[str, Scores]:
     recorded: dict[str, Scores] = {name: {} for name in runs["baseline"]}
     rows = runs[["baseline", "metric", "run_id"]].drop_duplicates()
     for baseline, metric, run in rows.itertuples(index=False):
-        if metric in recorded[baseline]:
+        scores = recorded[baseline]
+        if metric in scores:
             continue
-        try:
-            scores = read_scores(uri, run)
-        except UserError:  # it has no scores
-            continue
-        for name, layers in scores.items():
-            is_own = name == metric.split(" ")[0]
-            if is_own or name not in told_apart:
-                recorded[baseline].setdefault(metric if is_own else name, layers)
+        with suppress(UserError):  # the run has no scores
+            for name, layers in read_scores(uri, run).items():
+                if name == metric.split(" ")[0]:
+                    scores.setdefault(metric, layers)
+                elif name not in told_apart:
+                    scores.setdefault(name, layers)
     return {name: scores for name, scores in recorded.items() if len(scores) > 1}
 
 
@@ -56,20 +58,19 @@ def tuned_scores(runs: pd.DataFrame, uri: str) -> pd.DataFrame:
     Scores before it are read from the untuned track, whose first cut is the same.
     """
     tables = []
-    for (metric, run), rows in rows_of(runs, UNTUNED).groupby(["metric", "run_id"], sort=False):
-        if (rows["step"] == SECOND).any():
-            try:
-                pair = [read_scores(uri, run, SECOND, track) for track in (UNTUNED, MAIN)]
-                before, after = (layers for scores in pair for layers in scores.values())
-                tables.append(between_scorings([before, after]).assign(metric=metric))
-            except UserError:  # it has no scores, or of other layers
-                continue
+    untuned = rows_of(runs, UNTUNED)
+    second = untuned[untuned["step"] == SECOND]
+    for metric, run in second[["metric", "run_id"]].itertuples(index=False):
+        with suppress(UserError):  # the run has no scores, or of other layers
+            pair = [read_scores(uri, run, SECOND, track) for track in (UNTUNED, MAIN)]
+            before, after = (layers for scores in pair for layers in scores.values())
+            tables.append(between_scorings([before, after]).assign(metric=metric))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def options(texts: Sequence[str]) -> str:
+def options(text: str) -> str:
     """Return the options of a criterion that were set, formatted as in the configuration."""
-    items = json.loads(texts[0]).items()
+    items = json.loads(text).items()
     set_ones = (f"{key}={value}" for key, value in items if key[0] != "_" and value is not None)
     return ", ".join(set_ones) or "no options"
 
@@ -83,7 +84,7 @@ def shared_options(runs: pd.DataFrame, uri: str) -> pd.DataFrame:
     shared = {
         key: value
         for key, value in params.items()
-        if key.startswith(SHARED) and not key.endswith(PLACES) and value != "None"
+        if key.startswith(LISTED) and not key.endswith(PLACES) and value != "None"
     }
     frame = pd.DataFrame({"value": shared}).rename_axis("option").sort_index()
     return frame.drop(index=runs.columns, errors="ignore")
@@ -130,6 +131,6 @@ def _hash_without(key: str, params: Mapping[str, str]) -> str:
     rest = {
         name: value
         for name, value in params.items()
-        if name.startswith(SETTING) and not name.endswith(PLACES) and name != key
+        if name.startswith(COMPARED) and not name.endswith(PLACES) and name != key
     }
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]

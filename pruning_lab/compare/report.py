@@ -1,4 +1,4 @@
-"""Write a comparison into a folder: figures, tables, and one self-contained page."""
+"""The sections of a report: sentences, figures and tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,18 +9,29 @@ from matplotlib.figure import Figure
 from pruning_lab.attributions.estimation.scores import Scores
 from pruning_lab.compare.agreement import COLUMNS, LOWEST, between_criteria
 from pruning_lab.compare.curves import quality_curves
-from pruning_lab.compare.figures import correlation_map, rank_correlations
-from pruning_lab.compare.friedman import critical_difference
-from pruning_lab.compare.intervals import difference_intervals
-from pruning_lab.compare.measures import SPEED_UPS, measure_runs
+from pruning_lab.compare.figures import (
+    correlation_map,
+    critical_difference,
+    difference_intervals,
+    rank_correlations,
+)
+from pruning_lab.compare.measures import SPEED_UPS, measure_runs, quality_table
 from pruning_lab.compare.pairs import by_block, complete, counted, differences
-from pruning_lab.compare.runs import GIVEN, main_track, measure_of, rows_of, was_finetuned
-from pruning_lab.compare.statistics import ALPHA, half_width, ranking
+from pruning_lab.compare.runs import (
+    GIVEN,
+    main_track,
+    measure_of,
+    rows_of,
+    told_apart,
+    was_finetuned,
+)
+from pruning_lab.compare.statistics import half_width, ranking
 from pruning_lab.compare.style import in_order, style_of
-from pruning_lab.compare.table import quality_table
 from pruning_lab.compare.words import on_differences, on_ranking
 from pruning_lab.records.step import STALE, UNTUNED
-from pruning_lab.tasks.task import Measure
+from pruning_lab.tasks.task import MEASURE, Measure
+
+PAIR = "pair of model and data set"
 
 
 @dataclass
@@ -42,11 +53,12 @@ def sections(
     scores: Mapping[str, Scores] | None = None,
     tuned: pd.DataFrame | None = None,
 ) -> list[Section]:
-    """Return the sections on runs that differ only in criterion and seed.
+    """Return the sections on ``runs`` that differ only in criterion and seed.
 
     ``runs`` is one of the frames of ``comparable``. ``scores``, if known, has the scores of each
     unpruned baseline by all criteria; ``tuned``, if known, has the agreement of each run's scores
-    before and after fine-tuning: ``metric`` and the columns of ``between_scorings``.
+    before and after fine-tuning: ``metric`` and the columns of ``between_scorings``. Raises
+    UserError for runs that cannot be compared.
     """
     measured, labels, measure = measure_runs(runs), _labels(runs), measure_of(runs)
     parts = [_curves(runs, measure), _summary(runs, measured, labels, measure)]
@@ -63,55 +75,39 @@ def _labels(runs: pd.DataFrame) -> dict[str, str]:
     """Return labels of the measured states of a network, by their names in ``measure_runs``."""
     if not was_finetuned(runs):
         return {"after": "without fine-tuning"}
-    labels = {"before": "before fine-tuning", "after": "after fine-tuning"}
-    controls = {
-        STALE: "with stale statistics, without fine-tuning",
-        UNTUNED: "without fine-tuning",
-    }
+    controls = {STALE: "with stale statistics, without fine-tuning", UNTUNED: "without fine-tuning"}
     measured = {name: label for name, label in controls.items() if not rows_of(runs, name).empty}
-    return measured | labels
+    return measured | {"before": "before fine-tuning", "after": "after fine-tuning"}
 
 
 def _curves(runs: pd.DataFrame, measure: Measure) -> Section:
-    section = Section(f"{measure.label[0].upper()}{measure.label[1:]} over the share removed")
-    for x in ("flops", "parameters"):
-        section.figures[f"{measure.name}_vs_{x}"] = quality_curves(runs, x)
-    section.tables[f"{measure.name}_by_step"] = quality_table(runs)
     tuned = "; in the table before and after the fine-tuning of each step"
     better = "" if measure.higher_is_better else ", lower is better"
     unit = " in per cent" if measure.unit == "%" else f" in {measure.unit}" if measure.unit else ""
-    section.words.append(
-        f"Test {measure.label}{unit}{better}{tuned if was_finetuned(runs) else ''}."
+    return Section(
+        f"{measure.label[0].upper()}{measure.label[1:]} over the share removed",
+        [f"Test {measure.label}{unit}{better}{tuned if was_finetuned(runs) else ''}."],
+        {f"{measure.name}_vs_{x}": quality_curves(runs, x) for x in ("flops", "parameters")},
+        {f"{measure.name}_by_step": quality_table(runs)},
     )
-    return section
 
 
 def _summary(
     runs: pd.DataFrame, measured: pd.DataFrame, labels: Mapping[str, str], measure: Measure
 ) -> Section:
     """Summarise each criterion by means over the blocks and half widths of their 95 % intervals."""
-    name, unit = measure.name, f", {measure.unit}" if measure.unit else ""
-    columns = {f"area_flops_{w}": f"mean {measure.label} {label}{unit}"
-               for w, label in labels.items()}  # fmt: skip
-    columns |= {
-        f"{name}_{s}x_{w}": f"at {s}x {label}{unit}"
-        for w, label in labels.items()
-        if w != "before"
-        for s in SPEED_UPS
-        if measured[f"{name}_{s}x_{w}"].notna().any()
-    }
-    columns |= {f"{name}_scratch": f"from scratch{unit}"} if f"{name}_scratch" in measured else {}
+    columns = _summary_columns(measured, labels, measure)
     rows = {}
     for criterion in in_order(measured["metric"]):
         group = measured[measured["metric"] == criterion]
-        cells = {"runs": str(len(group)), "blocks": str(group["block"].nunique())}
+        blocks = group.groupby("block")
+        cells = {"runs": str(len(group)), "blocks": str(blocks.ngroups)}
         for key, head in columns.items():
             known = group[key].notna().all()  # a mean over some of the runs would be biased
-            values = group.groupby("block")[key].mean()
-            cells[head] = mean_and_half_width(values, measure.tenths) if known else "–"
+            cells[head] = mean_and_half_width(blocks[key].mean(), measure.tenths) if known else "–"
         for key in ("speed_up", "compression"):
-            cells[key.replace("_", " ")] = f"{group.groupby('block')[key].mean().mean():.2f}"
-        cells["latency ratio"] = mean_and_half_width(group.groupby("block")["latency_ratio"].mean())
+            cells[key.replace("_", " ")] = f"{blocks[key].mean().mean():.2f}"
+        cells["latency ratio"] = mean_and_half_width(blocks["latency_ratio"].mean())
         rows[style_of(criterion).label] = cells
     reached = 100 * main_track(runs).groupby("run_id")["removed_flops"].max().min()
     return Section(
@@ -128,6 +124,22 @@ def _summary(
         ],
         tables={"summary": pd.DataFrame(rows).T.rename_axis("criterion")},
     )
+
+
+def _summary_columns(
+    measured: pd.DataFrame, labels: Mapping[str, str], measure: Measure
+) -> dict[str, str]:
+    """Return the heads of the summary, by the columns of ``measured`` that they stand for."""
+    name, unit = measure.name, f", {measure.unit}" if measure.unit else ""
+    heads = {f"area_flops_{w}": f"mean {measure.label} {label}{unit}"
+             for w, label in labels.items()}  # fmt: skip
+    for when in (when for when in labels if when != "before"):
+        for s in SPEED_UPS:
+            if measured[f"{name}_{s}x_{when}"].notna().any():
+                heads[f"{name}_{s}x_{when}"] = f"at {s}x {labels[when]}{unit}"
+    if f"{name}_scratch" in measured:
+        heads[f"{name}_scratch"] = f"from scratch{unit}"
+    return heads
 
 
 def mean_and_half_width(values: pd.Series, text: Callable[[float], str] = "{:.1f}".format) -> str:
@@ -166,8 +178,6 @@ def _comparison(measured: pd.DataFrame, column: str, label: str, measure: Measur
         ranked = ranking(table if measure.higher_is_better else -table)
         section.words.append(on_ranking(ranked, "blocks"))
         title = f"Mean ranks by {what}, {ranked.blocks} blocks"
-        if ranked.p >= ALPHA:
-            title += "\n(Friedman's test finds no difference)"
         section.figures[f"critical_difference_{name}"] = critical_difference(ranked, title)
     return section
 
@@ -207,4 +217,55 @@ def _through_finetuning(tuned: pd.DataFrame) -> Section:
             "not look at the network and stay what they are."
         ],
         tables={"through_finetuning": table.loc[in_order(tuned["metric"])].reset_index()},
+    )
+
+
+def across(runs: pd.DataFrame) -> list[Section]:
+    """Run Friedman's test with pairs of model and data set as blocks (Demšar, JMLR 7, 2006).
+
+    ``runs`` may come from any experiments. The value of a criterion on a pair is the area under the
+    curve of the primary measure over FLOPs, averaged over the pair's blocks. Pairs are ranked
+    together if they have the same measure and the same names of schedule and fine-tuning; their
+    settings may differ, and of several settings of a pair the one with the most runs counts.
+    Return a section per such group with at least two pairs that share three criteria.
+    """
+    keys = ["schedule", "finetune", *(key for key in MEASURE if key in runs)]
+    kinds = told_apart(runs).groupby(keys, sort=False)
+    ranked = (_over_pairs(f"{name[0]}, {name[1]}", rows) for name, rows in kinds)
+    return [section for section in ranked if section is not None]
+
+
+def _over_pairs(task: str, runs: pd.DataFrame) -> Section | None:
+    means, words, measure, file = {}, [], measure_of(runs), task.replace(", ", "_")
+    for (model, dataset), settings in runs.groupby(["model", "dataset"], sort=False):
+        pair = f"{model} on {dataset}"
+        counts = settings.groupby("setting", sort=False)["run_id"].nunique()
+        words += [f"{pair}: the setting {name} is left out, it has fewer runs than another."
+                  for name in counts.index if name != counts.idxmax()]  # fmt: skip
+        chosen = settings[settings["setting"] == counts.idxmax()]
+        table, gaps = complete(by_block(measure_runs(chosen), "area_flops_after"))
+        words += [f"{pair}: {sentence}" for sentence in gaps]
+        if table.empty:
+            words.append(f"{pair} is left out: its criteria share no block.")
+        else:
+            means[pair] = table.mean()
+    rows = pd.DataFrame(means).T.rename_axis("pair")
+    table, gaps = complete(rows[in_order(rows.columns)], PAIR)
+    if len(table) < 2 or table.shape[1] < 3:
+        return None
+    ranked = ranking(table if measure.higher_is_better else -table)
+    title = f"Mean ranks by mean {measure.label}, {len(table)} pairs of model and data set"
+    what = (
+        f"Mean {measure.label} is the area under the curve over the share of FLOPs removed, "
+        "divided by its width, at the end of each step, averaged over the blocks of a pair. The "
+        "test takes pairs for independent; those that share a model or a data set are not quite. "
+        "Pairs have a schedule and fine-tuning of the same name; their settings may differ, the "
+        "pairs' own reports have them."
+    )
+    return Section(
+        f"Over models and data sets: {task}",
+        [*words, *gaps, what, on_ranking(ranked, "pairs of model and data set")],
+        {f"critical_difference_{file}": critical_difference(ranked, title)},
+        {f"mean_{measure.name}_{file}": table},
+        measure,
     )

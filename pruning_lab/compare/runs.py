@@ -1,6 +1,7 @@
 """Group runs that may share a figure, and distinguish criteria by their options."""
 
 import json
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ def rows_of(frame: pd.DataFrame, track: str) -> pd.DataFrame:
 
 
 def main_track(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the main track, without the controls."""
+    """Return the rows of the main track of the ``frame``, without the controls."""
     return rows_of(frame, MAIN)
 
 
@@ -55,29 +56,28 @@ def was_finetuned(frame: pd.DataFrame, split: str = "test") -> bool:
         return True
     for name in (measure, "loss"):
         before, after = f"{split}_{name}_before", f"{split}_{name}_after"
-        if after in frame:
-            measured = frame[after].notna()
-            if (frame.loc[measured, after] != frame.loc[measured, before]).any():
-                return True
+        if after in frame and (frame[after].notna() & (frame[after] != frame[before])).any():
+            return True
     return False
 
 
-def check_comparable(frame: pd.DataFrame) -> None:
-    """Raise UserError if there are no runs, or runs that differ in ``SHARED``."""
+def check_comparable(frame: pd.DataFrame, columns: Sequence[str] = SHARED) -> None:
+    """Raise UserError if there are no runs, or runs that differ in ``columns``."""
     if frame.empty:
         raise UserError("there are no runs to draw: the frame is empty")
-    for column in SHARED:
+    for column in columns:
         values = sorted(frame[column].unique()) if column in frame else []
         if len(values) > 1:
             raise UserError(
-                f"the runs differ in {column} ({', '.join(values)}), so they cannot share a "
-                f"curve; keep one, for example frame[frame[{column!r}] == {values[0]!r}]"
+                f"The runs differ in {column} ({', '.join(values)}); keep one, for example "
+                f"frame[frame[{column!r}] == {values[0]!r}]. Different ones cannot be averaged."
             )
 
 
 def comparable(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the groups of runs that may share a figure, by name, criteria as in ``told_apart``.
+    """Return the groups of runs of the ``frame`` that may share a figure, by name.
 
+    Criteria that ran with several options have these in their names (``shapley samples=16``).
     Columns that only other groups use (the widths of another model's layers) are left out.
     """
     if frame.empty:

@@ -16,13 +16,18 @@ MANY = 20
 ALPHA = 0.05
 """Significance level: differences with a smaller p value are called significant."""
 
-RESAMPLES = 9999
+CONFIDENCE = 0.95
+"""Confidence level of all intervals."""
+
 POWER = 0.8
+"""Probability with which a detectable difference is found."""
+
+RESAMPLES = 9999
 
 
-def half_width(values: pd.Series, confidence: float = 0.95) -> float:
-    """Return half the interval of the mean by Student's t, ignoring NaN; NaN for a single value."""
-    return float(stats.t.ppf((1 + confidence) / 2, values.count() - 1) * values.sem())
+def half_width(values: pd.Series) -> float:
+    """Return half the 95 % interval of the mean by Student's t, ignoring NaN; NaN for one value."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, values.count() - 1) * values.sem())
 
 
 @dataclass(frozen=True)
@@ -42,41 +47,43 @@ class Difference:
     detectable: float
 
 
-def paired(
-    differences: Sequence[float], confidence: float = 0.95, comparisons: int = 1
-) -> Difference:
-    """Return the mean of paired differences, with its interval.
+def check_pairs(differences: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the differences as an array. Raises UserError for fewer than two."""
+    values = np.asarray(differences, float)
+    if len(values) < 2:
+        raise UserError(f"{len(values)} pairs have no spread to estimate; at least two are needed.")
+    return values
+
+
+def paired(differences: Sequence[float], comparisons: int = 1) -> Difference:
+    """Return the mean of paired differences, with its 95 % interval.
 
     The interval is by Student's t for fewer than 20 pairs, else by the bias-corrected, accelerated
     bootstrap (Efron 1987). ``detectable`` is adjusted for that many ``comparisons`` (Bonferroni).
     Raises UserError for fewer than two pairs.
     """
-    values = np.asarray(differences, float)
-    if len(values) < 2:
-        raise UserError(f"{len(values)} pairs have no spread to estimate; at least two are needed.")
-    spread, mean = values.std(ddof=1), float(values.mean())
+    values = check_pairs(differences)
+    spread, mean, pairs = values.std(ddof=1), float(values.mean()), len(values)
     if spread <= 1e-12 * max(1, abs(mean)):
-        return Difference(mean, np.nan, np.nan, np.nan, len(values), np.nan)
+        return Difference(mean, np.nan, np.nan, np.nan, pairs, np.nan)
     test = stats.ttest_1samp(values, 0)
-    low, high = test.confidence_interval(confidence)
-    if len(values) >= MANY:
+    low, high = test.confidence_interval(CONFIDENCE)
+    if pairs >= MANY:
         low, high = stats.bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=confidence, method="BCa",
+            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="BCa",
             rng=np.random.default_rng(0),
         ).confidence_interval  # fmt: skip
-    detectable = spread * detectable_effect(len(values), (1 - confidence) / comparisons)
-    return Difference(
-        mean, float(low), float(high), float(test.pvalue), len(values), float(detectable)
-    )
+    detectable = spread * detectable_effect(pairs, (1 - CONFIDENCE) / comparisons)
+    return Difference(mean, float(low), float(high), float(test.pvalue), pairs, float(detectable))
 
 
 @cache
-def detectable_effect(pairs: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Return the mean/std that a two-sided paired t test finds with ``power``, sign included."""
+def detectable_effect(pairs: int, alpha: float = ALPHA) -> float:
+    """Return the mean/std that a two-sided paired t test finds with POWER, sign included."""
     limit = stats.t.ppf(1 - alpha / 2, pairs - 1)
 
     def above(shift: float) -> float:
-        return float(stats.nct.sf(limit, pairs - 1, shift) - power)
+        return float(stats.nct.sf(limit, pairs - 1, shift) - POWER)
 
     upper = limit
     while above(upper) < 0:
@@ -85,7 +92,7 @@ def detectable_effect(pairs: int, alpha: float = ALPHA, power: float = POWER) ->
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return the p values adjusted for their number by Holm's step-down procedure (Holm 1979).
+    """Return ``p_values`` adjusted for their number by Holm's step-down procedure (Holm 1979).
 
     The i-th smallest of m is multiplied by m - i + 1, and is never below the one before it. NaN
     stays NaN, and counts among the m.
@@ -93,9 +100,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     p = np.asarray(p_values, float)
     order = np.argsort(p)
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
+    return np.minimum(stepped, 1)[np.argsort(order)]
 
 
 @dataclass(frozen=True)
@@ -137,20 +142,14 @@ def ranking(table: pd.DataFrame, alpha: float = ALPHA) -> Ranking:
     else:
         chi2 = stats.friedmanchisquare(*(table[name] for name in table)).statistic
     residual = blocks * (k - 1) - chi2
-    statistic = (blocks - 1) * chi2 / residual if residual > 1e-9 else np.inf
+    statistic = float((blocks - 1) * chi2 / residual) if residual > 1e-9 else np.inf
     q = stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
     critical = float(q * np.sqrt(k * (k + 1) / (6 * blocks)))
-    return Ranking(
-        ranks,
-        blocks,
-        float(statistic),
-        _chance(within.to_numpy()),
-        critical,
-        _alike(ranks, critical),
-    )
+    p = _p_by_permutation(within.to_numpy())
+    return Ranking(ranks, blocks, statistic, p, critical, _alike(ranks, critical))
 
 
-def _chance(ranks: np.ndarray) -> float:
+def _p_by_permutation(ranks: np.ndarray) -> float:
     """Return the p value of rank sums that differ this much, from random orders within blocks."""
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(ranks, (RESAMPLES, *ranks.shape)), axis=2)

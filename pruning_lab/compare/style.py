@@ -58,7 +58,7 @@ _OTHER_LINESTYLES = ("-", "--", "-.", ":")
 
 
 def style_of(criterion: str) -> Style:
-    """Return the style of a criterion; one that is not in ``STYLES`` gets one fixed by its name.
+    """Return the style of a ``criterion``; one not in ``STYLES`` gets one fixed by its name.
 
     A criterion with options in its name (``shapley samples=64``) keeps its colour.
     """

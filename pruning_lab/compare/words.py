@@ -1,7 +1,6 @@
 """Report the statistics in sentences."""
 
 import math
-from typing import Any
 
 import pandas as pd
 
@@ -21,57 +20,53 @@ def on_differences(table: pd.DataFrame, what: str, measure: Measure) -> list[str
         row = table.loc[table["difference"].idxmax()]
         return [
             f"By {what}, no criterion can be told from another on {blocks} blocks. The largest "
-            f"difference is {_difference(row, measure)}.",
+            f"difference is {style_of(row['better']).label} over {style_of(row['worse']).label}, "
+            f"{_points(row, measure)}, p {p_value(row['p_holm'])} after Holm.",
             _power(table, "A true difference", measure),
         ]
-    rest = table.drop(significant.index)
-    return [
+    words = [
         f"By {what}, {len(significant)} of {len(table)} pairs can be told apart on {blocks} "
         "blocks, all pairs taken into account (Holm, 0.05); in brackets 95 % intervals of each "
-        "alone:",
-        *(_beats(name, rows, measure) for name, rows in significant.groupby("better", sort=False)),
-        *([_power(rest, "Of the other pairs, a true difference", measure)] if len(rest) else []),
+        "alone:"
     ]
+    for better, rows in significant.groupby("better", sort=False):
+        beaten = (
+            f"than {style_of(row['worse']).label} by {_points(row, measure)}"
+            for _, row in rows.iterrows()
+        )
+        words.append(f"{style_of(better).label} is better {', '.join(beaten)}.")
+    rest = table.drop(significant.index)
+    if len(rest):
+        words.append(_power(rest, "Of the other pairs, a true difference", measure))
+    return words
 
 
 def _power(table: pd.DataFrame, start: str, measure: Measure) -> str:
-    known = table["detectable"].dropna()
+    known, blocks = table["detectable"].dropna(), int(table["pairs"].iloc[0])
     if known.empty:
         return f"{start} that never varies: what could have been missed is not known."
     if measure.unit == "%" and known.min() >= 1:  # shares do not differ by more
         return (
-            f"{int(table['pairs'].iloc[0])} blocks are too few to find any difference of the "
-            f"{measure.label}: run more seeds."
+            f"{blocks} blocks are too few to find any difference of the {measure.label}: "
+            "run more seeds."
         )
     ends = dict.fromkeys(map(measure.tenths, (known.min(), known.max())))
     return (
         f"{start} of {_in_units(' to '.join(ends), measure)} would be found in at least four of "
-        f"five such studies, if differences vary as on these {int(table['pairs'].iloc[0])} blocks; "
-        "smaller ones could well be missed."
+        f"five such studies, if differences vary as on these {blocks} blocks; smaller ones could "
+        "well be missed."
     )
 
 
-def _beats(better: str, rows: pd.DataFrame, measure: Measure) -> str:
-    beaten = (
-        f"than {style_of(row.worse).label} by {_points(row, measure)}" for row in rows.itertuples()
-    )
-    return f"{style_of(better).label} is better {', '.join(beaten)}."
-
-
-def _points(row: Any, measure: Measure) -> str:
-    difference = _in_units(measure.number(row.difference), measure)
-    if math.isnan(row.low):
+def _points(row: pd.Series, measure: Measure) -> str:
+    difference = _in_units(measure.number(row["difference"]), measure)
+    if math.isnan(row["low"]):
         return f"{difference} (always the same)"
-    return f"{difference} ({measure.number(row.low)} to {measure.number(row.high)})"
+    return f"{difference} ({measure.number(row['low'])} to {measure.number(row['high'])})"
 
 
 def _in_units(text: str, measure: Measure) -> str:
     return f"{text} {measure.points}".rstrip()
-
-
-def _difference(row: pd.Series, measure: Measure) -> str:
-    better, worse = style_of(row["better"]).label, style_of(row["worse"]).label
-    return f"{better} over {worse}, {_points(row, measure)}, p {p_value(row.p_holm)} after Holm"
 
 
 def on_ranking(ranking: Ranking, blocks: str) -> str:

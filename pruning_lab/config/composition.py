@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
+from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pruning_lab.config.sections import Names
 from pruning_lab.errors import UserError
 
 log = logging.getLogger("pruning_lab")
@@ -27,13 +29,21 @@ PACKAGED = {"hydra.conf", CONF}
 """Sources of configuration files that are not the user's."""
 
 
-def check_composed(config: DictConfig, hydra: HydraConf, groups: Iterable[str]) -> list[str]:
-    """Check the composed configuration; return the names that were chosen for ``groups``.
+def check_composed(config: DictConfig, hydra: HydraConf) -> Names:
+    """Check the composed configuration; return the names that were chosen for its groups.
 
     Raises UserError for a group with several names or none, a user's file that is not read, a key
     that is missing or that nothing uses, and a value that cannot be resolved.
     """
-    names = [_chosen(group, hydra.runtime.choices.get(group)) for group in groups]
+    names: dict[str, Any] = {
+        group.name: hydra.runtime.choices.get(group.name) for group in fields(Names)
+    }
+    for group, name in names.items():
+        if not isinstance(name, str):
+            raise UserError(
+                f"{group}: several or none were chosen, but a run needs exactly one. Give "
+                f"{group}=NAME; -m {group}=NAME,NAME runs one after the other."
+            )
     _check_files(hydra)
     try:
         given = OmegaConf.to_container(config, resolve=True)
@@ -42,7 +52,7 @@ def check_composed(config: DictConfig, hydra: HydraConf, groups: Iterable[str]) 
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{error.full_key} cannot be resolved: {reason}.") from error
-    return names
+    return Names(**names)
 
 
 @contextmanager
@@ -55,15 +65,6 @@ def where_given(hydra: HydraConf) -> Iterator[None]:
         )  # fmt: skip
     with chdir(hydra.runtime.cwd):
         yield
-
-
-def _chosen(group: str, name: Any) -> str:
-    if not isinstance(name, str):
-        raise UserError(
-            f"{group}: several or none were chosen, but a run needs exactly one. Give "
-            f"{group}=NAME; -m {group}=NAME,NAME runs one after the other."
-        )
-    return name
 
 
 def _check_files(hydra: HydraConf) -> None:

@@ -1,5 +1,6 @@
 """Plain settings of a run as typed sections, which raise UserError for impossible values."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,8 +20,6 @@ MOST_THREADS = 1024
 
 KEEP = ("none", "last", "all")
 """Pruned models to keep: none, the last, or all (one after every step)."""
-
-SECTIONS = ("seeds", "baseline", "after_cut", "controls", "scoring", "tracking")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Settings:
     seeds: Seeds
     device: str
     threads: int | None
-    plan: bool
+    dry_run: bool
     force: bool
     keep: str
     checkpoints: str
@@ -116,7 +115,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
         check_count("scoring.batch_size", self.batch_size)
-        check_switch("plan", self.plan)
+        check_switch("dry_run", self.dry_run)
         check_switch("force", self.force)
         if self.threads is not None:
             check_count("threads", self.threads, most=MOST_THREADS)
@@ -127,41 +126,36 @@ class Settings:
             check_text("baseline.checkpoint", self.checkpoint, "network.safetensors")
 
 
+SECTIONS = {"seeds": Seeds, "after_cut": AfterCut, "controls": Controls, "tracking": Tracking}
+"""Sections of the configuration with a type of their own."""
+
+PLAIN = ("seed", "device", "threads", "dry_run", "force", "keep", "checkpoints")
+"""Settings that are in no section."""
+
+
 def read_settings(config: DictConfig) -> Settings:
     """Read and check a configuration's plain settings; raise UserError for the first error."""
-    for name in SECTIONS:
+    for name in (*SECTIONS, "baseline", "scoring"):
         if not isinstance(config[name], DictConfig):
             raise UserError(f"{name}={config[name]} is not possible: set its keys one by one.")
     weights = isinstance(config.model, DictConfig) and config.model.get("weights")
+    values: dict[str, Any] = {name: config[name] for name in PLAIN}
+    for name, kind in SECTIONS.items():
+        values[name] = kind(**{field.name: config[name][field.name] for field in fields(kind)})
     settings = Settings(
-        seed=config.seed,
-        seeds=_section(Seeds, config.seeds),
-        device=config.device,
-        threads=config.threads,
-        plan=config.plan,
-        force=config.force,
-        keep=config.keep,
-        checkpoints=config.checkpoints,
+        **values,
         folder=config.baseline.folder,
         checkpoint=config.baseline.checkpoint,
         given_weights=config.baseline.checkpoint is not None or bool(weights),
-        after_cut=_section(AfterCut, config.after_cut),
-        controls=_section(Controls, config.controls),
         batch_size=config.scoring.batch_size,
-        tracking=_section(Tracking, config.tracking),
     )
     _check_places(config)
     return settings
 
 
-def _section(kind: type, config: DictConfig) -> Any:
-    return kind(**{field.name: config[field.name] for field in fields(kind)})
-
-
 def _check_places(config: DictConfig) -> None:
     """Raise UserError for a path that begins with ``~``: it would name a folder called ``~``."""
-    places = {key: config.baseline[key] for key in ("folder", "checkpoint")}
-    places = {f"baseline.{key}": place for key, place in places.items()}
+    places = {f"baseline.{key}": config.baseline[key] for key in ("folder", "checkpoint")}
     places["checkpoints"] = config.checkpoints
     if isinstance(config.dataset, DictConfig) and "pruning_lab." in str(config.dataset._target_):
         places["dataset.root"] = config.dataset.get("root")  # a user's class may expand it
@@ -171,3 +165,16 @@ def _check_places(config: DictConfig) -> None:
                 f"{name}={place} is not possible: ~ is not the home folder here. Write the folder "
                 "in full, or begin with ${oc.env:HOME}."
             )
+
+
+def shown(config: DictConfig) -> DictConfig:
+    """Return a copy with the password of the tracking store hidden."""
+    copy = config.copy()
+    copy.tracking.uri = without_password(config.tracking.uri)
+    return copy
+
+
+def without_password(text: str) -> str:
+    """Return the text with the password of every URL in it hidden."""
+    text = re.sub(r"://([^/@:\s]*):\S+@", r"://\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)

@@ -25,7 +25,7 @@ class Slots:
     def __init__(self) -> None:
         self._ranges: dict[tuple[str, int], tuple[int, int]] = {}
         self._count = 1  # FIXED is not a slot
-        self._ties: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._ties = [torch.full((2, 1), FIXED)]  # pairs of numbers
         self._frozen: list[tuple[torch.Tensor, str]] = []
         self._classes: torch.Tensor | None = None  # valid until the next slot or tie
 
@@ -42,7 +42,7 @@ class Slots:
         fixed = (one == FIXED) != (other == FIXED)
         if fixed.any():
             self.freeze(torch.where(one == FIXED, other, one)[fixed], reason)
-        self._ties.append((one[~fixed], other[~fixed]))
+        self._ties.append(torch.stack([one[~fixed], other[~fixed]]))
         self._classes = None
 
     def freeze(self, numbers: torch.Tensor, reason: str) -> None:
@@ -54,29 +54,22 @@ class Slots:
         if torch.equal(one, other):
             return True
         classes = self.classes()
-        (mine, my_counts), (yours, your_counts) = (
-            classes[numbers].unique(return_counts=True) for numbers in (one, other)
-        )
-        return torch.equal(mine, yours) and torch.equal(
-            my_counts * len(other), your_counts * len(one)
-        )
+        mine, yours = (classes[row].bincount(minlength=self._count) for row in (one, other))
+        return torch.equal(mine * len(other), yours * len(one))
 
     def classes(self) -> torch.Tensor:
         """Return the class of every number."""
         if self._classes is None:
-            self._classes = self._components()
+            one, other = torch.cat(self._ties, 1).numpy()
+            classes = components(one, other, self._count)
+            first = np.unique(classes, return_index=True)[1][classes]
+            equivalent = np.stack([np.arange(self._count), first])  # and shorter
+            self._ties, self._classes = [torch.from_numpy(equivalent)], torch.from_numpy(classes)
         return self._classes
 
-    def _components(self) -> torch.Tensor:
-        pairs = [torch.stack(pair) for pair in self._ties]
-        edges = torch.cat(pairs, 1).numpy() if pairs else np.zeros((2, 0), dtype=np.int64)
-        classes = components(edges[0], edges[1], self._count)
-        first = np.unique(classes, return_index=True)[1][classes]
-        self._ties = [(torch.arange(self._count), torch.from_numpy(first))]  # equivalent, shorter
-        return torch.from_numpy(classes)
-
-    def reasons(self, classes: torch.Tensor) -> dict[int, str]:
+    def reasons(self) -> dict[int, str]:
         """Return, for each class that cannot be removed, the first reason that was recorded."""
+        classes = self.classes()
         reasons = {int(classes[FIXED]): "it belongs to no unit"}
         for numbers, reason in self._frozen:
             for frozen in classes[numbers].unique().tolist():

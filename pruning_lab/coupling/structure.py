@@ -1,6 +1,7 @@
 """Find coupled units, units that cannot be removed, and all tensors and attributes that shrink."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -9,11 +10,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from pruning_lab.coupling.call import Findings
+from pruning_lab.coupling.call import Findings, tensors_of
 from pruning_lab.coupling.follow import follow
-from pruning_lab.coupling.sizes import add_sizes
 from pruning_lab.coupling.slots import components
-from pruning_lab.coupling.widths import read_unnoticed, watch
+from pruning_lab.coupling.values import Key
+from pruning_lab.coupling.widths import add_sizes, read_unnoticed, watch
 from pruning_lab.graph.added_code import added_code
 from pruning_lab.graph.as_run import check_as_run
 from pruning_lab.graph.kinds import LAYERS
@@ -44,9 +45,8 @@ class CoupledLayers:
 
     def covered_by(self, layers: Collection[str]) -> bool:
         """Return True if every unit group has a unit in one of these layers."""
-        rows = [row for layer, row in self.unit_groups.items() if layer in layers]
-        seen = torch.cat(rows).unique() if rows else torch.empty(0)
-        return int((seen >= 0).sum()) == len(self)
+        rows = (row for layer, row in self.unit_groups.items() if layer in layers)
+        return len({number for row in rows for number in row.tolist()} - {STAYS}) == len(self)
 
 
 @dataclass(frozen=True)
@@ -108,33 +108,27 @@ class Structure:
     @cached_property
     def groups(self) -> dict[str, CoupledLayers]:
         """Coupled layers by the name of their first layer, in the order in which these run."""
-        layers = [layer for layer, row in self.units.items() if (row != STAYS).any()]
-        rows = [self.units[layer] for layer in layers]
-        owner = [np.full(len(row), k) for k, row in enumerate(rows)]
-        coupled: dict[int, list[str]] = {}
-        for layer, number in zip(layers, _components(owner, rows), strict=True):
-            coupled.setdefault(number, []).append(layer)
-        return {members[0]: self._group(members[0], members) for members in coupled.values()}
+        rows = {layer: row for layer, row in self.units.items() if (row != STAYS).any()}
+        if not rows:
+            return {}
+        # layers that share a class are in the same component of a graph of layers and classes
+        layer_of = np.arange(len(rows)).repeat([len(row) for row in rows.values()])
+        classes = torch.cat(list(rows.values())).numpy()
+        moves, size = classes != STAYS, len(rows) + self.count
+        numbers = components(layer_of[moves], len(rows) + classes[moves], size)[: len(rows)]
+        coupled: dict[int, dict[str, torch.Tensor]] = {}
+        for number, (layer, row) in zip(numbers.tolist(), rows.items(), strict=True):
+            coupled.setdefault(number, {})[layer] = row
+        return {next(iter(rows)): self._group(rows) for rows in coupled.values()}
 
-    def _group(self, name: str, layers: list[str]) -> CoupledLayers:
-        rows = torch.cat([self.units[layer] for layer in layers]).tolist()
-        number = {c: k for k, c in enumerate(dict.fromkeys(c for c in rows if c != STAYS))}
-        unit_groups = {
-            layer: torch.tensor([number.get(c, STAYS) for c in self.units[layer].tolist()])
-            for layer in layers
-        }
-        return CoupledLayers(name, unit_groups, torch.tensor(list(number)))
-
-
-def _components(owner: list[np.ndarray], rows: list[torch.Tensor]) -> list[int]:
-    """Return the group number of each layer; layers that share a class are in the same group."""
-    if not rows:
-        return []
-    count = len(rows)
-    classes = np.concatenate([row.numpy() for row in rows])
-    moves = classes != STAYS
-    size = int(count + classes.max() + 1)
-    return components(np.concatenate(owner)[moves], count + classes[moves], size)[:count].tolist()
+    def _group(self, rows: dict[str, torch.Tensor]) -> CoupledLayers:
+        """Number the unit groups of coupled layers, in the order of their first units."""
+        classes = dict.fromkeys(c for row in rows.values() for c in row.tolist() if c != STAYS)
+        order = torch.tensor(list(classes))
+        number = torch.full((self.count + 1,), STAYS)  # the last entry is for STAYS, -1
+        number[order] = torch.arange(len(order))
+        unit_groups = {layer: number[row] for layer, row in rows.items()}
+        return CoupledLayers(next(iter(rows)), unit_groups, order)
 
 
 def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
@@ -150,8 +144,9 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     if "" in added:  # concerns the whole model
         layers = (name for name, m in model.named_modules() if isinstance(m, LAYERS))
         return Structure({}, {}, [], {}, dict.fromkeys(layers, added[""]), 0)
-    findings, bones = Findings(), skeleton(model)
-    widths = watch(bones, lambda key: findings.read.add(key))
+    bones = skeleton(model)
+    findings, noticed = Findings(bones, added), set[Key]()
+    widths = watch(bones, noticed.add)
     opaque = {bones.get_submodule(name) for name in added}
 
     def traced() -> tuple[fx.Graph, str]:
@@ -163,51 +158,42 @@ def find_structure(model: nn.Module, input_size: tuple[int, ...]) -> Structure:
     seen = set()
     for training in (False, True):  # some heads exist only in training
         bones.train(training)
+        noticed.clear()
         graph, code = traced()
-        if new := code not in seen:
-            findings.read |= read_unnoticed(widths, code, lambda: traced()[1])
-        read = set(findings.read)
+        new = code not in seen
         if new:
-            _follow(bones, graph, x, findings, added)
-            read |= findings.passed
+            noticed |= read_unnoticed(widths, code, lambda: traced()[1])
+        findings.read |= noticed  # not what torch's own modules read below
+        if new:
+            _follow(graph, x, findings)
             seen.add(code)
         check_as_run(bones, graph, x)
-        findings.read = read  # drops reads made since by torch's own modules
-    names = {id(tensor): name for name, tensor in _tensors(bones)}
-    _freeze_added(bones, findings, names, added)
-    add_sizes(bones, findings, names)
+    _freeze_added(findings)
+    add_sizes(findings)
     _freeze_read_widths(findings)
     _freeze_shared_memory(model, findings)
-    return _structure(bones, findings)
+    return _structure(findings)
 
 
-def _freeze_added(
-    bones: nn.Module, findings: Findings, names: Mapping[int, str], added: Mapping[str, str]
-) -> None:
+def _freeze_added(findings: Findings) -> None:
     """Freeze all tensors of modules with added code, which may read any of them."""
-    for path, reason in added.items():
-        for _, tensor in _tensors(bones.get_submodule(path)):
-            for dim, size in enumerate(tensor.shape):
-                findings.slots.freeze(findings.slots.of(names[id(tensor)], dim, size), reason)
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
+    for path, reason in findings.added.items():
+        for _, tensor in tensors_of(findings.model.get_submodule(path)):
+            findings.freeze(findings.labelled(tensor), reason)
 
 
 def _freeze_read_widths(findings: Findings) -> None:
     """Freeze units whose number the code calculates with: removing some would change the result."""
     for key in findings.read:
-        attribute = findings.attributes.get(key)
-        if attribute is not None and attribute.numbers is not None:
-            reason = f"the code calculates with {attribute.module}.{attribute.name}"
-            findings.slots.freeze(attribute.numbers, reason)
+        numbers, _ = findings.attributes.get(key, (None, 1))
+        if numbers is not None:
+            findings.slots.freeze(numbers, f"the code calculates with {key[0]}.{key[1]}")
 
 
 def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
     """Freeze parameters that share their memory: slicing would make separate copies."""
     owners: dict[int, list[str]] = {}
-    for name, tensor in _tensors(model):
+    for name, tensor in tensors_of(model):
         if not tensor.is_meta and tensor.numel():
             owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
     shared = {name: names for names in owners.values() if len(names) > 1 for name in names}
@@ -217,32 +203,21 @@ def _freeze_shared_memory(model: nn.Module, findings: Findings) -> None:
             findings.slots.freeze(numbers, reason)
 
 
-def _follow(
-    bones: nn.Module,
-    graph: fx.Graph,
-    x: torch.Tensor,
-    findings: Findings,
-    added: Mapping[str, str],
-) -> None:
-    size = "x".join(map(str, x.shape[1:]))
+def _follow(graph: fx.Graph, x: torch.Tensor, findings: Findings) -> None:
+    bones, size = findings.model, "x".join(map(str, x.shape[1:]))
     try:
         with state_kept(bones):
-            follow(bones, graph, x, findings, added)
+            follow(graph, x, findings)
     except Exception as error:  # the user's code runs on shapes: anything may be raised
-        if x.is_floating_point() and _followed(bones, graph, x.long(), added):
-            raise untraceable(
-                bones, f"its input of {size} must be integers; only a tensor of floats is supported"
-            ) from error
-        without = "".join(f"; {reason}" for reason in list(added.values())[:1])
-        raise untraceable(bones, f"with inputs of {size}, {told(error)}{without}") from error
-
-
-def _followed(bones: nn.Module, graph: fx.Graph, x: torch.Tensor, added: Mapping[str, str]) -> bool:
-    try:
-        _follow(bones, graph, x, Findings(), added)
-    except UntraceableError:
-        return False
-    return True
+        without = "".join(f"; {reason}" for reason in list(findings.added.values())[:1])
+        reason = f"with inputs of {size}, {told(error)}{without}"
+        if x.is_floating_point():
+            with suppress(UntraceableError):
+                _follow(graph, x.long(), Findings(bones, findings.added))
+                reason = (
+                    f"its input of {size} must be integers; only a tensor of floats is supported"
+                )
+        raise untraceable(bones, reason) from error
 
 
 def _described(bones: nn.Module, graph: fx.Graph) -> str:
@@ -252,30 +227,26 @@ def _described(bones: nn.Module, graph: fx.Graph) -> str:
     def named(value: Any) -> Any:
         return f"%{order[value]}" if isinstance(value, fx.Node) else getattr(value, "key", value)
 
+    def arguments(node: fx.Node) -> Any:
+        return fx.node.map_aggregate((node.args, node.kwargs), named)
+
     def target(node: fx.Node) -> Any:
         if node.op != "get_attr" or not str(node.target).startswith("_tensor_constant"):
             return node.target
         constant = getattr(bones, str(node.target))
         return constant.shape if constant.is_meta else (constant.dtype, constant.tolist())
 
-    arguments = fx.node.map_aggregate
-    return str(
-        [
-            (node.op, target(node), arguments(node.args, named), arguments(node.kwargs, named))
-            for node in graph.nodes
-        ]
-    )
+    return str([(node.op, target(node), arguments(node)) for node in graph.nodes])
 
 
-def _structure(model: nn.Module, findings: Findings) -> Structure:
+def _structure(findings: Findings) -> Structure:
     classes = findings.slots.classes()
-    reasons = findings.slots.reasons(classes)
-    left = classes.clone()
+    reasons = findings.slots.reasons()
     stays = torch.ones(int(classes.max()) + 1, dtype=torch.bool)
     for numbers in findings.units.values():  # slots that belong to no layer's unit stay
         stays[classes[numbers]] = False
     stays[list(reasons)] = True
-    left[stays[classes]] = STAYS
+    left = torch.where(stays[classes], STAYS, classes)
     ranges = findings.slots.ranges()
     equal: dict[bytes, torch.Tensor] = {}
 
@@ -286,24 +257,19 @@ def _structure(model: nn.Module, findings: Findings) -> Structure:
     rows = {key: row(numbers) for key, numbers in ranges.items()}
     units = {layer: row(numbers) for layer, numbers in findings.units.items()}
     follows = [
-        Follows(item.module, item.name, item.index, row(item.numbers), item.per)
-        for item in findings.attributes.values()
-        if item.numbers is not None
+        Follows(*key, row(numbers), per)
+        for key, (numbers, per) in findings.attributes.items()
+        if numbers is not None
     ]
     dropouts = {module: row(numbers) for module, numbers in findings.dropouts.items()}
-
-    def reason(numbers: torch.Tensor) -> str:
-        return reasons[int(classes[numbers[left[numbers] == STAYS][0]])]
-
     frozen = {
-        layer: reason(numbers)
+        layer: reasons[int(classes[numbers[units[layer] == STAYS][0]])]
         for layer, numbers in findings.units.items()
         if (units[layer] == STAYS).any()
     }
-    names = {id(tensor): name for name, tensor in _tensors(model)}
-    for name, module in model.named_modules():
+    for name, module in findings.model.named_modules():
         if isinstance(module, LAYERS) and name not in units:
-            keys = [(names[id(tensor)], 0) for _, tensor in _tensors(module)]
+            keys = [(findings.names[id(tensor)], 0) for _, tensor in tensors_of(module)]
             seen = [c for key in keys if key in ranges for c in classes[ranges[key]].tolist()]
             uncalled = "its weight is used by other code, it is not called itself"
             known = filter(None, map(reasons.get, seen))

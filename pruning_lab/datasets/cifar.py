@@ -32,11 +32,10 @@ def cifar(
     """
     if classes not in CLASSES:
         raise UserError(f"dataset.classes={classes} is not known; CIFAR has 10 or 100.")
-    folder = "cifar-10-batches-py" if classes == 10 else "cifar-100-python"
     advice = (
         f"Run once with a network, or unpack the python version of CIFAR-{classes} to "
-        f"{root}/{folder}, or set dataset.root to where that folder is."
+        f"{root}/{CLASSES[classes].base_folder}, or set dataset.root to where that folder is."
     )
     parts = obtain(CLASSES[classes], root, download, advice)
-    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    sizes = {"train": train, "score": score, "val": val, "test": test}
     return official_splits(parts, STATISTICS[classes], sizes, split_seed, augment=augment)

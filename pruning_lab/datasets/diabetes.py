@@ -26,9 +26,5 @@ def diabetes(
     targets = torch.from_numpy(data.target)[:, None]
     fitted = targets[parts["train"]]
     scaled = ((targets - fitted.mean()) / fitted.std(correction=0)).float()
-    return Splits.of(
-        {name: Samples(inputs[indices], scaled[indices]) for name, indices in parts.items()},
-        num_classes=1,
-        input_size=(10,),
-        targets="numbers",
-    )
+    samples = {name: Samples(inputs[part], scaled[part]) for name, part in parts.items()}
+    return Splits(**samples, num_classes=1, input_size=(10,), targets="numbers")

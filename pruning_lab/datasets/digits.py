@@ -39,8 +39,8 @@ def digits(
     pool = Images(stored, targets, (0.305,) * channels, (0.376,) * channels)
     sizes = {"train": train, "score": score, "val": val, "test": test}
     parts = part_indices(data.target, sizes, split_seed)
-    return Splits.of(
-        {name: pool.part(indices) for name, indices in parts.items()},
+    return Splits(
+        **{name: pool.part(indices) for name, indices in parts.items()},
         num_classes=3 if multilabel else 10,
         input_size=(channels, size, size),
         targets="labels" if multilabel else "class",

@@ -43,7 +43,7 @@ def fashion_mnist(
     check_text("dataset.debian_package", debian_package, "/usr/share/datasets/fashion-mnist")
     _unpack(Path(debian_package), Path(root) / "FashionMNIST" / "raw")
     parts = obtain(datasets.FashionMNIST, root, download, advice)
-    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    sizes = {"train": train, "score": score, "val": val, "test": test}
     return official_splits(parts, STATISTICS, sizes, split_seed, channels, size=size)
 
 

@@ -8,7 +8,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from pruning_lab.datasets.pictures import Pictures, check_picture, read_picture
-from pruning_lab.datasets.splits import Splits, part_indices
+from pruning_lab.datasets.splits import Splits, official_indices
 from pruning_lab.errors import UserError, check_count, check_switch, check_text, printable
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,18 +51,15 @@ def image_folder(
         )
     for path, _ in plain.samples + held_out.samples:
         check_picture(path)
-    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val}
-    inner = part_indices(np.array(plain.targets), sizes, split_seed)
-    outer = np.arange(len(held_out))
-    if test is not None:
-        outer = part_indices(np.array(held_out.targets), {"test": test}, split_seed)["test"]
+    sizes = {"train": train, "score": score, "val": val, "test": test}
+    labels, test_labels = np.array(plain.targets), np.array(held_out.targets)
+    parts = official_indices(labels, test_labels, sizes, split_seed)
+    sources = {"train": tuned, "score": plain, "val": plain, "test": held_out}
     return Splits(
-        train=Pictures(tuned, inner["train"].tolist()),
-        score=Pictures(plain, inner["score"].tolist()),
-        val=Pictures(plain, inner["val"].tolist()),
-        test=Pictures(held_out, outer.tolist()),
+        **{name: Pictures(source, parts[name].tolist()) for name, source in sources.items()},
         num_classes=len(plain.classes),
         input_size=(3, size, size),
+        targets="class",
     )
 
 

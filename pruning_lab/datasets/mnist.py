@@ -28,5 +28,5 @@ def mnist(
         f"{root}/MNIST/raw, or set dataset.root to where they are."
     )
     parts = obtain(datasets.MNIST, root, download, advice)
-    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    sizes = {"train": train, "score": score, "val": val, "test": test}
     return official_splits(parts, STATISTICS, sizes, split_seed, channels, size=size)

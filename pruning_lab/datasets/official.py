@@ -1,81 +1,76 @@
 """torchvision's data sets: read from disk or downloaded; the test split is the official one."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from torchvision.datasets import VisionDataset
 
-from pruning_lab.datasets.splits import Images, Splits, part_indices
+from pruning_lab.datasets.splits import Images, Splits, official_indices
 from pruning_lab.errors import UserError, check_count, check_switch, check_text
 
 
-def obtain(dataset: Callable[..., Any], root: str, download: bool, advice: str) -> tuple[Any, Any]:
+def obtain(
+    dataset: type[VisionDataset], root: str, download: bool, advice: str
+) -> tuple[VisionDataset, VisionDataset]:
     """Return the official train and test parts; UserError with ``advice`` if not available."""
-    name = getattr(dataset, "__name__", str(dataset))
     check_text("dataset.root", root, "data")
     check_switch("dataset.download", download)
+    name, place = dataset.__name__, Path(root).resolve()
     try:
         return dataset(root, train=True), dataset(root, train=False)
     except Exception as error:  # a damaged file makes the readers raise nearly anything
         if not (isinstance(error, RuntimeError) and "not found" in str(error)):
             raise UserError(
-                f"{name} in {Path(root).resolve()} cannot be read: a file is damaged "
+                f"{name} in {place} cannot be read: a file is damaged "
                 f"({type(error).__name__}: {error}). Delete its folder there. {advice}"
             ) from error
         if not download:  # "not found": files are missing or have a wrong checksum
             raise UserError(
-                f"{name} is not in {Path(root).resolve()} and dataset.download=false. {advice}"
+                f"{name} is not in {place} and dataset.download=false. {advice}"
             ) from None
     try:
         return dataset(root, train=True, download=True), dataset(root, train=False, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{name} is not in {Path(root).resolve()} and cannot be downloaded ({reason}). {advice}"
+            f"{name} is not in {place} and cannot be downloaded ({reason}). {advice}"
         ) from error
 
 
 def official_splits(
-    parts: tuple[Any, Any],
+    official: tuple[VisionDataset, VisionDataset],
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
-    sizes: dict[str, int | None],
+    sizes: Mapping[str, int | None],
     split_seed: int,
     channels: int | None = None,
     augment: bool = False,
     size: int | None = None,
 ) -> Splits:
-    """Return splits of an official train and test part.
+    """Return splits of an ``official`` train and test part.
 
     ``statistics`` are mean and standard deviation per channel, of values from 0 to 1.
     ``channels=3`` repeats a grey channel; square images are padded with zeros to a larger ``size``.
     """
     mean, std = statistics
-    if channels is not None:
-        check_count("dataset.channels", channels)
-    if size is not None:
-        check_count("dataset.size", size)
+    for name, number in {"channels": channels, "size": size}.items():
+        if number is not None:
+            check_count(f"dataset.{name}", number)
     if channels is not None and channels != len(mean):
         if len(mean) != 1:
             raise UserError(f"dataset.channels={channels} is not possible: these have colours.")
         mean, std = mean * channels, std * channels
-    train, test = (_in_memory(part, mean, std, size) for part in parts)
+    train, test = (_in_memory(part, mean, std, size) for part in official)
     classes = len(train.labels.unique())
     for part in (train, test):
         _check_labels(part, classes)
-    wanted = {name: sizes[name] for name in ("train", "score", "val")}
-    inner = part_indices(train.labels.numpy(), wanted, split_seed)
-    outer = np.arange(len(test))
-    if sizes["test"] is not None:
-        limited = {"test": sizes["test"]}
-        outer = part_indices(test.labels.numpy(), limited, split_seed)["test"]
+    parts = official_indices(train.labels.numpy(), test.labels.numpy(), sizes, split_seed)
     return Splits(
-        train=train.part(inner["train"], augment),
-        score=train.part(inner["score"]),
-        val=train.part(inner["val"]),
-        test=test.part(outer),
+        train=train.part(parts["train"], augment),
+        score=train.part(parts["score"]),
+        val=train.part(parts["val"]),
+        test=test.part(parts["test"]),
         num_classes=classes,
         input_size=tuple(train.images.shape[1:]),
     )
@@ -97,7 +92,7 @@ def _check_labels(part: Images, classes: int) -> None:
 
 
 def _in_memory(
-    part: Any, mean: tuple[float, ...], std: tuple[float, ...], size: int | None
+    part: VisionDataset, mean: tuple[float, ...], std: tuple[float, ...], size: int | None
 ) -> Images:
     images = torch.as_tensor(part.data)
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

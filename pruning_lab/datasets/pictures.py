@@ -3,19 +3,23 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Subset
-from torchvision.tv_tensors import Image as ImageTensor
 from tqdm import tqdm
 
 from pruning_lab.datasets.samples import Contents, reason
 from pruning_lab.errors import UserError, printable
 from pruning_lab.runtime import distributed
+
+if TYPE_CHECKING:
+    from torchvision.tv_tensors import Image as ImageTensor
 
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes that it converts to RGB without loss."""
@@ -44,29 +48,25 @@ class Pictures(Subset):
 
 
 def _digest(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Image.Image]:
-    """Open a picture and read its header; errors inside the context become a UserError, too."""
+def _opened(path: str) -> Iterator[BufferedReader]:
+    """Open a file to read a picture; errors inside the context become a UserError that names it.
+
+    Opened by name, Pillow maps the file into memory: TIFFs to be rotated come out scrambled.
+    """
     try:
-        # opened by name, Pillow maps the file into memory: TIFFs to be rotated come out scrambled
-        with Path(path).open("rb") as file, Image.open(file) as picture:
-            yield picture
+        with Path(path).open("rb") as file:
+            yield file
     except Exception as error:  # Pillow raises many types for damaged files
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    why = str(error) if isinstance(error, UserError | OSError) else reason(error)
-    return UserError(
-        f"{printable(path)} cannot be read as a picture: {printable(why)}. Delete or replace it."
-    )
+        why = str(error) if isinstance(error, UserError | OSError) else reason(error)
+        raise UserError(
+            f"{printable(path)} cannot be read as a picture: {printable(why)}. Delete or replace "
+            "it."
+        ) from error
 
 
 def check_picture(path: str) -> None:
@@ -74,18 +74,18 @@ def check_picture(path: str) -> None:
 
     Only the header is read, but all pixels if they are decimal numbers, to check their range.
     """
-    with _opened(path) as picture:
+    with _opened(path) as file, Image.open(file) as picture:
         _check(picture)
         if picture.mode == "F":
             _grey(picture, 1.0)
 
 
-def read_picture(path: str) -> Image.Image | ImageTensor:
+def read_picture(path: str) -> "Image.Image | ImageTensor":
     """Return the picture as viewers show it: upright (EXIF), on white where it is transparent.
 
     It is 8-bit RGB; grey of more bits becomes three equal channels of float32 from 0 to 1.
     """
-    with _opened(path) as picture:
+    with _opened(path) as file, Image.open(file) as picture:
         _check(picture)
         upright = ImageOps.exif_transpose(picture)
         if white_value := _white(picture):
@@ -122,8 +122,10 @@ def _white(picture: Image.Image) -> float | None:
     return None
 
 
-def _grey(picture: Image.Image, white: float) -> ImageTensor:
+def _grey(picture: Image.Image, white: float) -> "ImageTensor":
     """Return grey as three channels from 0 to 1; UserError if values are out of this range."""
+    from torchvision.tv_tensors import Image as ImageTensor  # a second of imports
+
     pixels = np.asarray(picture).astype(np.float32) / white
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UserError(

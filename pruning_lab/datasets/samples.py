@@ -1,6 +1,7 @@
 """Read and check every sample of a data set before any work is done."""
 
 import hashlib
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations, permutations
 from logging import getLogger
@@ -11,7 +12,6 @@ import torch
 from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
-from pruning_lab.datasets.targets import checked_target, described
 from pruning_lab.errors import UserError
 from pruning_lab.runtime import distributed
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
@@ -20,6 +20,13 @@ log = getLogger(__name__)
 
 TWICE = 32
 """Number of samples of a split that are read a second time, to check that they are the same."""
+
+TARGETS = {
+    "class": "one class a sample",
+    "labels": "0 or 1 for each of several labels",
+    "numbers": "one or more numbers a sample",
+}
+"""Kinds of targets, and how they are called in messages."""
 
 
 class Contents(NamedTuple):
@@ -62,13 +69,13 @@ def read(
     """Return the contents of the first ``count`` samples of a split.
 
     Raises UserError for the first that is not a valid (float32 input, target), and if one of the
-    first ``TWICE`` changes when it is read again with the same seeds. ``kind`` and ``width`` are
-    those of its target (``checked_target``).
+    first ``TWICE`` changes when it is read again with the same seeds. ``kind`` is one of
+    ``TARGETS``, ``width`` the number of classes, of labels or of numbers in a target.
     """
 
     def key(index: int) -> bytes:
         who = f"Sample {index} of dataset.{name}"
-        image, target = checked(who, _sample(who, split, index), input_size, kind, width)
+        image, target = _checked(who, _sample(who, split, index), input_size, kind, width)
         return hashlib.sha256(image.contiguous().numpy().data).digest() + str(target).encode()
 
     about = {"unit": "sample", "disable": distributed.silent(), "leave": False}
@@ -88,8 +95,8 @@ def read(
     return Contents(keys, [value[:32] for value in keys], [_place(split, i) for i in range(count)])
 
 
-def checked(
-    who: str, sample: Any, input_size: tuple[int, ...], kind: str = "class", width: int = 1
+def _checked(
+    who: str, sample: Any, input_size: tuple[int, ...], kind: str, width: int
 ) -> tuple[torch.Tensor, Any]:
     """Return the image and the target of a sample; UserError if it is anything else."""
     if not isinstance(sample, tuple | list) or len(sample) != 2:
@@ -101,18 +108,19 @@ def checked(
             f"{who}: the image {wrong}; it must be a finite float32 tensor of shape {input_size}. "
             f"{advice}."
         )
-    return image.as_subclass(torch.Tensor), checked_target(who, target, kind, width)
+    return image.as_subclass(torch.Tensor), _target(who, target, kind, width)
 
 
 def _fault(image: Any, input_size: tuple[int, ...]) -> tuple[str, str] | None:
     """Return what is wrong with an image, and how to fix it; None if nothing is."""
-    if isinstance(image, np.ndarray | np.generic):
-        return f"is {described(image)}", "Use torch.from_numpy(x).float()"
-    if hasattr(image, "getpixel"):
-        advice = "Compose([ToImage(), ToDtype(torch.float32, scale=True)])"
-        return f"is {described(image)}", f"Use torchvision.transforms.v2: {advice}"
     if not isinstance(image, torch.Tensor):
-        return f"is {described(image)}", "Use torch.tensor(x, dtype=torch.float32)"
+        advice = "torch.tensor(x, dtype=torch.float32)"
+        if isinstance(image, np.ndarray | np.generic):
+            advice = "torch.from_numpy(x).float()"
+        elif hasattr(image, "getpixel"):
+            transforms = "Compose([ToImage(), ToDtype(torch.float32, scale=True)])"
+            advice = f"torchvision.transforms.v2: {transforms}"
+        return f"is {described(image)}", f"Use {advice}"
     if image.dtype != torch.float32:
         advice = "x.float() / 255" if image.dtype == torch.uint8 else "x.float()"
         wanted = "x.abs(), or two channels" if image.is_complex() else advice
@@ -130,6 +138,57 @@ def _fault(image: Any, input_size: tuple[int, ...]) -> tuple[str, str] | None:
         wrong = "NaN" if image.isnan().any() else "infinite numbers"
         return f"has {wrong}", "Leave it out, or put it right"
     return None
+
+
+def _target(who: str, value: Any, kind: str, width: int) -> Any:
+    """Return the target of a sample as plain numbers; UserError unless it is one of its kind."""
+    if kind == "class":
+        return _class_number(who, value, width)
+    wanted = "0 or 1 for each label" if kind == "labels" else "finite float32 numbers"
+    tensor = isinstance(value, torch.Tensor) and value.shape == (width,)
+    if kind == "labels":
+        fits = tensor and bool(((value == 0) | (value == 1)).all())
+    else:
+        fits = tensor and value.dtype == torch.float32 and bool(value.isfinite().all())
+    if not fits:
+        raise UserError(
+            f"{who}: the target is {value!r:.60}; it must be a tensor of shape ({width},) with "
+            f"{wanted}."
+        )
+    return value.tolist()
+
+
+def _class_number(who: str, label: Any, num_classes: int) -> int:
+    number, allowed = python_number(label), f"the {num_classes} classes are 0 to {num_classes - 1}"
+    if not isinstance(number, int):
+        raise UserError(
+            f"{who}: the class is {described(label)}; {allowed}, each an int or an integer tensor "
+            "without dimensions. Number words, take argmax() of one-hot vectors, int(y) of others."
+        )
+    if not 0 <= number < num_classes:
+        raise UserError(f"{who} has class {number}; {allowed}. Number them so, or leave it out.")
+    return number
+
+
+def python_number(value: Any) -> Any:
+    """Return an integer of any library as Python's int; anything else as it is."""
+    try:
+        return value if getattr(value, "ndim", 0) else int(operator.index(value))
+    except (TypeError, ValueError, RuntimeError):
+        return value
+
+
+def described(value: Any) -> str:
+    """Describe a value for a message."""
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"a {name} of {value.dtype} and shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {name} of {', '.join(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"a {name} of {len(value)}"
+    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a {name}"
 
 
 def _sample(who: str, split: Any, index: int) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
 from torch.utils.data import (
     BatchSampler,
@@ -19,11 +20,13 @@ from torch.utils.data import (
 )
 
 from pruning_lab.datasets.pictures import Pictures
-from pruning_lab.datasets.samples import Contents, check_apart, length, read
-from pruning_lab.datasets.targets import TARGETS, python_number
+from pruning_lab.datasets.samples import TARGETS, Contents, check_apart, length, python_number, read
 from pruning_lab.errors import UserError, check_choice, check_count, check_seed
 
 Indices = dict[str, np.ndarray]
+
+SHIFT = 4
+"""Largest shift of an augmented image in pixels, in each direction."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,6 @@ class Splits:
         least = 2 if self.targets == "class" else 1
         object.__setattr__(self, "num_classes", _whole("num_classes", self.num_classes, least))
 
-    @classmethod
-    def of(
-        cls,
-        parts: Mapping[str, Dataset],
-        num_classes: int,
-        input_size: tuple[int, ...],
-        targets: str = "class",
-    ) -> "Splits":
-        """The splits in a dictionary by their names."""
-        train, score, val, test = (parts[name] for name in ("train", "score", "val", "test"))
-        return cls(train, score, val, test, num_classes, input_size, targets)
-
-    def _is_plain(self, split: Dataset) -> bool:
-        """Return True if a split holds valid images and classes in memory."""
-        classes = self.targets == "class" and type(split) is Images
-        return classes and split.fits(self.num_classes, self.input_size)  # type: ignore[attr-defined]
-
     @property
     def in_channels(self) -> int:
         return self.input_size[0]
@@ -86,19 +72,12 @@ class Splits:
         are hashed. Raises UserError for samples that are invalid or change between reads, and, if
         all samples are read, for a split that is contained in another.
         """
-        splits = {name: getattr(self, name) for name in ("train", "score", "val", "test")}
+        splits = {"train": self.train, "score": self.score, "val": self.val, "test": self.test}
         counts = {name: length(name, split) for name, split in splits.items()}
         digest, contents = hashlib.sha256(), {}
         for name, split in splits.items():
             count = min(counts[name], first or counts[name])
-            if self._is_plain(split):
-                contents[name] = split.contents(count)
-            elif type(split) is Pictures:
-                contents[name] = split.contents(name, count)
-            else:
-                contents[name] = read(
-                    name, split, count, self.input_size, self.targets, self.num_classes
-                )
+            contents[name] = self._contents(name, split, count)
             digest.update(f"{name} {count}".encode())
             for part in contents[name].whole:
                 digest.update(part)
@@ -106,9 +85,20 @@ class Splits:
             check_apart(contents)
         return digest.hexdigest()[:12]
 
+    def _contents(self, name: str, split: Dataset, count: int) -> Contents:
+        if type(split) is Pictures:
+            return split.contents(name, count)
+        if (
+            type(split) is Images
+            and self.targets == "class"
+            and split.fits(self.num_classes, self.input_size)
+        ):
+            return split.contents(count)
+        return read(name, split, count, self.input_size, self.targets, self.num_classes)
+
 
 class Samples(Dataset):
-    """Samples in memory: inputs (N, ...), float32, and targets (N, ...).
+    """Samples in memory: ``inputs`` (N, ...), float32, and ``targets`` (N, ...).
 
     Reads one sample, or a batch by a list of indices.
     """
@@ -165,6 +155,17 @@ def part_indices(labels: np.ndarray, sizes: Mapping[str, int | None], seed: int)
     return {name: _classes_in_turn(part, labels, seed) for name, part in parts.items()}
 
 
+def official_indices(
+    labels: np.ndarray, test_labels: np.ndarray, sizes: Mapping[str, int | None], seed: int
+) -> Indices:
+    """Return train, score and val of the official training part, and test of the official test."""
+    inner = {name: size for name, size in sizes.items() if name != "test"}
+    parts = part_indices(labels, inner, seed)
+    if sizes["test"] is None:
+        return parts | {"test": np.arange(len(test_labels))}
+    return parts | part_indices(test_labels, {"test": sizes["test"]}, seed)
+
+
 def _classes_in_turn(part: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     shuffled = np.random.default_rng(seed).permutation(part)
     of_class = pd.Series(labels[shuffled]).groupby(labels[shuffled])
@@ -182,23 +183,25 @@ def _check_size(name: str, size: int, counts: np.ndarray) -> None:
 
 
 class Images(Dataset):
-    """Images in memory: uint8 (N, C, H, W), normalised channel by channel when they are read.
+    """``images`` in memory, uint8 (N, C, H, W), with ``labels`` (N, ...).
 
-    Reads one sample, or a whole batch by a list of indices. With ``augment``, each image of a
-    batch is shifted by up to 4 pixels (zero padding) and flipped at random, by torch's generator.
+    Reads one sample, or a whole batch by a list of indices: images divided by 255, less ``mean``,
+    divided by ``std`` (one number for each channel, or one for all). With ``augment``, each image
+    of a batch is shifted by up to 4 pixels (zero padding) and flipped at random, by torch's
+    generator.
     """
 
     def __init__(
         self,
         images: torch.Tensor,
         labels: torch.Tensor,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Sequence[float] | torch.Tensor,
+        std: Sequence[float] | torch.Tensor,
         augment: bool = False,
     ) -> None:
         self.images, self.labels, self.augment = images, labels, augment
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
+        self.mean = torch.as_tensor(mean).view(-1, 1, 1)
+        self.std = torch.as_tensor(std).view(-1, 1, 1)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -232,28 +235,34 @@ class Images(Dataset):
 
     def part(self, indices: np.ndarray, augment: bool = False) -> "Images":
         """Return the images ``indices``, with or without augmentation."""
-        chosen = torch.from_numpy(indices)
-        mean, std = tuple(self.mean.flatten().tolist()), tuple(self.std.flatten().tolist())
-        return Images(self.images[chosen], self.labels[chosen], mean, std, augment)
+        return Images(self.images[indices], self.labels[indices], self.mean, self.std, augment)
 
 
-def _shift_and_flip(images: torch.Tensor, pad: int = 4) -> torch.Tensor:
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    height, width = images.shape[2:]
-    draws = torch.randint(0, 2 * pad + 1, (len(images), 2)).tolist()
+def _shift_and_flip(images: torch.Tensor) -> torch.Tensor:
+    corners = torch.randint(0, 2 * SHIFT + 1, (len(images), 2))
     flips = torch.rand(len(images)) < 0.5
-    moved = [
-        image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, draws, strict=True)
+    moved = cut_out(F.pad(images, [SHIFT] * 4), corners, images.shape[2:])
+    return torch.where(flips.view(-1, 1, 1, 1), moved.flip(3), moved)
+
+
+def cut_out(images: torch.Tensor, corners: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Cut a part of ``size`` out of each image, whose upper left pixel is at its (row, column)."""
+    height, width = size
+    parts = [
+        image[:, y : y + height, x : x + width]
+        for image, (y, x) in zip(images, corners.tolist(), strict=True)
     ]
-    return torch.where(flips.view(-1, 1, 1, 1), (stacked := torch.stack(moved)).flip(3), stacked)
+    return torch.stack(parts)
 
 
 def loader(
     dataset: Dataset, batch_size: int, generator: torch.Generator | None = None
 ) -> DataLoader:
-    """Return batches of a data set, in a random order by ``generator``, or in sequence without it.
+    """Return batches of at most ``batch_size`` samples of ``dataset``: (inputs, targets), or
+    whatever its samples are: several inputs and a target, dictionaries.
 
-    torch's global random stream is not used.
+    The order is drawn by ``generator``; without it, it is that of the data set. torch's global
+    random stream is not used.
     """
     count = range(len(dataset))  # type: ignore[arg-type]
     order = RandomSampler(count, generator=generator) if generator else SequentialSampler(count)
@@ -263,8 +272,14 @@ def loader(
     return DataLoader(dataset, batch_sampler=batches, generator=stream, collate_fn=_batch)
 
 
-def _batch(samples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack samples to a batch; integers of any kind become int64, as cross-entropy requires."""
+def _batch(samples: Sequence[Any]) -> Any:
+    """Stack samples to a batch; integer targets of any kind become int64, as losses need.
+
+    Samples that are no pairs of a tensor and a target are stacked as torch does by default.
+    """
+    first = samples[0]
+    if not (isinstance(first, tuple | list) and len(first) == 2 and torch.is_tensor(first[0])):
+        return default_collate(list(samples))
     images, targets = zip(*samples, strict=True)
     plain = [image.as_subclass(torch.Tensor) for image in images]
     return torch.stack(plain), default_collate([python_number(target) for target in targets])

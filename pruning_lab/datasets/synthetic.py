@@ -3,7 +3,7 @@
 import torch
 
 from pruning_lab.datasets.splits import Images, Splits, part_indices
-from pruning_lab.errors import check_count, check_number, check_seed
+from pruning_lab.errors import check_count, check_number
 
 
 def synthetic(
@@ -19,21 +19,17 @@ def synthetic(
 ) -> Splits:
     """Return uniform prototypes in [0, 1] plus Gaussian noise of deviation ``noise``, clipped."""
     check_count("dataset.classes", classes, 2)
-    sizes: dict[str, int | None] = {"train": train, "score": score, "val": val, "test": test}
+    sizes = {"train": train, "score": score, "val": val, "test": test}
     for name, count in {"channels": channels, "size": size, **sizes}.items():
         check_count(f"dataset.{name}", count)
     check_number("dataset.noise", noise, lambda deviation: deviation >= 0, "from 0 on")
-    check_seed("dataset.split_seed", split_seed)
-    stream = torch.Generator().manual_seed(split_seed)
     labels = torch.arange(train + score + val + test) % classes
+    parts = part_indices(labels.numpy(), sizes, split_seed)
+    stream = torch.Generator().manual_seed(split_seed)
     prototypes = torch.rand(classes, channels, size, size, generator=stream)
     pictures = prototypes[labels]
     pictures = pictures + noise * torch.randn(pictures.shape, generator=stream)
     stored = (255 * pictures.clamp(0, 1)).round().to(torch.uint8)
     pool = Images(stored, labels, (0.5,) * channels, (0.3,) * channels)
-    parts = part_indices(labels.numpy(), sizes, split_seed)
-    return Splits.of(
-        {name: pool.part(indices) for name, indices in parts.items()},
-        num_classes=classes,
-        input_size=(channels, size, size),
-    )
+    images = {name: pool.part(indices) for name, indices in parts.items()}
+    return Splits(**images, num_classes=classes, input_size=(channels, size, size), targets="class")

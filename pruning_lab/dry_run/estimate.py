@@ -1,19 +1,30 @@
 """Estimate the passes and seconds of an experiment, and the network after each cut."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import nn
 
 from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.base import at_rest
 from pruning_lab.attributions.evidence.activations import shares_pass
-from pruning_lab.dry_run.speed import speed_of
+from pruning_lab.datasets import Splits, loader
+from pruning_lab.errors import UserError
 from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.setup import Setup
-from pruning_lab.profiling.passes import Prediction
+from pruning_lab.partial_forward.hooked import HookedGraph
 from pruning_lab.pruning.schedules import LayerByLayer, Step
+from pruning_lab.records.step import Size
+from pruning_lab.runtime.inputs import call, length, move
+from pruning_lab.runtime.random_streams import streams_kept
+from pruning_lab.tasks.task import Task
 from pruning_lab.training.recalibration import with_statistics
+from pruning_lab.training.recipe import Training
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,22 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Seconds that a sample takes in a batch: forward, back to the first layer, in training."""
+
+    forward: float
+    backward: float
+    training: float
+
+
+@dataclass(frozen=True)
 class Stage:
     """A step of the schedule: its scoring, and the network after its cut."""
 
     step: Step
     scored: int
     scoring: Estimate | None
-    size: dict[str, float]
+    size: Size
 
 
 class Forecast:
@@ -52,8 +72,10 @@ class Forecast:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.network, self.schedule = setup, setup.network, setup.schedule
+        train = len(setup.splits.train)  # type: ignore[arg-type]
+        self._samples = max(2, round(setup.finetune.share * train))  # of the fine-tuning
         batch_size = setup.settings.batch_size
-        self._speed = speed_of(setup.network, setup.splits, setup.task, batch_size, setup.training)
+        self._speed = _speed_of(setup.network, setup.splits, setup.task, batch_size, setup.training)
         layers = tuple(self.network.layers)
         self.on_baseline = {
             name: self._predicted(metric, self.network, layers)
@@ -61,10 +83,8 @@ class Forecast:
         }
         self.stages = list(self._stages())
 
-    # -- scoring ------------------------------------------------------------------------------
-
     def together(self) -> list[str]:
-        """The criteria that one pass over the data serves."""
+        """Return the criteria that share one pass over the data."""
         return [name for name, metric in self.setup.metrics.items() if shares_pass(metric)]
 
     def _predicted(
@@ -74,26 +94,23 @@ class Forecast:
         own = copy.copy(metric)
         own.model = network.model
         unit_groups = list(network.unit_groups(layers, self.schedule.coupled).values())
-        found = own.predict(unit_groups, find_best_evaluation_module=True)
-        return None if found is None else self._timed(found, network)
-
-    def _timed(self, found: Prediction, network: Network) -> Estimate:
+        passes = own.predict(unit_groups, find_best_evaluation_module=True)
+        if passes is None:
+            return None
         left, speed = self._left(network.size()), self._speed
-        seconds = left * (found.forward * speed.forward + found.backward * speed.backward)
-        limit = seconds if found.seconds is None else found.seconds
-        return Estimate(found.forward, found.backward, min(seconds, limit), found.at_most)
+        seconds = left * (passes.forward * speed.forward + passes.backward * speed.backward)
+        limit = seconds if passes.seconds is None else passes.seconds
+        return Estimate(passes.forward, passes.backward, min(seconds, limit), passes.at_most)
 
     def _attributions(self) -> Estimate:
-        """All criteria on the baseline; one pass counts once."""
-        found = {name: each for name, each in self.on_baseline.items() if each is not None}
-        shared = [found.pop(name) for name in self.together() if name in found]
+        """Estimate the scoring of the baseline by all criteria; a shared pass counts once."""
+        known = {name: each for name, each in self.on_baseline.items() if each is not None}
+        shared = [known.pop(name) for name in self.together() if name in known]
         longest = max(shared, key=lambda each: each.seconds, default=Estimate())
-        return sum(found.values(), longest)
-
-    # -- the steps ----------------------------------------------------------------------------
+        return sum(known.values(), longest)
 
     def _stages(self) -> Iterator[Stage]:
-        """Step by step on a copy that loses units drawn at random."""
+        """Prune a copy step by step, of units drawn at random."""
         network, draw = self.network.copy(), np.random.default_rng(0)
         metric = self.setup.metrics[self.setup.names.metric]
         for step in self.setup.steps:
@@ -107,22 +124,18 @@ class Forecast:
             yield Stage(step, scored, scoring, network.size())
 
     def aim(self, step: Step) -> float | None:
-        """The share to remove at a step; None where only the scores tell it."""
+        """Return the share to remove at a step; None if it depends on the scores."""
         return self.schedule.share if isinstance(self.schedule, LayerByLayer) else step.ratio
 
     def tuning(self, stage: Stage) -> Estimate:
-        """The fine-tuning after a cut."""
-        finetune = self.setup.finetune
-        samples = max(2, round(finetune.share * len(self.setup.splits.train)))  # type: ignore[arg-type]
-        return self._trained(finetune.samples(samples), stage.size)
+        """Estimate the fine-tuning after a cut."""
+        return self._trained(self.setup.finetune.samples(self._samples), stage.size)
 
-    def _trained(self, samples: int, size: Mapping[str, float]) -> Estimate:
+    def _trained(self, samples: int, size: Size) -> Estimate:
         return Estimate(samples, samples, samples * self._left(size) * self._speed.training)
 
-    def _left(self, size: Mapping[str, float]) -> float:
-        return size["flops"] / self.network.original["flops"]
-
-    # -- in all -------------------------------------------------------------------------------
+    def _left(self, size: Size) -> float:
+        return size.flops / self.network.original.flops
 
     def parts(self) -> dict[str, Estimate]:
         """Return an estimate for each part of the experiment, by name."""
@@ -153,19 +166,70 @@ class Forecast:
         return parts
 
     def _recalibrated(self) -> Estimate:
-        """The samples from which BatchNorm's statistics are made anew after each cut."""
-        setup = self.setup
+        """Estimate the recomputation of BatchNorm's statistics after each cut."""
         if not with_statistics(self.network.model):
             return Estimate()
-        share = setup.finetune.share * len(setup.splits.train)  # type: ignore[arg-type]
-        samples = min(setup.settings.after_cut.recalibrate, max(2, round(share)))
+        samples = min(self.setup.settings.after_cut.recalibrate, self._samples)
         left = sum(self._left(stage.size) for stage in self.stages)
         forward = samples * len(self.stages)
         return Estimate(forward, 0, samples * left * self._speed.forward)
 
     def _evaluated(self, times: int) -> Estimate:
-        """Val and test on the baseline and so many times after each cut."""
+        """Estimate val and test on the baseline, and this many ``times`` after each cut."""
         splits = self.setup.splits
         samples = len(splits.val) + len(splits.test)  # type: ignore[arg-type]
         lefts = [1.0, *times * [self._left(stage.size) for stage in self.stages]]
         return Estimate(samples * len(lefts), 0, samples * sum(lefts) * self._speed.forward)
+
+
+def _speed_of(
+    network: Network, splits: Splits, task: Task, batch_size: int, training: Training
+) -> Speed:
+    """Measure a network in its current state; ``batch_size`` is that of the scoring."""
+    model, device = network.model, next(network.model.parameters()).device
+    batch = move(next(iter(loader(splits.score, batch_size))), device)
+    inputs, target = task.inputs(batch), task.target(batch)
+    first = next(iter(network.layers.values()))
+
+    def there_and_back() -> None:
+        output, activations = HookedGraph(model, UserError()).record(inputs, [first])
+        loss = task.loss(task.output(output), target, reduction="sum")
+        torch.autograd.grad(loss, activations)
+
+    with at_rest(model):
+        with torch.no_grad():
+            forward = _seconds(lambda: call(model, inputs), device) / length(inputs)
+        both = _seconds(there_and_back, device) / length(inputs)
+    trained = _training_speed(model, splits, task, training)
+    return Speed(forward, max(0.0, both - forward), trained)
+
+
+def _training_speed(model: nn.Module, splits: Splits, task: Task, training: Training) -> float:
+    """Seconds that a sample takes in training, on a copy."""
+    device = next(model.parameters()).device
+    batch = move(next(iter(loader(splits.train, training.batch_size))), device)
+    own = copy.deepcopy(model).train()
+    optimizer = training.optimizer(own)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task.loss(task.run(own, batch), task.target(batch)).backward()
+        optimizer.step()
+
+    with streams_kept([device]):
+        return _seconds(step, device) / length(batch)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of up to five runs, of one that takes long; after one to warm up."""
+    times: list[float] = []
+    work()
+    while not times or (len(times) < 5 and sum(times) < 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)

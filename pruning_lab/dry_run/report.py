@@ -2,7 +2,7 @@
 
 from omegaconf import OmegaConf
 
-from pruning_lab.config.shown import shown
+from pruning_lab.config.sections import shown
 from pruning_lab.dry_run.estimate import Estimate, Forecast
 from pruning_lab.experiment.setup import Setup
 from pruning_lab.graph.kinds import units_of
@@ -19,14 +19,10 @@ rough: the time of small parts does not go with their FLOPs. Networks after a cu
 too: units drawn at random went. What is on disk already (baseline, its scores) takes nothing."""
 
 AT_MOST = "at most"
-UNKNOWN = ["unknown", "unknown", "unknown"]
 
 
 def dry_run(setup: Setup) -> str:
-    """The plan of an experiment; nothing is written or trained.
-
-    No line of the tables is longer than 100 columns.
-    """
+    """Return the plan of an experiment as text; nothing is written or trained."""
     forecast = Forecast(setup)
     config = OmegaConf.to_yaml(shown(setup.config), resolve=True)
     sections = {
@@ -43,8 +39,8 @@ def dry_run(setup: Setup) -> str:
 def _network_title(setup: Setup) -> str:
     size, shape = setup.network.original, " x ".join(map(str, setup.splits.input_size))
     return (
-        f"{type(setup.network.model).__name__} on {shape}: {amount(size['flops'])}FLOPs, "
-        f"{size['parameters']:,} parameters, {size['units']:,} units that may go"
+        f"{type(setup.network.model).__name__} on {shape}: {amount(size.flops)}FLOPs, "
+        f"{size.parameters:,} parameters, {size.units:,} units that may go"
     )
 
 
@@ -61,16 +57,15 @@ def _layers(setup: Setup) -> list[str]:
     for name, layer in network.pruned.items():
         others = home.get(name, [])
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        share = flops.get(name, 0) / network.original["flops"]
+        share = flops.get(name, 0) / network.original.flops
         rows.append(
             [name, kind_of(layer), f"{units_of(layer):,}", f"{100 * share:.1f} %",
              others[0] + more if others else "", "" if name in network.layers else "no"]
         )  # fmt: skip
-    wanted = [0, 1, 2, 3, *([4] if any(row[4] for row in rows) else [])]
-    wanted += [5] if any(row[5] for row in rows) else []
     heads = ["layer", "kind", "units", "FLOPs", "goes with", "scored"]
-    chosen = [[row[place] for place in wanted] for row in [heads, *rows]]
-    return table(chosen[0], chosen[1:], "llrrll"[: len(wanted)])
+    filled = [place for place in range(len(heads)) if any(row[place] for row in rows)]
+    heads, *rows = ([row[place] for place in filled] for row in (heads, *rows))
+    return table(heads, rows, "llrrll"[: len(filled)])
 
 
 def _criteria(forecast: Forecast) -> list[str]:
@@ -97,14 +92,14 @@ def _steps(forecast: Forecast) -> list[str]:
     rows, schedule = [], forecast.schedule
     for number, stage in enumerate(forecast.stages, 1):
         of = schedule.of if isinstance(schedule, ToTarget) else "units"
-        gone = 100 * (1 - stage.size[of] / forecast.network.original[of])
+        gone = 100 * (1 - getattr(stage.size, of) / getattr(forecast.network.original, of))
         aim, reached = forecast.aim(stage.step), ["below 0", "unknown"]
         if aim is not None:
             reached = [f"{100 * aim:.1f} %", f"{gone:.1f} %"]
         cells = ["as above", "", ""] if number == 1 else _cells(stage.scoring)
         rows.append(
-            [str(number), *reached, str(stage.scored), amount(stage.size["flops"]),
-             amount(stage.size["parameters"]), f"{stage.size['units']:,}", *cells,
+            [str(number), *reached, str(stage.scored), amount(stage.size.flops),
+             amount(stage.size.parameters), f"{stage.size.units:,}", *cells,
              duration(forecast.tuning(stage).seconds)]
         )  # fmt: skip
     heads = ["step", "target", "gone", "scored", "FLOPs", "params", "units",
@@ -122,6 +117,5 @@ def _total(forecast: Forecast) -> list[str]:
 def _cells(estimate: Estimate | None) -> list[str]:
     """Forward, backward, time."""
     if estimate is None:
-        return UNKNOWN
-    passes = (estimate.forward, estimate.backward)
-    return [*(f"{each:,.0f}" for each in passes), duration(estimate.seconds)]
+        return ["unknown"] * 3
+    return [f"{estimate.forward:,.0f}", f"{estimate.backward:,.0f}", duration(estimate.seconds)]

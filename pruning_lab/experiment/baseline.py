@@ -2,19 +2,17 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
-from pruning_lab.errors import UserError
 from pruning_lab.experiment.fingerprint import identity
 from pruning_lab.experiment.pruning_run import Scored
-from pruning_lab.experiment.resume import DiskEpochStore, kept_scores, undamaged
+from pruning_lab.experiment.resume import DiskEpochStore, kept_scores, locked, undamaged
 from pruning_lab.provenance.environment import working
 from pruning_lab.provenance.inputs_read import Seen
 from pruning_lab.pruner.saved_model import load_state, save_state
@@ -97,25 +95,8 @@ class Baseline:
         with self._locked(path.stem):
             return kept_scores(path, self.folder, settings, score, self.seen)
 
-    @contextmanager
-    def _locked(self, what: str) -> Iterator[None]:
+    def _locked(self, what: str) -> AbstractContextManager[None]:
         """Hold the model (``""``), or the scores of this name."""
-        lock = FileLock(self.folder / f".{what}.lock")
-        distributed.agreed(lambda: self._acquire(lock))
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: FileLock) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"baseline.folder={self.folder.parent} cannot be written: {error}. Give another."
-            ) from error
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            log.info("Waiting for another process that makes the same (%s) ...", lock.lock_file)
-            lock.acquire()
+        path = self.folder / f".{what}.lock"
+        waiting = f"Waiting for another process that makes the same ({path}) ..."
+        return locked(path, f"baseline.folder={self.folder.parent}", waiting)

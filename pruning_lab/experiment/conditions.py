@@ -53,24 +53,24 @@ class Conditions:
             )
 
     def steps(self, network: Network) -> list[Step]:
-        """The schedule's steps for the layers of a network that are scored."""
+        """Return the schedule's steps for the layers of a network that are scored."""
         groups = network.groups().values()
         return self.schedule.steps_for(
             [[layer for layer in group.unit_groups if layer in network.layers] for group in groups]
         )
 
     def controls(self, network: Network, untuned: bool, stale: bool) -> dict[str, "Conditions"]:
-        """The conditions of the control tracks that are wanted and differ from these."""
-        found = {}
+        """Return the conditions of the requested control tracks, where they differ from these."""
+        tracks = {}
         if untuned and self.finetune:  # its share is what recalibration sees
             none = Training(epochs=0, share=self.finetune.share)
-            found[UNTUNED] = replace(self, finetune=none)
+            tracks[UNTUNED] = replace(self, finetune=none)
         if stale and self.recalibrate and with_statistics(network.model):
-            found[STALE] = replace(self, finetune=Training(epochs=0), recalibrate=0)
-        return found
+            tracks[STALE] = replace(self, finetune=Training(epochs=0), recalibrate=0)
+        return tracks
 
     def measure(self, network: Network) -> "Measured":
-        """The network as it stands, on the test and the validation split."""
+        """Measure a network in its present state on the test and the validation split."""
         test, val = (
             evaluate(network.model, split, self.task)
             for split in (self.splits.test, self.splits.val)
@@ -88,15 +88,15 @@ class Measured:
 
     def measurements(self) -> list[Measurement]:
         """All measures on test; on val the primary one and the loss."""
-        task = self.task
-        first = [task.primary, *([LOSS] if task.primary != LOSS else [])]
-        others = [each for each in task.measures if each not in first]
-        wanted = [("test", each) for each in first] + [("val", each) for each in first]
-        wanted += [("test", each) for each in others]
+        first = list(dict.fromkeys((self.task.primary, LOSS)))
+        others = [measure for measure in self.task.measures if measure not in first]
         return [
-            Measurement(split, each.name, each.chart, getattr(self, split).values[each.name])
-            for split, each in wanted
-        ]
+            Measurement(split, measure.name, measure.chart, evaluation.values[measure.name])
+            for split, evaluation, measures in (
+                ("test", self.test, first), ("val", self.val, first), ("test", self.test, others)
+            )
+            for measure in measures
+        ]  # fmt: skip
 
     def is_better_than(self, other: "Measured") -> bool:
         """Compare the primary measure on val; the losses where it is equal."""

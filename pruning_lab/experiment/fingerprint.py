@@ -26,11 +26,13 @@ from pruning_lab.experiment.pruning_run import prune
 from pruning_lab.provenance.environment import working
 from pruning_lab.provenance.inputs_read import Seen, inputs, look_at, watching
 from pruning_lab.provenance.source_code import digest_of_program, remember
+from pruning_lab.pruning.schedules import Schedule
 from pruning_lab.runtime import distributed
 from pruning_lab.runtime.device import find_device
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
 from pruning_lab.tasks.task import Task
 from pruning_lab.training.fit import fit
+from pruning_lab.training.recipe import Training
 
 Config = Mapping[str, Any]
 """A configuration as plain dictionaries."""
@@ -41,11 +43,7 @@ PLACES = ("root", "download", "debian_package")
 METHOD = ("metric", "attributions", "schedule", "finetune", "after_cut", "controls", "scoring")
 """Configuration sections that say how a baseline is scored, pruned and recovered."""
 
-
 TRAINING = "baseline.training"
-
-BUILT = ("schedule", TRAINING, "finetune")
-"""Sections whose objects are hashed as built: user code may set more than the settings say."""
 
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 """Where an object lies in memory."""
@@ -56,10 +54,11 @@ THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Job:
-    """A configuration whose numbers are checked, with its data, before anything else is built.
+    """A configuration whose numbers are checked, with its data; its network is not built yet.
 
-    ``start`` is what a network starts from, ``name`` the identity of the whole run. What was read
-    on the way, which no name tells, is in ``seen``; for the network and the data alone, ``begun``.
+    ``training`` is that of the baseline, ``finetune`` the one after each cut. ``start`` determines
+    the baseline, apart from its code; ``name`` is the identity of the whole run. What was read on
+    the way, which no name tells, is in ``seen``; for the network and the data alone, in ``begun``.
     """
 
     settings: Settings
@@ -67,6 +66,9 @@ class Job:
     threads: int
     task: Task
     splits: Splits
+    schedule: Schedule
+    training: Training
+    finetune: Training
     start: dict[str, Any]
     name: str
     begun: Seen
@@ -83,9 +85,7 @@ def identify(config: DictConfig) -> Job:
         for part in ("model", "dataset", "task"):
             list(_made(settings[part], part))
         task: Task = build(config.task, "task", Task)
-    data = OmegaConf.to_yaml(config.dataset, resolve=True)
-    own = {part: OmegaConf.to_container(config[part], resolve=True) for part in ("model", "task")}
-    made = OmegaConf.to_yaml(OmegaConf.create(own))
+    data, made = _text(settings, "dataset"), _text(settings, "model", "task")
     splits, samples = distributed.leader_first(lambda: _data(data))
     network, begun = distributed.leader_first(lambda: _network(made, checked.seeds.init, data))
     if begun.is_outdated():  # made for an earlier job of this process
@@ -97,11 +97,18 @@ def identify(config: DictConfig) -> Job:
     with watching():
         for part in METHOD:
             list(_made(settings[part], part))
-        built = {part: _described(build(OmegaConf.select(config, part), part)) for part in BUILT}
-        whole = run_determinants(start | {"fitted": built[TRAINING]}, settings)
-    start["fitted"] = built[TRAINING]
-    name = identity(whole | {"built": built})
-    return Job(checked, device, threads, task, splits, start, name, begun, Seen(begun.answer))
+        schedule: Schedule = build(config.schedule, "schedule", Schedule)
+        training: Training = build(config.baseline.training, TRAINING, Training)
+        finetune: Training = build(config.finetune, "finetune", Training)
+        # user code may set more than the settings say
+        built = {"schedule": schedule, TRAINING: training, "finetune": finetune}
+        described = {part: _described(made) for part, made in built.items()}
+        start["fitted"] = described[TRAINING]
+        name = identity(run_determinants(start, settings) | {"built": described})
+    return Job(
+        checked, device, threads, task, splits, schedule, training, finetune, start, name, begun,
+        Seen(begun.answer),
+    )  # fmt: skip
 
 
 def _described(made: Any) -> str:
@@ -109,20 +116,22 @@ def _described(made: Any) -> str:
     return ADDRESS.sub("", repr(sorted(vars(made).items())))
 
 
+def _text(settings: Config, *parts: str) -> str:
+    """Return parts of a configuration as text, by which what is built of them is cached."""
+    return OmegaConf.to_yaml(OmegaConf.create({part: settings[part] for part in parts}))
+
+
 @lru_cache(maxsize=1)  # jobs of a sweep mostly share their data
 def _data(settings: str) -> tuple[Splits, str]:
-    """The data set of these settings, and its fingerprint."""
-    config = OmegaConf.create(settings)
-    assert isinstance(config, DictConfig)
-    splits = build_data(config)
+    """Build the data set of these settings; return it with its fingerprint."""
+    splits = build_data(OmegaConf.create(settings).dataset)
     return splits, splits.fingerprint()
 
 
 @cache  # jobs of a sweep share their networks, too
 def _network(settings: str, seed: int, data: str) -> tuple[str, Seen]:
-    """The hash of the fresh network of these settings, and what was seen while it was made."""
+    """Build the fresh network of these settings; return its hash, and what was read meanwhile."""
     config, splits = OmegaConf.create(settings), _data(data)[0]
-    assert isinstance(config, DictConfig)
     with streams_kept(), watching():
         model = fresh_model(config.model, splits, build(config.task, "task", Task), seed)
     x = torch.randn(8, *splits.input_size, generator=torch.Generator().manual_seed(0))
@@ -223,7 +232,7 @@ def run_determinants(start: Mapping[str, Any], config: Config) -> dict[str, Any]
 
 
 def _made(part: Any, group: str) -> Iterator[tuple[str, str, Any]]:
-    """All that a part of the configuration makes: where its ``_target_`` stands, that, and it."""
+    """Yield the place, name and value of every ``_target_`` in a part of a configuration."""
     if isinstance(part, Mapping):
         if "_target_" in part:
             yield group, part["_target_"], find_target(part["_target_"], group)

@@ -16,8 +16,8 @@ from pruning_lab.experiment.fingerprint import identity
 from pruning_lab.experiment.setup import Setup
 
 NOT_IN_NAME = (
-    "model", "metric", "seed", "plan", "force", "keep", "threads", "device", "tracking.uri",
-    "tracking.experiment", "baseline.folder", "checkpoints", "attributions",
+    "model", "metric", "seed", "dry_run", "plan", "force", "keep", "threads", "device",
+    "tracking.uri", "tracking.experiment", "baseline.folder", "checkpoints", "attributions",
 )  # fmt: skip
 """Settings that a run's name says already, or that determine nothing of what it shows."""
 

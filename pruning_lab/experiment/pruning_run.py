@@ -14,11 +14,11 @@ from pruning_lab.errors import UserError
 from pruning_lab.experiment.conditions import Conditions, Measured, Stages
 from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.recovery import Recovery
+from pruning_lab.profiling.flops import latency_ms
 from pruning_lab.profiling.passes import ScoringCost
-from pruning_lab.pruning.coupled_scores import group_scores
-from pruning_lab.pruning.plan import Plan
+from pruning_lab.pruning.plan import Plan, group_scores
 from pruning_lab.pruning.schedules import TOGETHER, Step
-from pruning_lab.records.step import STAGES, Size, StepRecord
+from pruning_lab.records.step import STAGES, StepRecord
 from pruning_lab.tasks.task import Samples
 from pruning_lab.training.fit import NullEpochStore
 
@@ -98,7 +98,6 @@ class PruningRun:
 
 def prune(
     run: PruningRun,
-    steps: Sequence[Step],
     score: Score,
     first: Scored | None = None,
     store: NullStepStore | None = None,
@@ -108,18 +107,21 @@ def prune(
     """Prune a run's network step by step; finished steps in the store are not computed again.
 
     Args:
-        run: network, criterion and conditions.
-        steps: the schedule's steps.
-        score: scores layers of the network as it stands.
-        first: the scores of the unpruned network, where they are known already.
+        run: network, not pruned yet, criterion and conditions.
+        score: scores layers of the network in its present state.
+        first: the scores of the unpruned network, if they are known already.
         store: keeps finished steps; nothing by default.
         recorder: is told of scores and steps; nobody by default.
-        whole: what was measured of the unpruned network, where that is known already.
+        whole: the measurements of the unpruned network, if they are known already.
 
     Returns the results, the unpruned network's first.
     """
     network, conditions = run.network, run.conditions
+    steps = conditions.steps(network)
     store, recorder = store or NullStepStore(), recorder or NullRecorder()
+    if first:  # of these layers; named before restored cuts rename them
+        names = run.unit_groups(_layers(run, steps[0]))
+        first = {name: first[0][name] for name in names}, first[1]
     # one optimizer for all steps: its momentum is cut with the weights
     network.pruner.optimizer = optimizer = conditions.finetune.optimizer(network.model)
     results = store.restore(network, optimizer)
@@ -132,7 +134,7 @@ def prune(
     recovery = Recovery(network, conditions, optimizer)
     if not results:
         stages = {"cut": whole or conditions.measure(network)}
-        results.append(StepResult({}, record_of(network, stages), _samples(stages)))
+        results.append(result_of(network, {}, stages))
         store.keep(results, network, optimizer)
         recorder.step(run, 0, results[0])
     for number, step in enumerate(steps[len(results) - 1 :], len(results)):
@@ -141,8 +143,7 @@ def prune(
         plan = run.choose({name: each.scores for name, each in scores.items()}, step)
         network.pruner.prune_groups(plan)
         stages, spent = recovery.after_cut(number, len(steps), store.epochs(number))
-        record = record_of(network, stages, scoring=cost, **spent)
-        results.append(StepResult(plan, record, _samples(stages)))
+        results.append(result_of(network, plan, stages, scoring=cost, **spent))
         store.keep(results, network, optimizer)
         recorder.step(run, number, results[-1])
     return results
@@ -152,11 +153,14 @@ def _scores(
     run: PruningRun, number: int, step: Step, score: Score, first: Scored | None,
     store: NullStepStore,
 ) -> Scored:  # fmt: skip
-    """The scores that lead to a step, of what loses units at it."""
-    layers = tuple(layer for layer in run.network.layers if layer in step.layers)
-    own = partial(score, run, layers)
-    found, cost = first if first and number == 1 else store.scores(number, own)
-    return {name: found[name] for name in run.unit_groups(layers)}, cost
+    """Return the scores that lead to a step, of what loses units there."""
+    if first and number == 1:
+        return first
+    return store.scores(number, partial(score, run, _layers(run, step)))
+
+
+def _layers(run: PruningRun, step: Step) -> tuple[str, ...]:
+    return tuple(layer for layer in run.network.layers if layer in step.layers)
 
 
 def _lost(run: PruningRun, layers: tuple[str, ...]) -> Scored:
@@ -166,17 +170,18 @@ def _lost(run: PruningRun, layers: tuple[str, ...]) -> Scored:
     )
 
 
-def record_of(network: Network, stages: Stages, **spent: object) -> StepRecord:
-    """The record of a network as it stands; ``spent`` are the record's optional arguments."""
+def result_of(network: Network, plan: Plan, stages: Stages, **spent: object) -> StepResult:
+    """Return the result of the step that led to the network's present state.
+
+    ``plan`` is what it removed, ``stages`` what was measured, ``spent`` the optional fields of the
+    record.
+    """
     measured, last = {}, None
     for stage in STAGES:
         last = stages.get(stage, last)
         measured[stage] = last.measurements() if last else []
-    return StepRecord(
-        Size(**network.size()), Size(**network.original), measured, network.widths(),
-        network.latency_ms(), time.time(), **spent,  # type: ignore[arg-type]
+    record = StepRecord(
+        network.size(), network.original, measured, network.widths(),
+        latency_ms(network.model, network.input_size), time.time(), **spent,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def _samples(stages: Stages) -> dict[str, Samples]:
-    return {stage: each.test.samples for stage, each in stages.items()}
+    return StepResult(plan, record, {stage: each.test.samples for stage, each in stages.items()})

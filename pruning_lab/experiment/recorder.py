@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from pruning_lab import tracking
 from pruning_lab.attributions.estimation.scores import Estimates, LayerEstimates, scores_of
 from pruning_lab.compare import (
     quality_curves,
@@ -21,7 +20,7 @@ from pruning_lab.compare import (
     widths,
 )
 from pruning_lab.config.build import plain
-from pruning_lab.config.shown import shown
+from pruning_lab.config.sections import shown
 from pruning_lab.experiment.fingerprint import Job
 from pruning_lab.experiment.labels import run_name, tags
 from pruning_lab.experiment.pruning_run import NullRecorder, PruningRun, StepResult
@@ -32,7 +31,8 @@ from pruning_lab.records import per_sample
 from pruning_lab.records.step import MAIN, SCRATCH, StepRecord
 from pruning_lab.runtime import distributed, terminal
 from pruning_lab.runtime.files import to_json
-from pruning_lab.tasks.task import Samples, Task
+from pruning_lab.tasks.task import Measure, Samples, Task
+from pruning_lab.tracking import connect, keys, read, store, write
 
 log = logging.getLogger(__name__)
 
@@ -47,67 +47,46 @@ COSTS = {
 
 
 class RunRecorder(NullRecorder):
-    """Keeps the steps of all tracks of a run in memory and logs them; writes no file."""
-
-    def __init__(self, task: Task, steps: int) -> None:
-        self.task, self._count = task, steps
-        self._steps: dict[str, dict[int, StepRecord]] = {}
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a track and step, in the order in which they came."""
-        return [
-            {"track": track, "step": number} | record.row()
-            for track, records in self._steps.items()
-            for number, record in records.items()
-        ]
-
-    def of(self, track: str) -> list[dict[str, Any]]:
-        """The rows of a track so far."""
-        return [row for row in self.rows if row["track"] == track]
-
-    def last(self, track: str) -> StepRecord:
-        """The last record of a track."""
-        return list(self._steps[track].values())[-1]
+    """Records nothing of an experiment: for all ranks but the leading one."""
 
     def baseline_scores(self, estimates: Estimates, costs: Mapping[str, ScoringCost]) -> None:
-        """All criteria on the unpruned network, and what each took."""
-
-    def step(self, run: PruningRun, number: int, result: StepResult) -> None:
-        self.record(run.name, number, result)
+        """Record the scores of the unpruned network by all criteria, and their costs."""
 
     def record(self, track: str, number: int, result: StepResult) -> None:
-        """Everything measured at one step of a track."""
-        self._steps.setdefault(track, {})[number] = result.record
-        log.info(
-            "Step %d of %d%s: %.1f %% of the FLOPs gone, test %s %s, validation %s %s",
-            number, self._count, "" if track == MAIN else f", {track}",
-            100 * result.record.removed_flops, self.task.primary.label,
-            _story(result.record, self.task, "training" if track == SCRATCH else "fine-tuning"),
-            self.task.primary.label, self.task.primary.text(self._value(result.record, "val")),
-        )  # fmt: skip
+        """Record everything measured at one step of a track."""
 
-    def _value(self, record: StepRecord, split: str) -> float:
-        return record.value(split, self.task.primary.name)
-
-    def curves(self) -> Any:
-        """The curves of all tracks so far."""
+    def curves(self) -> None:
+        """Draw the curves of all tracks so far."""
 
     def seen(self, read: Mapping[str, Any]) -> None:
         """Record the files, modules and variables that the run has read."""
 
     def conclude(self, pruned: Path | None) -> None:
-        """The run's own track is done."""
+        """Record that the main track is finished; ``pruned`` is the folder of its model."""
 
 
 class MlflowRecorder(RunRecorder):
     """Writes each step to MLflow as soon as it is finished."""
 
-    def __init__(self, run: tracking.Run, setup: Setup, output: Path) -> None:
-        super().__init__(setup.task, len(setup.steps))
-        self.run, self.setup, self.output = run, setup, output
+    def __init__(self, run: write.Run, setup: Setup, output: Path) -> None:
+        self.run, self.setup, self.primary = run, setup, setup.task.primary
+        self.figure = output / f"{self.primary.name}_vs_flops.png"
+        self.table = output / keys.STEPS
+        self._steps: dict[tuple[str, int], StepRecord] = {}
         self._costs: dict[str, float] = {}
         self._samples: dict[tuple[str, int, str], Samples] = {}
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per track and step, in the order in which they were recorded."""
+        return [
+            {"track": track, "step": number} | record.row()
+            for (track, number), record in self._steps.items()
+        ]
+
+    def of(self, track: str) -> list[dict[str, Any]]:
+        """Return the rows of a track so far."""
+        return [row for row in self.rows if row["track"] == track]
 
     def baseline_scores(self, estimates: Estimates, costs: Mapping[str, ScoringCost]) -> None:
         self.run.scores(estimates)
@@ -135,7 +114,7 @@ class MlflowRecorder(RunRecorder):
             self.run.figure(figure, f"sorted_step_{number:03d}")
 
     def step(self, run: PruningRun, number: int, result: StepResult) -> None:
-        super().step(run, number, result)
+        self.record(run.name, number, result)
         if number and run.name == MAIN and self.setup.settings.keep == "all":
             self._keep_model(run, number, result.is_current)
 
@@ -145,7 +124,7 @@ class MlflowRecorder(RunRecorder):
         main = track == MAIN
         columns = record.columns() if main else record.measurements()  # costs are the main track's
         charted = {
-            tracking.chart_key(column.chart, column.name, track): column.value
+            keys.chart_key(column.chart, column.name, track): column.value
             for column in columns
             if column.chart
         }
@@ -153,50 +132,55 @@ class MlflowRecorder(RunRecorder):
             charted |= {"removed/step": number} | (self._costs if number == 0 else {})
         self.run.metrics(round(1000 * record.removed_flops), charted, record.time)
         self._samples |= {(track, number, stage): each for stage, each in result.test.items()}
-        super().record(track, number, result)
+        self._steps[track, number] = record
+        log.info(
+            "Step %d of %d%s: %.1f %% of the FLOPs gone, test %s %s, validation %s %s",
+            number, len(self.setup.steps), "" if main else f", {track}",
+            100 * record.removed_flops, self.primary.label,
+            _story(record, self.primary, "training" if track == SCRATCH else "fine-tuning"),
+            self.primary.label, self.primary.text(record.value("val", self.primary.name)),
+        )  # fmt: skip
         self.run.table(pd.DataFrame(self.rows))
         self.run.file(per_sample.to_bytes(self._samples), per_sample.FILE)
 
     def _keep_model(self, run: PruningRun, number: int, current: bool) -> None:
         """Write the pruned model after a step; it is beside the checkpoint until the run ends."""
         folder = self.setup.checkpoint.folder / f"model-{number:03d}"
-        if not (current or (folder / RECIPE).exists()):
-            log.warning("The model after step %d is gone: keep=all was not set then.", number)
-            return
         if not (folder / RECIPE).exists():
+            if not current:
+                log.warning("The model after step %d is gone: keep=all was not set then.", number)
+                return
             save_pruned(run.network.model, folder, run.network.pruner.kept)
         self.run.folder(folder, f"pruned_models/step_{number:03d}")
 
     def seen(self, read: Mapping[str, Any]) -> None:
-        self.run.text(to_json(read), tracking.SEEN)
+        self.run.text(to_json(read), keys.SEEN)
 
-    def curves(self) -> tuple[Path, Path]:
-        """The curves of all tracks so far and their table, in the run and as files."""
-        frame, measure = pd.DataFrame(self.rows), self.task.primary
-        about = {**asdict(self.setup.names), **measure.recorded(), "run_id": self.run.run_id}
+    def curves(self) -> None:
+        """Write the curves of all tracks so far and their table, to the run and as files."""
+        frame = pd.DataFrame(self.rows)
+        about = {**asdict(self.setup.names), **self.primary.recorded(), "run_id": self.run.run_id}
         curves = quality_curves(frame.assign(**about))
-        self.output.mkdir(parents=True, exist_ok=True)
-        figure, table = self.output / f"{measure.name}_vs_flops.png", self.output / tracking.STEPS
-        curves.savefig(figure, dpi=150)
-        frame.to_csv(table, index=False)
-        self.run.file(figure.read_bytes(), f"figures/{figure.name}")
-        return figure, table
+        self.figure.parent.mkdir(parents=True, exist_ok=True)
+        curves.savefig(self.figure, dpi=150)
+        frame.to_csv(self.table, index=False)
+        self.run.file(self.figure.read_bytes(), f"figures/{self.figure.name}")
 
     def conclude(self, pruned: Path | None) -> None:
         """Write the curve, the widths and the pruned model; say where to look."""
         main = pd.DataFrame(self.of(MAIN))
-        figure, table = self.curves()
+        self.curves()
         left = main.filter(like="width/").rename(columns=lambda key: key.removeprefix("width/"))
         self.run.figure(widths(left.set_index(main["removed_flops"])), "widths")
-        lines = "\n".join(steps_table(main, self.task))
-        log.info("Test %s after each step:\n\n%s\n", self.task.primary.label, lines)
-        log.info("%-13s %s", "Table", table)
-        log.info("%-13s %s", "Figure", figure)
+        lines = "\n".join(steps_table(main, self.setup.task))
+        log.info("Test %s after each step:\n\n%s\n", self.primary.label, lines)
+        log.info("%-13s %s", "Table", self.table)
+        log.info("%-13s %s", "Figure", self.figure)
         if pruned is not None:
             self.run.folder(pruned, "pruned_model")
             log.info("%-13s %s", "Pruned model", pruned)
         uri = self.setup.settings.tracking.uri
-        where = tracking.where_to_look(uri, self.run.experiment_id)
+        where = store.where_to_look(uri, self.run.experiment_id)
         log.info("%-13s %s", "MLflow", where)
 
 
@@ -207,35 +191,35 @@ def recording(setup: Setup, output: Path, overrides: Sequence[str] = ()) -> Iter
     Only the leading process writes.
     """
     if not distributed.leads():
-        yield RunRecorder(setup.task, len(setup.steps))
+        yield RunRecorder()
         return
     checkpoint, settings, forced = setup.checkpoint, setup.settings, setup.settings.force
     token = checkpoint.begun(forced)
     if token is None:
-        token = checkpoint.begin(forced, {"of": vars(setup.names), "start": setup.job.start})
+        token = checkpoint.begin(forced, {"of": vars(setup.names), "start": setup.start})
     else:
         log.info("Going on where an earlier try was cut off (%s)", checkpoint.folder)
-    labels = tags(setup) | {tracking.IDENTITY: setup.job.name, tracking.CHECKPOINT: token}
+    labels = tags(setup) | {keys.IDENTITY: setup.name, keys.CHECKPOINT: token}
     public = shown(setup.config)
-    with tracking.run(
-        tracking.connect(settings.tracking.uri),
+    with write.run(
+        connect(settings.tracking.uri),
         settings.tracking.experiment,
         run_name(setup.names, settings.seed, overrides),
         labels,
-        tracking.flatten(plain(public)),
+        write.flatten(plain(public)),
         style_of(setup.names.metric).color,
     ) as run:
         run.text(OmegaConf.to_yaml(public, resolve=True), "config.yaml")
         yield MlflowRecorder(run, setup, output)
 
 
-def find_finished(job: Job) -> tracking.Finished | None:
+def find_finished(job: Job) -> read.Finished | None:
     """The run that did this job already; None where there is none, or it was another one after all.
 
     Another one: something that it was seen to read has changed since.
     """
     store = job.settings.tracking
-    for done in tracking.find_finished(store.uri, store.experiment, job.name, job.task.primary):
+    for done in read.find_finished(store.uri, store.experiment, job.name, job.task.primary):
         if (reason := job.seen.changed_since(done.seen)) is None:
             return done
         log.warning("The finished run %s (%s) is not this one: %s.", done.run_id, done.name, reason)
@@ -258,11 +242,10 @@ def steps_table(main: pd.DataFrame, task: Task) -> list[str]:
     return terminal.table(heads, cells, "r" * len(heads))
 
 
-def _story(record: StepRecord, task: Task, training: str) -> str:
+def _story(record: StepRecord, measure: Measure, training: str) -> str:
     """``37.78 % after the cut, 97.22 % recalibrated, 97.50 % after fine-tuning``."""
-    primary = task.primary
     at = {
-        stage: primary.text(record.value("test", primary.name, stage)) for stage in record.measured
+        stage: measure.text(record.value("test", measure.name, stage)) for stage in record.measured
     }
     told = [at["cut"]]
     if record.recalibrate_seconds:

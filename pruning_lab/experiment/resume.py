@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,39 +87,19 @@ class Checkpoint:
         found = json.loads(self._started.read_text())
         write_json(self._started, found | {"seen": self.seen.by_now()})
 
-    def steps(self, track: str) -> "DiskStepStore":
-        """The steps of a track."""
-        return DiskStepStore(self.folder, track)
-
     def discard(self) -> None:
-        """Forget everything, at once: what is cut off meanwhile leaves no part of it in place."""
+        """Remove the folder at once: an interruption leaves no part of it in place."""
         gone = self.folder.with_suffix(".gone")
         shutil.rmtree(gone, ignore_errors=True)
         with suppress(FileNotFoundError):
             self.folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
-    @contextmanager
-    def locked(self, wait: Callable[[], None]) -> Iterator[None]:
-        """Hold the folder; ``wait`` is called when another run does."""
-        lock = FileLock(self.folder.with_suffix(".lock"))
-        distributed.agreed(lambda: self._acquire(lock, wait))
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _acquire(self, lock: FileLock, wait: Callable[[], None]) -> None:
-        try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-        except Timeout:
-            wait()
-            lock.acquire()
-        except OSError as error:
-            raise UserError(
-                f"checkpoints={self.folder.parent} cannot be written: {error}. Give another folder."
-            ) from error
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder inside a block."""
+        path = self.folder.with_suffix(".lock")
+        waiting = f"Another process runs this configuration ({self.folder}): waiting"
+        return locked(path, f"checkpoints={self.folder.parent}", waiting)
 
 
 class DiskStepStore(NullStepStore):
@@ -230,6 +210,31 @@ def kept_scores(
             return found, ScoringCost(**json.loads(about.read_text())["cost"])
 
     return distributed.agreed(kept)
+
+
+@contextmanager
+def locked(path: Path, setting: str, waiting: str) -> Iterator[None]:
+    """Hold the lock file ``path``; log ``waiting`` if another process holds it.
+
+    Raises UserError, which names the ``setting``, if it cannot be written.
+    """
+    lock = FileLock(path)
+
+    def acquire() -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info(waiting)
+            lock.acquire()
+        except OSError as error:
+            raise UserError(f"{setting} cannot be written: {error}. Give another.") from error
+
+    distributed.agreed(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -1,24 +1,61 @@
 """Score layers by a criterion, with what it takes; the only place where an experiment scores."""
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Self
 
 import torch
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from pruning_lab.attributions import AttributionMetric
+from pruning_lab.attributions.base import Progress
 from pruning_lab.attributions.evidence.activations import ActivationMetric, run_together
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.config.build import plain
 from pruning_lab.experiment.network import Network
-from pruning_lab.experiment.progress import ScoringBar
 from pruning_lab.experiment.pruning_run import Scored
 from pruning_lab.experiment.seeds import seeded
 from pruning_lab.profiling.passes import measured
+from pruning_lab.runtime import distributed
 from pruning_lab.runtime.terminal import layers_in_words
 
 log = logging.getLogger(__name__)
+
+
+class ScoringBar(Progress):
+    """A bar over all evaluations of a criterion, and the largest relative error so far.
+
+    ``work`` is the cost of one evaluation of each set of unit groups, in any unit.
+    """
+
+    def __init__(self, name: str, work: Sequence[float]) -> None:
+        self._work = work
+        self._errors: dict[int, float] = {}
+        self._bar = tqdm(
+            total=0, desc=name, disable=distributed.silent(), leave=False,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )  # fmt: skip
+
+    def planned(self, index: int, evaluations: int) -> None:
+        self._bar.total += self._work[index] * evaluations
+
+    def done(self, index: int, evaluations: int) -> None:
+        self._bar.update(self._work[index] * evaluations)
+
+    def error(self, index: int, relative: float) -> None:
+        if math.isfinite(relative):
+            self._errors[index] = relative
+            largest = max(self._errors.values())
+            self._bar.set_postfix_str(f"error up to {100 * largest:.1f} % of a layer's scores")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 def score(
@@ -41,7 +78,7 @@ def score_network(
     name: str,
     settings: str = "",
 ) -> Scored:
-    """Score players of a network with a progress bar.
+    """Score unit groups of a network with a progress bar.
 
     ``seed`` is that of criteria that draw from the shared random streams.
     """

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.config.build import build
 from pruning_lab.config.sections import Names, Settings
-from pruning_lab.datasets import Splits, loader
+from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
 from pruning_lab.experiment.baseline import Baseline
 from pruning_lab.experiment.conditions import Conditions
@@ -37,21 +36,17 @@ from pruning_lab.pruner.saved_model import load_state
 from pruning_lab.pruning.schedules import TOGETHER, NegativeScores, Schedule, Step, ToTarget
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.files import check_folder
-from pruning_lab.tasks.task import Task
+from pruning_lab.tasks.task import Pairs, Task
 from pruning_lab.training.recipe import Training
 
 
 @dataclass(frozen=True)
-class Setup:
-    """The parts of an experiment, checked and ready for work.
+class Setup(Job):
+    """A job with all its parts, checked and ready for work.
 
     Args:
         config: the whole configuration, as it is recorded.
         names: of the chosen groups.
-        job: what determines the result, with task, data and device.
-        training: of the baseline.
-        finetune: after each cut.
-        schedule: what is removed at each step.
         network: the unpruned network.
         criteria: the settings of all criteria that score the baseline, by name.
         metrics: the criteria themselves, on the network's model.
@@ -64,41 +59,17 @@ class Setup:
 
     config: DictConfig
     names: Names
-    job: Job
-    training: Training
-    finetune: Training
-    schedule: Schedule
     network: Network
     criteria: Mapping[str, DictConfig]
     metrics: Mapping[str, AttributionMetric]
-    batches: DataLoader
+    batches: Pairs
     conditions: Conditions
     steps: list[Step]
     baseline: Baseline
     checkpoint: Checkpoint
 
-    @property
-    def settings(self) -> Settings:
-        """The plain settings."""
-        return self.job.settings
-
-    @property
-    def splits(self) -> Splits:
-        """The data set."""
-        return self.job.splits
-
-    @property
-    def task(self) -> Task:
-        """The task."""
-        return self.job.task
-
-    @property
-    def device(self) -> torch.device:
-        """Where all runs."""
-        return self.job.device
-
     def run_of(self, track: str, network: Network, conditions: Conditions) -> PruningRun:
-        """The pruning of a network by the chosen criterion."""
+        """Return the pruning of a network by the chosen criterion."""
         chosen = self.names.metric
         if network is self.network:
             metric = self.metrics[chosen]
@@ -107,10 +78,6 @@ class Setup:
                 self.criteria[chosen], network.model, self.batches, self.task, self.device
             )
         return PruningRun(track, network, metric, conditions)
-
-    def fresh_network(self, stage: int = 0) -> Network:
-        """The unpruned network with weights as they are drawn; every ``stage`` draws others."""
-        return _fresh_network(self.config, self.job, stage)
 
 
 @working()
@@ -122,31 +89,29 @@ def set_up(config: DictConfig, names: Names) -> Setup:
     job = identify(config)
     torch.set_num_threads(job.threads)
     settings = job.settings
-    schedule: Schedule = build(config.schedule, "schedule", Schedule)
-    training: Training = build(config.baseline.training, "baseline.training", Training)
-    finetune: Training = build(config.finetune, "finetune", Training)
-    network = _fresh_network(config, job)
+    network = fresh_network(config, job)
     if settings.checkpoint is not None:  # refused now if it does not fit
         load_state(copy.deepcopy(network.model), settings.checkpoint)
-    baseline = _baseline(job, network, bool(training or finetune))
+    baseline = _baseline(job, network)
     checkpoint = Checkpoint(Path(settings.checkpoints), job.name, job.seen)
     check_folder("baseline.folder", baseline.folder.parent)
     check_folder("checkpoints", checkpoint.folder.parent)
     conditions = Conditions(
-        job.task, job.splits, schedule, finetune, settings.seeds.order,
+        job.task, job.splits, job.schedule, job.finetune, settings.seeds.order,
         settings.after_cut.recalibrate, settings.after_cut.undo_harm,
     )  # fmt: skip
-    _check_controls(settings, training)
-    batches = loader(job.splits.score, settings.batch_size)
+    _check_controls(settings, job.training)
+    batches = job.task.pairs(loader(job.splits.score, settings.batch_size))
     criteria = {**config.attributions, names.metric: config.metric}
-    _check_sign(criteria[names.metric], schedule)
+    _check_sign(criteria[names.metric], job.schedule)
     metrics = {
         name: build_metric(each, network.model, batches, job.task, job.device)
         for name, each in criteria.items()
     }
     setup = Setup(
-        config, names, job, training, finetune, schedule, network, criteria, metrics, batches,
-        conditions, conditions.steps(network), baseline, checkpoint,
+        **vars(job), config=config, names=names, network=network, criteria=criteria,
+        metrics=metrics, batches=batches, conditions=conditions, steps=conditions.steps(network),
+        baseline=baseline, checkpoint=checkpoint,
     )  # fmt: skip
     _check_scores_and_target(setup)
     return setup
@@ -155,7 +120,7 @@ def set_up(config: DictConfig, names: Names) -> Setup:
 def build_metric(
     settings: DictConfig,
     model: nn.Module,
-    batches: DataLoader,
+    batches: Pairs,
     task: Task,
     device: torch.device,
     group: str = "metric",
@@ -166,14 +131,18 @@ def build_metric(
     make = build(settings, group)
     try:
         with watching():
-            metric: AttributionMetric = make(model, batches, task.loss, device)
+            metric: AttributionMetric = make(model, batches, task.criterion, device)
     except TypeError as error:
         reason = str(error).replace(".__init__()", "()").rstrip(".")
         raise UserError(f"{group}: {reason}.") from error
     return metric
 
 
-def _fresh_network(config: DictConfig, job: Job, stage: int = 0) -> Network:
+def fresh_network(config: DictConfig, job: Job, stage: int = 0) -> Network:
+    """Return the unpruned network with weights as they are drawn; every ``stage`` draws others.
+
+    Raises UserError if stage 0, the start of the baseline, is not the same each time.
+    """
     init = job.settings.seeds.init
     seed = init if stage == 0 else seed_of(init, stage)
     model = fresh_model(config.model, job.splits, job.task, seed)
@@ -187,12 +156,12 @@ def _fresh_network(config: DictConfig, job: Job, stage: int = 0) -> Network:
     return Network(model.to(job.device), job.splits.input_size, job.device, rescale)
 
 
-def _baseline(job: Job, network: Network, trained: bool) -> Baseline:
-    """Where the trained network is kept; refuses one that cannot be kept."""
+def _baseline(job: Job, network: Network) -> Baseline:
+    """Return the folder of the trained network; UserError if the network cannot be kept."""
     check_storable(network.model, network.pruned)
     determinants = baseline_determinants(job.start, network.model)
     with working() as read:
-        if trained:
+        if job.training or job.finetune:
             check_trained_state(network.model, job.splits.input_size)
     return Baseline(Path(job.settings.folder), determinants, job.begun.also(read), job.seen)
 
@@ -225,7 +194,7 @@ def _check_scores_and_target(setup: Setup) -> None:
         metric.check(scored, True)
     if not isinstance(schedule, ToTarget):
         return
-    # where players take different numbers of units, how many may be removed depends a little on
+    # where unit groups have different numbers of units, how many may be removed depends a little on
     # their order, which only the scores will tell
     unit_groups = {name: len(group) for name, group in network.groups().items()}
     widths: Mapping[str, int] = unit_groups if schedule.coupled == TOGETHER else network.widths()

@@ -10,17 +10,12 @@ from torch import nn
 from pruning_lab.attributions.estimation.scores import Estimates
 from pruning_lab.attributions.evidence.activations import shares_pass
 from pruning_lab.config.build import plain
-from pruning_lab.experiment.pruning_run import (
-    PruningRun,
-    Scored,
-    StepResult,
-    prune,
-    record_of,
-)
+from pruning_lab.experiment.pruning_run import PruningRun, Scored, StepResult, prune, result_of
 from pruning_lab.experiment.recorder import RunRecorder
+from pruning_lab.experiment.resume import DiskStepStore
 from pruning_lab.experiment.scoring import score_network, score_together, settings_in_words
 from pruning_lab.experiment.seeds import seeded
-from pruning_lab.experiment.setup import Setup
+from pruning_lab.experiment.setup import Setup, fresh_network
 from pruning_lab.profiling.passes import ScoringCost
 from pruning_lab.provenance.source_code import digest_of_program
 from pruning_lab.pruner.saved_model import load_state, save_pruned
@@ -55,7 +50,7 @@ def obtain_baseline(setup: Setup) -> None:
 
 def score_baseline(setup: Setup, recorder: RunRecorder) -> Scored:
     """Score the baseline by all criteria, kept beside it; returns the chosen one's scores."""
-    found: Estimates = {}
+    estimates: Estimates = {}
     costs: dict[str, ScoringCost] = {}
     network, seed = setup.network, setup.settings.seeds.score
     layers, coupled = tuple(network.layers), setup.schedule.coupled
@@ -71,19 +66,18 @@ def score_baseline(setup: Setup, recorder: RunRecorder) -> Scored:
             "layers": layers,
         }  # fmt: skip
         score = (lambda name=name: together()[name]) if name in sharing else alone
-        found[name], costs[name] = setup.baseline.scores(name, depends_on, score)
-    recorder.baseline_scores(found, costs)
-    return found[setup.names.metric], costs[setup.names.metric]
+        estimates[name], costs[name] = setup.baseline.scores(name, depends_on, score)
+    recorder.baseline_scores(estimates, costs)
+    return estimates[setup.names.metric], costs[setup.names.metric]
 
 
 def control_runs(setup: Setup) -> list[PruningRun]:
-    """The same steps on copies that are not repaired, where they are wanted and differ."""
+    """Return the requested control tracks, on copies of the network, where they differ."""
     wanted, network = setup.settings.controls, setup.network
     conditions = setup.conditions.controls(network, wanted.untuned, wanted.stale)
     if wanted.stale and not with_statistics(network.model):
         log.info("There is no stale track: the network has no BatchNorm with statistics.")
-    copies = {track: network.copy() for track in conditions}
-    return [setup.run_of(track, copies[track], own) for track, own in conditions.items()]
+    return [setup.run_of(track, network.copy(), own) for track, own in conditions.items()]
 
 
 def prune_run(
@@ -97,13 +91,14 @@ def prune_run(
         seed = setup.settings.seeds.score
         return score_network(run.metric, run.network, run.unit_groups(layers), seed, name, own)
 
-    store = setup.checkpoint.steps(run.name)
-    return prune(run, setup.steps, score, first, store, recorder)
+    store = DiskStepStore(setup.checkpoint.folder, run.name)
+    return prune(run, score, first, store, recorder)
 
 
 def train_from_scratch(setup: Setup, plans: list[Plan], recorder: RunRecorder) -> None:
     """Train the network that is left, with new weights, as the baseline was trained."""
-    network, store = setup.fresh_network(stage=1), setup.checkpoint.steps(SCRATCH)
+    network = fresh_network(setup.config, setup, stage=1)
+    store = DiskStepStore(setup.checkpoint.folder, SCRATCH)
     for plan in plans:
         network.pruner.prune_groups(plan)
     training, task = setup.training, setup.task
@@ -118,9 +113,7 @@ def train_from_scratch(setup: Setup, plans: list[Plan], recorder: RunRecorder) -
         fit(network.model, optimizer, setup.splits.train, training, task, order, label, epochs)
         seconds = epochs.seconds + time.perf_counter() - started
         stages["after"] = setup.conditions.measure(network)
-        record = record_of(network, stages, finetune_seconds=seconds)
-        test = {stage: each.test.samples for stage, each in stages.items()}
-        results = [StepResult({}, record, test)]
+        results = [result_of(network, {}, stages, finetune_seconds=seconds)]
         store.keep(results, network, optimizer)
     recorder.record(SCRATCH, len(plans), results[0])
 

@@ -1,14 +1,12 @@
 """Criteria compared on networks of your own, without configuration files and without MLflow."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pruning_lab.attributions import AttributionMetric
@@ -23,6 +21,7 @@ from pruning_lab.pruning.schedules import Schedule
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.random_streams import streams_kept
 from pruning_lab.tasks import Classification, Task
+from pruning_lab.tasks.task import Pairs
 from pruning_lab.training.recipe import Training
 
 Criterion = Callable[..., AttributionMetric]
@@ -68,7 +67,7 @@ def compare_criteria(
         stale: prune a copy without fine-tuning and recalibration, too.
         recalibrate: from how many training samples BatchNorm's statistics are made anew after a
             cut; 0 for not at all.
-        undo_harm: undo fine-tuning that does not improve the validation accuracy.
+        undo_harm: undo fine-tuning that does not improve the primary measure on val.
         every_stage: measure right after the cut and before fine-tuning, too; without it a step is
             measured at its end only, which is faster, and the columns of other stages have gaps.
         batch_size: how many samples are scored at a time.
@@ -83,46 +82,55 @@ def compare_criteria(
             of another split, and for what cannot be pruned or scored.
     """
     given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
-    if not given or not criteria:
-        raise UserError(
-            f"There are {len(given)} baselines and {len(criteria)} criteria to compare."
-        )
     orders = list(range(len(given)) if seeds is None else seeds)
-    if len(set(orders)) != len(given) or len(orders) != len(given):
-        raise UserError(
-            f"seeds={orders} are not possible for {len(given)} baselines: give each one its own."
-        )
-    splits.fingerprint()
-    task = task or Classification()
-    for model in given:
-        task.check(model, splits)
-    recipes = finetune
-    if isinstance(recipes, Training):
-        recipes = {"sgd" if recipes else "none": recipes}
+    task, device = task or Classification(), torch.device(device)
+    _check(given, splits, criteria, orders, task)
+    if isinstance(finetune, Training):
+        finetune = {"sgd" if finetune else "none": finetune}
+    batches = task.pairs(loader(splits.score, batch_size))
     about = {
         "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
         "setting": "", "metric_settings": "{}",
     }  # fmt: skip
-    batches, device = loader(splits.score, batch_size), torch.device(device)
     rows: list[dict[str, Any]] = []
-    measured_once: dict[int, Measured] = {}
-    runs = list(product(zip(orders, given, strict=True), criteria.items()))
-    with streams_kept([device]):  # training seeds them
-        for (seed, model), (name, criterion) in tqdm(runs, "Comparing", disable=None):
+    bar = tqdm(total=len(given) * len(criteria), desc="Comparing", disable=None)
+    with streams_kept([device]), bar:  # training seeds them
+        for seed, model in zip(orders, given, strict=True):
             base = Network(copy.deepcopy(model).to(device), splits.input_size, device)
-            conditions: dict[str, dict[str, Conditions]] = {}
-            for recipe, training in recipes.items():
-                own = Conditions(
+            tracks: dict[str, dict[str, Conditions]] = {}
+            for recipe, training in finetune.items():
+                main = Conditions(
                     task, splits, schedule, training, seed, recalibrate, undo_harm, every_stage
                 )
-                conditions[recipe] = {MAIN: own, **own.controls(base, untuned, stale)}
-            head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
-            whole = measured_once.get(seed) or own.measure(base)
-            measured_once[seed] = whole
-            for recipe, row in _pruned(base, whole, criterion, batches, conditions, also):
-                this = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
-                rows.append({**this, **head, **about, **row})
+                tracks[recipe] = {MAIN: main, **main.controls(base, untuned, stale)}
+            whole = main.measure(base)
+            for name, criterion in criteria.items():
+                head = {"metric": name, "seed": seed, "baseline": str(seed), "block": str(seed)}
+                for recipe, row in _pruned(base, whole, criterion, batches, tracks, also):
+                    this = {"run_id": f"{name}-{recipe}-{seed}", "finetune": recipe}
+                    rows.append({**this, **head, **about, **row})
+                bar.update()
     return pd.DataFrame(rows)
+
+
+def _check(
+    baselines: Sequence[nn.Module],
+    splits: Splits,
+    criteria: Collection[str],
+    seeds: Sequence[int],
+    task: Task,
+) -> None:
+    """Raise UserError for what cannot be compared."""
+    count = len(baselines)
+    if not baselines or not criteria:
+        raise UserError(f"There are {count} baselines and {len(criteria)} criteria to compare.")
+    if not len(set(seeds)) == len(seeds) == count:
+        raise UserError(
+            f"seeds={seeds} are not possible for {count} baselines: give each one its own."
+        )
+    splits.fingerprint()
+    for model in baselines:
+        task.check(model, splits)
 
 
 class _Rows(NullRecorder):
@@ -141,28 +149,28 @@ def _pruned(
     base: Network,
     whole: Measured,
     criterion: Criterion,
-    batches: DataLoader,
-    conditions: Mapping[str, Mapping[str, Conditions]],
+    batches: Pairs,
+    tracks: Mapping[str, Mapping[str, Conditions]],
     also: Also,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of all recipes and their tracks from one baseline, which is scored once.
+    """Yield the rows of all recipes and their tracks from one baseline, which is scored once.
 
-    ``whole`` is what was measured of it. Tracks that are the same for several recipes (most
-    controls are) are run once.
+    ``whole`` is what was measured of the baseline. Tracks that are the same for several recipes
+    (most controls are) are run once.
     """
     first: Scored | None = None
     known: list[tuple[str, Conditions, list[dict[str, Any]]]] = []
-    for recipe, tracks in conditions.items():
-        for name, own in tracks.items():
+    for recipe, by_track in tracks.items():
+        for name, own in by_track.items():
             rows = next((rows for *key, rows in known if key == [name, own]), None)
             if rows is None:
                 network, recorder = base.copy(), _Rows(also)
-                metric = criterion(network.model, batches, own.task.loss, base.pruner.device)
+                metric = criterion(network.model, batches, own.task.criterion, base.pruner.device)
                 run = PruningRun(name, network, metric, own)
                 if first is None:
                     seeded(own.order, 0)  # for criteria that draw from the shared streams
                     first = _score(run, tuple(network.layers))
-                prune(run, own.steps(network), _score, first, recorder=recorder, whole=whole)
+                prune(run, _score, first, recorder=recorder, whole=whole)
                 known.append((name, own, rows := recorder.rows))
             yield from ((recipe, row) for row in rows)
 

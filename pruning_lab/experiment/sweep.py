@@ -21,13 +21,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from tqdm import tqdm
 
-from pruning_lab import tracking
-from pruning_lab.config.shown import without_password
+from pruning_lab.config.build import build
+from pruning_lab.config.sections import without_password
 from pruning_lab.errors import UserError
 from pruning_lab.experiment.fingerprint import identify
 from pruning_lab.experiment.recorder import find_finished
 from pruning_lab.experiment.resume import Checkpoint
 from pruning_lab.runtime.files import write_json
+from pruning_lab.tasks import Task
+from pruning_lab.tracking import store
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Say how many jobs are finished already, and how many are left."""
-        if config.get("plan"):
+        if config.get("dry_run"):
             return
         notes = Path(config.hydra.sweep.dir).resolve() / NOTES / uuid4().hex  # its time stands now
         try:
@@ -67,6 +69,8 @@ class Sweep(Callback):
             return  # Hydra itself will say it
         if jobs is None and not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
             _refuse_folder(f"All jobs would write to {config.hydra.sweep.subdir}")
+        if "direction" in config.hydra.sweeper:
+            _set_direction(config)
         self.notes, Sweep.current = notes, self
         self.store = (config.tracking.uri, config.tracking.experiment)
         if states is not None:
@@ -103,8 +107,8 @@ def report() -> None:
     if sweep is None or sweep.notes is None:
         return
     with suppress(UserError):  # no run was recorded, or the store is away
-        number = tracking.number_of(*sweep.store)
-        where = tracking.where_to_look(sweep.store[0], number)
+        number = store.number_of(*sweep.store)
+        where = store.where_to_look(sweep.store[0], number)
         print(f"\n{'All curves':13} {where}\n")
     jobs = [json.loads(path.read_text()) for path in sorted(sweep.notes.glob("*.json"))]
     alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
@@ -171,6 +175,25 @@ def _refuse_folder(reason: str) -> NoReturn:
         f"{reason}. Leave hydra.sweep.subdir out, or let it hold ${{hydra.job.num}}, the number of "
         "the job."
     )
+
+
+def _set_direction(config: DictConfig) -> None:
+    """Let an optimising sweeper seek better values of the primary measure; refuse the opposite."""
+    try:
+        primary = build(config.task, "task", Task).primary
+    except UserError:  # the jobs will say it
+        return
+    better = "maximize" if primary.higher_is_better else "minimize"
+    given = getattr(config.hydra.sweeper.direction, "name", config.hydra.sweeper.direction)
+    if given in ("maximize", "minimize") and given != better:
+        sys.exit(
+            f"hydra.sweeper.direction={given} would choose the worst {primary.label} on val, which "
+            f"is what a job returns. Set hydra.sweeper.direction={better}, or use "
+            "hydra/sweeper=tune, which does so."
+        )
+    if given is None:
+        with flag_override(config.hydra, ["readonly", "struct"], False):
+            config.hydra.sweeper.direction = better
 
 
 def _state(config: DictConfig) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import sysconfig
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pruning_lab.errors import UserError
+from pruning_lab.runtime.inputs import Inputs, call
 
 
 class UntraceableError(UserError):
@@ -83,17 +85,23 @@ def check_initialised(model: nn.Module) -> None:
             raise UserError(f"'{name}' has no shape yet. Call the model with a batch first.")
 
 
-def check_takes_one_tensor(model: nn.Module) -> None:
-    """Raise UserError for a model that cannot be called with one tensor alone."""
+def check_takes(model: nn.Module, inputs: Inputs) -> None:
+    """Raise UserError for a model that cannot be called with these inputs."""
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):  # compiled code has no signature
         return
     try:
-        signature.bind(None)
+        call(signature.bind, inputs)
     except TypeError as error:
         raise UserError(
-            f"{type(model).__name__}.forward{signature} cannot be called with one tensor, the "
-            f"only argument that it gets: {error}. Give the other arguments defaults, or wrap the "
-            "model in a module whose forward(self, x) passes them on."
+            f"{type(model).__name__}.forward{signature} cannot be called with "
+            f"{_described(inputs)}, all that it gets: {error}. Give the other arguments defaults, "
+            "or wrap the model in a module whose forward passes them on."
         ) from error
+
+
+def _described(inputs: Inputs) -> str:
+    if isinstance(inputs, Mapping):
+        return f"the named arguments {', '.join(map(str, inputs))}"
+    return f"{len(inputs)} arguments" if isinstance(inputs, tuple) else "one tensor"

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from pruning_lab.graph.in_place import use_results
-from pruning_lab.graph.refusals import check_takes_one_tensor, told, untraceable
+from pruning_lab.graph.refusals import check_takes, told, untraceable
 from pruning_lab.runtime.model_state import state_kept, uncompiled
 from pruning_lab.runtime.random_streams import streams_kept
 
@@ -114,7 +114,7 @@ def traced(
 
     Raises UserError if its forward does not take one tensor, UntraceableError if tracing fails.
     """
-    check_takes_one_tensor(model)
+    check_takes(model, None)
     tracer = Tracer(whole, bare)
     with streams_kept(), state_kept(model), uncompiled():
         try:

@@ -1,6 +1,7 @@
-"""Figures: quality against cost, quantiles by layer, accuracy lost by share of units removed."""
+"""Figures: quality against cost, quantiles by layer, harm by share of units removed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,23 +14,23 @@ from pruning_lab.ground_truth.layer import LayerTruth
 from pruning_lab.ground_truth.tables import RANDOM
 
 QUANTILE = "Share of random orders that do less harm"
-POINTS = "Accuracy lost beside random orders, points"
 BAND = "0.9"
 """The grey of the range of random orders."""
 
 
-def quality_and_cost(table: pd.DataFrame) -> Figure:
+def quality_and_cost(table: pd.DataFrame, measure: str) -> Figure:
     """Draw the table of ``overall`` or ``over_networks``.
 
-    Left: the quantile of each criterion with its interval, least harm first. Right: the accuracy
-    lost relative to random orders, against the seconds of scoring. Grey: 95 % of the random orders.
+    ``measure`` is the label of the task's primary measure. Left: the quantile of each criterion
+    with its interval, least harm first. Right: what the measure loses relative to random orders,
+    against the seconds of scoring. Grey: 95 % of the random orders.
     """
     random = table[table["criterion"] == RANDOM].iloc[0]
     table = table[table["criterion"] != RANDOM].reset_index(drop=True)
     figure = Figure(figsize=(11, 0.27 * max(6, len(table)) + 1.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
     _forest(left, table, random)
-    _scatter(right, table, random)
+    _scatter(right, table, random, measure)
     return figure
 
 
@@ -51,7 +52,7 @@ def _forest(ax: Axes, table: pd.DataFrame, random: pd.Series) -> None:
     _finish(ax, "x")
 
 
-def _scatter(ax: Axes, table: pd.DataFrame, random: pd.Series) -> None:
+def _scatter(ax: Axes, table: pd.DataFrame, random: pd.Series, measure: str) -> None:
     seconds = table["seconds"].clip(lower=1e-3)
     ax.axhspan(random["points_vs_random_low"], random["points_vs_random_high"], color=BAND, lw=0)
     for x, row in zip(seconds, table.itertuples(), strict=True):
@@ -65,7 +66,8 @@ def _scatter(ax: Axes, table: pd.DataFrame, random: pd.Series) -> None:
     ax.set_ylim(np.nanmin(values) - margin, np.nanmax(values) + margin)  # before labels are placed
     _label(ax, seconds.to_numpy(), table)
     ax.set_xlabel("Seconds to score all layers", fontsize=8.5)
-    ax.set_ylabel(f"{POINTS} (lower is better)", fontsize=8.5)
+    lost = f"{_lost(measure)} beside random orders, points (lower is better)"
+    ax.set_ylabel(lost, fontsize=8.5)
     _finish(ax, "both")
 
 
@@ -101,12 +103,12 @@ def _label(ax: Axes, seconds: np.ndarray, table: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-def harm_by_layer(layers: pd.DataFrame, order: Sequence[str]) -> Figure:
+def harm_by_layer(layers: pd.DataFrame, order: Sequence[str], measure: str) -> Figure:
     """Draw the table ``by_layer``: a cell for each criterion (in this order) and layer.
 
     The colour is the quantile: blue where a criterion does less harm than most random orders, red
-    where it does more. The number is the accuracy lost relative to random orders, in points. The
-    first row is the accuracy that random orders lose. Grey: the criterion refused the layer.
+    where it does more. The number is what the ``measure`` loses relative to random orders, in
+    points. The first row is what random orders lose. Grey: the criterion refused the layer.
     """
     columns = list(dict.fromkeys(layers["layer"]))
     random = layers[layers["criterion"] == RANDOM].groupby("layer")["points"].mean()[columns]
@@ -139,12 +141,12 @@ def harm_by_layer(layers: pd.DataFrame, order: Sequence[str]) -> Figure:
     bar.set_label(QUANTILE, fontsize=7.5)
     bar.ax.tick_params(labelsize=7.5)
     bar.outline.set_visible(False)
-    figure.suptitle("Points of accuracy lost beside random orders", fontsize=9)
+    figure.suptitle(f"Points of {measure} lost beside random orders", fontsize=9)
     return figure
 
 
-def removal_curves(truths: Sequence[LayerTruth], criteria: Sequence[str]) -> Figure:
-    """Draw the accuracy lost over the share of units removed, a panel for each layer.
+def removal_curves(truths: Sequence[LayerTruth], criteria: Sequence[str], measure: str) -> Figure:
+    """Draw what the ``measure`` loses over the share of units removed, a panel for each layer.
 
     Grey: the middle 90 % of the random orders, and their mean.
     """
@@ -173,5 +175,21 @@ def removal_curves(truths: Sequence[LayerTruth], criteria: Sequence[str]) -> Fig
         lines.values(), lines.keys(), loc="outside upper center", ncols=6, fontsize=7, frameon=False
     )
     figure.supxlabel("Share of the layer's units removed, lowest score first", fontsize=8)
-    figure.supylabel("Accuracy lost, points", fontsize=8)
+    figure.supylabel(f"{_lost(measure)}, points", fontsize=8)
     return figure
+
+
+def write_files(
+    folder: Path, figures: Mapping[str, Figure], texts: Mapping[str, str]
+) -> list[Path]:
+    """Write figures as PNG, and text files, to ``folder``; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [*(folder / f"{name}.png" for name in figures), *(folder / name for name in texts)]
+
+
+def _lost(measure: str) -> str:
+    return f"{measure[0].upper()}{measure[1:]} lost"

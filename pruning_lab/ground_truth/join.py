@@ -9,16 +9,15 @@ import pandas as pd
 
 from pruning_lab.compare import markdown
 from pruning_lab.errors import UserError
-from pruning_lab.ground_truth.figures import harm_by_layer, quality_and_cost
-from pruning_lab.ground_truth.tables import over_networks, readable
+from pruning_lab.ground_truth.figures import harm_by_layer, quality_and_cost, write_files
+from pruning_lab.ground_truth.tables import VERSUS, over_networks, readable
+from pruning_lab.tasks.task import measure_from
 
 ABOUT = (
     "{networks} networks ({folders}). Each value is a mean over networks of the network's mean "
     "over its layers; 95 % intervals by Student's t over the networks. Quantile: the share of "
-    "random orders of the same layer that do less harm, 0.5 for a random order. Points and nats "
-    "vs random: accuracy lost and rise of the capped loss, minus the mean of the random orders; "
-    "negative is better. In the row of the random orders, the range of 95 % of them, each averaged "
-    "over the networks."
+    "random orders of the same layer that do less harm, 0.5 for a random order. {versus} In the "
+    "row of the random orders, the range of 95 % of them, each averaged over the networks."
 )
 
 
@@ -27,7 +26,7 @@ def join(folders: Sequence[Path], output: Path) -> pd.DataFrame:
 
     Writes to ``output``: ``networks.md``, ``networks.csv``, ``quality_and_cost.png`` and, if all
     networks have the same layers, ``harm_by_layer.png`` with means over the networks. Raises
-    UserError for fewer than two distinct folders, missing results and differing criteria.
+    UserError for fewer than two distinct folders, missing results, differing criteria or measures.
     """
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         given = ", ".join(map(str, folders))
@@ -40,22 +39,27 @@ def join(folders: Sequence[Path], output: Path) -> pd.DataFrame:
                 f"{folder} and {folders[0]} differ in {', '.join(sorted(different))}: judge "
                 "all networks by the same truth.criteria."
             )
+    labels = {measure_from(table.iloc[0].to_dict()).label for table in tables}
+    if len(labels) > 1:
+        several = ", ".join(sorted(labels))
+        raise UserError(f"The networks are of several measures ({several}); join those of one.")
+    (measure,) = labels
     table = over_networks(networks, tables)
-    figures = {"quality_and_cost": quality_and_cost(table)}
+    figures = {"quality_and_cost": quality_and_cost(table, measure)}
     if len({tuple(layers["layer"].unique()) for layers in networks}) == 1:
         groups = pd.concat(networks).groupby(
             ["criterion", "order", "layer"], dropna=False, sort=False
         )
         means = groups[["quantile", "points", "points_vs_random"]].mean().reset_index()
-        figures["harm_by_layer"] = harm_by_layer(means, list(table["criterion"]))
-    output.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png", dpi=150, metadata={"Software": None})
+        figures["harm_by_layer"] = harm_by_layer(means, list(table["criterion"]), measure)
     names = ", ".join(folder.name for folder in folders)
-    about = ABOUT.format(networks=len(folders), folders=names)
-    text = f"{about}\n\n{markdown(readable(table))}"
-    (output / "networks.md").write_text(text, encoding="utf-8")
-    table.to_csv(output / "networks.csv", index=False, float_format="%.6g")
+    versus = VERSUS.format(measure=measure)
+    about = ABOUT.format(networks=len(folders), folders=names, versus=versus)
+    texts = {
+        "networks.md": f"{about}\n\n{markdown(readable(table))}",
+        "networks.csv": table.to_csv(index=False, float_format="%.6g"),
+    }
+    write_files(output, figures, texts)
     return table
 
 

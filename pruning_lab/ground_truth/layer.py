@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 from pruning_lab.attributions.evidence.removals import first_of, sets_of
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_count, check_counts, check_number
-from pruning_lab.ground_truth.removals import Harm, Removals, at_shares
+from pruning_lab.ground_truth.removals import Removals, at_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Settings:
             )
         for share in self.shares:
             check_number("truth.shares", share, lambda v: 0 < v < 1, "between 0 and 1")
-        if any(lower >= upper for lower, upper in pairwise(self.shares)):
+        if list(self.shares) != sorted(set(self.shares)):
             raise UserError(f"truth.shares={list(self.shares)} is not possible; shares must rise.")
 
 
@@ -47,16 +46,12 @@ class Settings:
 class Curve:
     """Mean harm over the samples after each number of removals, (counts,).
 
-    ``points`` is the accuracy lost, in percentage points, ``nats`` the rise of the capped loss.
+    ``points`` is what the primary measure loses, in percentage points, ``nats`` the rise of the
+    capped loss.
     """
 
     points: np.ndarray
     nats: np.ndarray
-
-    @classmethod
-    def of(cls, harm: Harm) -> "Curve":
-        """Average the harm over the samples."""
-        return cls(100 * harm.lost.mean(0), harm.nats.mean(0))
 
 
 @dataclass
@@ -97,14 +92,10 @@ def judge(
     counts, stream = at_shares(units, settings.shares), np.random.default_rng(0)
     ascending = [np.argsort(values, kind="stable") for values in scores.values()]
     drawn = [stream.permutation(units) for _ in range(settings.draws)]
-    harms = removals.harm(
-        unit_groups,
-        [
-            *(first_of(order, counts) for order in [*ascending, *drawn]),
-            *(first_of(order[::-1], counts[-1:]) for order in ascending),
-        ],
-    )
-    curves = [Curve.of(harm) for harm in harms]
+    sets = [first_of(order, counts) for order in [*ascending, *drawn]]
+    sets += [first_of(order[::-1], counts[-1:]) for order in ascending]
+    harms = removals.harm(unit_groups, sets)
+    curves = [Curve(100 * harm.lost.mean(0), harm.nats.mean(0)) for harm in harms]
     last = len(scores) + len(drawn)
     truth = LayerTruth(
         layer, units, counts, scores, random=curves[len(scores) : last],
@@ -125,9 +116,8 @@ def _greedy(unit_groups: UnitGroups, units: int, removals: Removals, steps: int)
     removed: list[int] = []
     for _ in range(steps):
         remaining = [unit for unit in range(units) if unit not in removed]
-        sets = np.zeros((len(remaining), units), dtype=bool)
+        sets = np.eye(units, dtype=bool)[remaining]
         sets[:, removed] = True
-        sets[np.arange(len(remaining)), remaining] = True
         (harm,) = removals.harm(unit_groups, [sets])
         removed.append(remaining[int(harm.nats.mean(0).argmin())])
     return removed

@@ -1,7 +1,7 @@
 """Outputs of a network with sets of units set to 0 and BatchNorm recalibrated for each set."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,32 +15,29 @@ from pruning_lab.attributions.unit_groups import UnitGroups, keep_rows
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
 from pruning_lab.partial_forward.cut import Cut, State
+from pruning_lab.partial_forward.interface import ModelCut
+from pruning_lab.runtime.inputs import Inputs, inputs_and_target, move
 from pruning_lab.tasks.task import Task
 from pruning_lab.training.recalibration import with_statistics
 
 MOST = 256
 """Largest batch of pictures, as in ``training.recalibrate``."""
 
-Statistics = list[torch.Tensor]
-"""Running mean, running variance and number of batches of BatchNorm layers, as one list."""
-
 Run = Callable[[State, torch.Tensor], Any]
-"""(state of a batch, mask of the kept units) -> the model's output for the batch."""
+"""(state of a batch, mask of the remaining units) -> the model's output for the batch."""
 
 
 class Outcomes(NamedTuple):
-    """Losses and correct answers of a network with sets of units removed.
+    """Results of a network with sets of units removed, (samples, sets) each.
 
-    ``losses`` (samples, sets) are in nats; ``right`` (samples, sets) marks correct answers.
+    ``losses`` are in nats; ``right`` marks the samples that are right.
     """
 
     losses: np.ndarray
     right: np.ndarray
 
 
-def calibration_pictures(
-    train: Dataset, samples: int, generator: torch.Generator
-) -> list[torch.Tensor]:
+def calibration_pictures(train: Dataset, samples: int, generator: torch.Generator) -> list[Inputs]:
     """Return the inputs of ``samples`` random training samples, in batches of equal size.
 
     At least two samples are taken, and none for ``samples=0``. If they fit into one batch, it is
@@ -51,7 +48,7 @@ def calibration_pictures(
     order = torch.randperm(len(train), generator=generator)  # type: ignore[arg-type]
     chosen = order[: max(2, samples)].tolist()
     size = -(-len(chosen) // -(-len(chosen) // MOST))
-    return [x for x, _ in loader(Subset(train, chosen), size)]
+    return [inputs_and_target(batch)[0] for batch in loader(Subset(train, chosen), size)]
 
 
 class RecalibratedRemovals(RemovalMetric):
@@ -72,12 +69,12 @@ class RecalibratedRemovals(RemovalMetric):
         device: torch.device | str,
         **options: Any,
     ) -> None:
-        super().__init__(model, batches, task.loss, device, "none", **options)
+        super().__init__(model, batches, task.criterion, device, "none", **options)
         self.task = task
 
     @torch.no_grad()
     def outcomes(
-        self, unit_groups: UnitGroups, removed: np.ndarray, pictures: Sequence[torch.Tensor]
+        self, unit_groups: UnitGroups, removed: np.ndarray, pictures: Sequence[Inputs]
     ) -> Outcomes:
         """Measure the sets ``removed`` (sets, units), True where a unit is removed.
 
@@ -99,93 +96,79 @@ class RecalibratedRemovals(RemovalMetric):
                     return cut.after(state, samples, [keep_rows(rows, site.row) for site in sites])
 
                 cut.before(metric.batches.example())  # the first call inspects the model
-                after, made = metric._statistics(cut, run, keep, pictures)
-                return metric._answers(cut, run, keep, after, made)
+                buffers, statistics = metric._statistics(cut, run, keep, pictures)
+                return metric._answers(cut, run, keep, buffers, statistics)
 
     def _statistics(
-        self, cut: Any, run: Run, keep: torch.Tensor, pictures: Sequence[torch.Tensor]
-    ) -> tuple[list[Any], list[Statistics]]:
-        """Return the BatchNorm layers after the removed units, and their statistics per set."""
+        self, cut: ModelCut, run: Run, keep: torch.Tensor, pictures: Sequence[Inputs]
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """Return the buffers of BatchNorm after the removed units, and their values for each set.
+
+        ``at_rest`` restores mode, momentum and statistics of the layers afterwards.
+        """
         norms = with_statistics(self.model)
         if not (norms and pictures):
             return [], [[] for _ in keep]
-        with _learning(norms):
-            after = self._norms_after(cut, run, keep[0], norms)
-            made = [_read(after) for _ in keep]
-            for batch in pictures:
-                state = cut.before(batch.to(self.device, copy=True))
-                for number, kept in enumerate(keep):
-                    _write(after, made[number])
-                    run(state, kept)
-                    made[number] = _read(after)
-        return after, made
+        for norm in norms:
+            norm.momentum = None  # the plain mean over batches
+            norm.train()
+        after = self._norms_after(cut, run, keep[0], norms)
+        buffers = [buffer for norm in after for buffer in norm.buffers()]
+        statistics = [[buffer.clone() for buffer in buffers] for _ in keep]
+        for batch in pictures:
+            state = cut.before(move(batch, self.device, copy=True))
+            for kept, own in zip(keep, statistics, strict=True):
+                _copy(own, buffers)
+                run(state, kept)
+                _copy(buffers, own)
+        self.model.eval()
+        return buffers, statistics
 
-    def _norms_after(self, cut: Any, run: Run, kept: torch.Tensor, norms: list[Any]) -> list[Any]:
+    def _norms_after(
+        self, cut: ModelCut, run: Run, kept: torch.Tensor, norms: list[Any]
+    ) -> list[Any]:
         """Find the BatchNorm layers that run after the removed units; reset all statistics.
 
         Raises UserError for a layer that also runs before them: both uses share its statistics.
         """
-        _reset(norms)
+        for norm in norms:
+            norm.reset_running_stats()
         state = cut.before(self.batches.example())
-        before = [norm for norm in norms if norm.num_batches_tracked]
-        _reset(norms)
+        before = {norm: int(norm.num_batches_tracked) for norm in norms}
         run(state, kept)
-        after = [norm for norm in norms if norm.num_batches_tracked]
-        _reset(norms)
-        if isinstance(cut, Cut) and not {*before}.isdisjoint(after):
+        after = [norm for norm, runs in before.items() if norm.num_batches_tracked > runs]
+        if isinstance(cut, Cut) and any(before[norm] for norm in after):
             raise UserError(
                 "A BatchNorm layer runs both before and after the removed units, so its statistics "
                 "cannot be made anew for them alone. Set truth.recalibrate=0, or give each place a "
                 "layer of its own."
             )
+        for norm in norms:
+            norm.reset_running_stats()
         return after
 
     def _answers(
-        self, cut: Any, run: Run, keep: torch.Tensor, after: list[Any], made: list[Statistics]
+        self,
+        cut: ModelCut,
+        run: Run,
+        keep: torch.Tensor,
+        buffers: list[torch.Tensor],
+        statistics: list[list[torch.Tensor]],
     ) -> Outcomes:
-        """Run the test pictures through the network for each set, with the set's statistics."""
-        losses, right = [], []
-        for x, target in self.batches.read(self.samples):
-            state, answers = cut.before(x), list[tuple[torch.Tensor, torch.Tensor]]()
-            for kept, statistics in zip(keep, made, strict=True):
-                _write(after, statistics)
+        """Run the test samples through the network for each set, with the set's statistics."""
+        batches = []
+        for inputs, target in self.batches.read(self.samples):
+            state, answers = cut.before(inputs), []
+            for kept, own in zip(keep, statistics, strict=True):
+                _copy(own, buffers)
                 output = run(state, kept)
-                correct = self.task.observe(output, target)["correct"]
+                correct = self.task.observe(self.task.output(output), target)["correct"]
                 answers.append((self._losses(output, target).double(), correct))
-            losses.append(torch.stack([loss for loss, _ in answers], 1))
-            right.append(torch.stack([correct for _, correct in answers], 1))
-        return Outcomes(torch.cat(losses).cpu().numpy(), torch.cat(right).cpu().numpy())
+            batches.append([torch.stack(values, 1) for values in zip(*answers, strict=True)])
+        losses, right = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
+        return Outcomes(losses, right)
 
 
-@contextmanager
-def _learning(norms: Sequence[Any]) -> Iterator[None]:
-    """Let BatchNorm layers normalise by the batch and average their statistics over batches."""
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = None
-            norm.train()
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
-
-
-def _reset(norms: Sequence[Any]) -> None:
-    for norm in norms:
-        norm.reset_running_stats()
-
-
-def _tensors(norm: nn.Module) -> list[torch.Tensor]:
-    return [norm.get_buffer(n) for n in ("running_mean", "running_var", "num_batches_tracked")]
-
-
-def _read(norms: Sequence[nn.Module]) -> Statistics:
-    return [tensor.clone() for norm in norms for tensor in _tensors(norm)]
-
-
-def _write(norms: Sequence[nn.Module], statistics: Statistics) -> None:
-    buffers = [tensor for norm in norms for tensor in _tensors(norm)]
-    for tensor, value in zip(buffers, statistics, strict=True):
+def _copy(values: Sequence[torch.Tensor], to: Sequence[torch.Tensor]) -> None:
+    for value, tensor in zip(values, to, strict=True):
         tensor.copy_(value)

@@ -7,16 +7,16 @@ ratios. Two kinds of statistics avoid this and give every layer the same weight.
 - ``quantile``: the share of random orders of the same layer that do less harm. 0: better than all
   random orders; 0.5: as good as a random order. Equal orders count half, so a layer in which no
   removal does any harm gives 0.5.
-- ``points_vs_random`` and ``nats_vs_random`` measure the size of the difference: accuracy lost
-  (percentage points) and rise of the capped loss, minus the mean of the random orders of the same
-  layer. Negative is better than random. Where random removal does no harm, they are about 0.
+- ``points_vs_random`` and ``nats_vs_random`` measure the size of the difference: what the primary
+  measure loses (percentage points) and the rise of the capped loss, minus the mean of the random
+  orders of the same layer. Negative is better. Where random removal does no harm, they are about 0.
 
 Ratios to random removal are not computed: they are unbounded where random removal does no harm.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,6 @@ RESAMPLES = 500
 LEVEL = 0.95
 """Confidence level of all intervals."""
 
-ORACLE = "oracle_{}"
-"""Name of the column of oracle ranks, by size of the sets."""
-
 SHAPLEY = "shapley"
 
 MEASURES = ("quantile", "points_vs_random", "nats_vs_random")
@@ -50,14 +47,20 @@ AGREEMENT = ("leave_one_out", SHAPLEY, "greedy")
 
 COSTS = ("forward", "backward", "seconds")
 
+VERSUS = (
+    "Points and nats vs random: {measure} lost and rise of the capped loss, minus the mean of the "
+    "random orders; negative is better."
+)
+"""The explanation of two columns, with the label of the primary measure."""
+
 
 def by_layer(truths: Sequence[LayerTruth]) -> pd.DataFrame:
     """Return one row for each layer and criterion, and for each layer and random order.
 
-    ``order`` is the number of the random order, NaN for a criterion. ``points`` (accuracy lost) and
-    ``nats`` (rise of the capped loss) are means over the samples and over the measured numbers of
-    removals. ``MEASURES`` compare them with the layer's random orders (a random order with all the
-    others); the quantile is that of ``nats``, which has fewer ties than accuracy. ``reverse`` is
+    ``order`` is the number of the random order, NaN for a criterion. ``points`` (what the primary
+    measure loses) and ``nats`` (rise of the capped loss) are means over the samples and over the
+    measured numbers of removals. ``MEASURES`` compare them with the layer's random orders (a random
+    order with all the others); the quantile is that of ``nats``: it has fewer ties. ``reverse`` is
     the quantile when the highest scores are removed first, only after the largest number of
     removals: near 1 for a good criterion. ``oracle_k``: the share of all other sets of k units that
     do less harm than the criterion's, with a 95 % interval by bootstrap over the samples.
@@ -65,33 +68,29 @@ def by_layer(truths: Sequence[LayerTruth]) -> pd.DataFrame:
     the Shapley values among the scores; ``greedy``: overlap with the greedy oracle's units, 0 by
     chance and 1 if all are the same.
     """
-    rows = [
-        {"criterion": name, "layer": truth.layer, "units": truth.units, "order": order} | row
-        for truth in truths
-        for name, order, row in (*_criteria(truth), *_random(truth))
-    ]
+    rows: list[dict[str, Any]] = []
+    for truth in truths:
+        about = {"layer": truth.layer, "units": truth.units}
+        for name in truth.scores:
+            rows.append({"criterion": name, **about, "order": np.nan, **_criterion(truth, name)})
+        for number, curve in enumerate(truth.random):
+            others = [*truth.random[:number], *truth.random[number + 1 :]]
+            rows.append({"criterion": RANDOM, **about, "order": number, **_beside(curve, others)})
     return pd.DataFrame(rows)
 
 
-def _criteria(truth: LayerTruth) -> Iterator[tuple[str, float, dict[str, float]]]:
+def _criterion(truth: LayerTruth, name: str) -> dict[str, float]:
+    scores, row = truth.scores[name], _beside(truth.forward[name], truth.random)
     last = [curve.nats[-1] for curve in truth.random]
-    for name, scores in truth.scores.items():
-        row = _beside(truth.forward[name], truth.random)
-        row["reverse"] = quantile(truth.reverse[name].nats[-1], last)
-        for size, rises in truth.sets.items():
-            row |= _interval(ORACLE.format(size), partial(oracle_rank, scores, size), rises)
-        if 1 in truth.sets:
-            row |= _interval("leave_one_out", partial(spearman_of_rows, scores), truth.sets[1])
-        if SHAPLEY in truth.scores and name != SHAPLEY:
-            row[SHAPLEY] = spearman(scores, truth.scores[SHAPLEY])
-        row["greedy"] = _beyond_chance(truth, scores)
-        yield name, float("nan"), row
-
-
-def _random(truth: LayerTruth) -> Iterator[tuple[str, float, dict[str, float]]]:
-    for number, curve in enumerate(truth.random):
-        others = [*truth.random[:number], *truth.random[number + 1 :]]
-        yield RANDOM, float(number), _beside(curve, others)
+    row["reverse"] = quantile(truth.reverse[name].nats[-1], last)
+    for size, rises in truth.sets.items():
+        row |= _interval(f"oracle_{size}", partial(oracle_rank, scores, size), rises)
+    if 1 in truth.sets:
+        row |= _interval("leave_one_out", partial(spearman_of_rows, scores), truth.sets[1])
+    if SHAPLEY in truth.scores and name != SHAPLEY:
+        row[SHAPLEY] = spearman(scores, truth.scores[SHAPLEY])
+    row["greedy"] = _beyond_chance(truth, scores)
+    return row
 
 
 def _beside(own: Curve, random: Sequence[Curve]) -> dict[str, float]:
@@ -164,14 +163,14 @@ def _summary(blocks: pd.DataFrame, of: str) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     partly = table["layers"] < table["layers"].max()
-    table = table.assign(partly=partly).sort_values(["partly", "quantile"], kind="stable")
-    return table.drop(columns="partly").reset_index(drop=True)
+    order = ["partly", "quantile"]
+    table = table.assign(partly=partly).sort_values(order, kind="stable", ignore_index=True)
+    return table.drop(columns="partly")
 
 
 def _extras(table: pd.DataFrame) -> list[str]:
     """Return the columns of oracle ranks and of agreement with other rankings."""
-    oracles = [key for key in table if re.fullmatch(ORACLE.format(r"\d+"), key)]
-    return [*oracles, *(key for key in AGREEMENT if key in table)]
+    return [*table.filter(regex=r"^oracle_\d+$"), *(key for key in AGREEMENT if key in table)]
 
 
 def _spread(key: str, values: np.ndarray, one: bool) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """Self-attention whose heads can be pruned."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,23 +44,25 @@ class Attention(nn.Module):
         ``attn_mask`` (tokens, keys) and ``key_padding_mask`` (N, keys) are added to the products;
         if they are booleans, True excludes a key. ``is_causal`` only describes ``attn_mask``.
         """
-        q, k, v = (
-            layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-            for layer, x in ((self.q, query), (self.k, key), (self.v, value))
-        )
-        rate, scale = self.dropout if self.training else 0.0, self.head_dim**-0.5
-        if attn_mask is None and key_padding_mask is None:
-            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, scale=scale)
-        else:
-            mask = _mask(attn_mask, key_padding_mask, query)
-            mixed = F.scaled_dot_product_attention(q, k, v, mask, rate, scale=scale)
+        layers = ((self.q, query), (self.k, key), (self.v, value))
+        q, k, v = (_by_head(layer(x), self.head_dim) for layer, x in layers)
+        mask, rate = _mask(attn_mask, key_padding_mask, query), self.dropout * self.training
+        scale = self.head_dim**-0.5
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, rate, scale=scale)
         return self.out(mixed.transpose(1, 2).flatten(2)), None
+
+
+def _by_head(x: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """(N, tokens, width) -> (N, heads, tokens, head_dim)."""
+    return x.unflatten(2, (-1, head_dim)).transpose(1, 2)
 
 
 def _mask(
     between: torch.Tensor | None, padding: torch.Tensor | None, query: torch.Tensor
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Combine both masks to add: (tokens, keys) and (N, keys) -> (N or 1, 1, tokens, keys)."""
+    if between is None and padding is None:
+        return None
     if between is not None and between.ndim != 2:
         raise UserError(
             f"attn_mask has the shape {tuple(between.shape)}; with prunable heads it must be "
@@ -98,25 +98,21 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, height, width, channels) to the same shape."""
-        (tall, wide), tokens = self.window, self.window[0] * self.window[1]
-        height, width = x.shape[1], x.shape[2]
+        (tall, wide), height, width = self.window, x.shape[1], x.shape[2]
         x = F.pad(x, (0, 0, 0, -width % wide, 0, -height % tall))
         rows, columns = x.shape[1] // tall, x.shape[2] // wide
         # windows as large as the image are not shifted
         down, right = self.shift[0] * (rows > 1), self.shift[1] * (columns > 1)
         x = torch.roll(x, (-down, -right), (1, 2))
         x = x.unflatten(2, (columns, wide)).unflatten(1, (rows, tall)).transpose(2, 3)
-        x = self._attend(x.flatten(3, 4).flatten(0, 2), self._mask(x, down, right, tokens))
+        x = self._attend(x.flatten(3, 4).flatten(0, 2), self._mask(x, down, right))
         x = x.unflatten(0, (-1, rows, columns)).unflatten(3, (tall, wide)).transpose(2, 3)
         x = torch.roll(x.flatten(3, 4).flatten(1, 2), (down, right), (1, 2))
         return x[:, :height, :width]
 
     def _attend(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Attend: (N windows, tokens, channels), mask (windows, tokens, tokens) -> like ``x``."""
-        q, k, v = (
-            layer(x).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
-            for layer in (self.q, self.k, self.v)
-        )
+        q, k, v = (_by_head(layer(x), self.head_dim) for layer in (self.q, self.k, self.v))
         tokens = self.window[0] * self.window[1]
         bias = F.embedding(self.position, self.bias).unflatten(0, (tokens, tokens))
         weights = (q * self.head_dim**-0.5) @ k.transpose(-2, -1) + bias.permute(2, 0, 1)
@@ -127,15 +123,18 @@ class WindowAttention(nn.Module):
         mixed = self.out((weights @ v).transpose(1, 2).flatten(2))
         return F.dropout(mixed, self.dropout, self.training)
 
-    def _mask(self, x: torch.Tensor, down: int, right: int, tokens: int) -> torch.Tensor:
-        """Return -100 between tokens that only the shift brought into one window, else 0."""
+    def _mask(self, x: torch.Tensor, down: int, right: int) -> torch.Tensor:
+        """Return -100 between tokens that only the shift brought into one window, else 0.
+
+        ``x`` has the shape (N, rows, columns, height of a window, width of a window, channels).
+        """
         (tall, wide), rows, columns = self.window, x.shape[1], x.shape[2]
         i = torch.arange(rows * tall, device=x.device)
         j = torch.arange(columns * wide, device=x.device)
         i = (i >= (rows - 1) * tall).int() + (i >= rows * tall - down).int()
         j = (j >= (columns - 1) * wide).int() + (j >= columns * wide - right).int()
         region = (3 * i.unsqueeze(1) + j).unflatten(1, (columns, wide)).unflatten(0, (rows, tall))
-        region = region.transpose(1, 2).reshape(-1, tokens)
+        region = region.transpose(1, 2).reshape(-1, tall * wide)
         return -100 * (region.unsqueeze(1) != region.unsqueeze(2)).to(x.dtype)
 
 
@@ -158,8 +157,8 @@ def with_prunable_heads(model: nn.Module) -> nn.Module:
 
 def _of(name: str, module: nn.MultiheadAttention) -> Attention:
     """Return an Attention with the weights of ``module``."""
-    simple: list[Any] = [module.in_proj_weight, module.in_proj_bias, module.batch_first or None]
-    if any(value is None for value in simple) or module.bias_k is not None or module.add_zero_attn:
+    stacked = module.in_proj_weight is not None and module.in_proj_bias is not None
+    if not (stacked and module.batch_first) or module.bias_k is not None or module.add_zero_attn:
         raise UserError(
             f"'{name}' cannot have prunable heads: only an nn.MultiheadAttention with "
             "batch_first=True, bias=True and nothing else beyond the defaults can be replaced."
@@ -171,11 +170,13 @@ def _of(name: str, module: nn.MultiheadAttention) -> Attention:
 
 
 @torch.no_grad()
-def _copy(found: Any, weight: Any, bias: Any, out: nn.Linear) -> None:
+def _copy(
+    module: Attention | WindowAttention, weight: torch.Tensor, bias: torch.Tensor, out: nn.Linear
+) -> None:
     """Copy the weights of torch's attention, which stacks queries, keys and values in one layer."""
-    found.to(weight.device, weight.dtype)
-    layers = (found.q, found.k, found.v)
+    module.to(weight.device, weight.dtype)
+    layers = (module.q, module.k, module.v)
     for layer, rows, shifts in zip(layers, weight.chunk(3), bias.chunk(3), strict=True):
         layer.weight.copy_(rows)
         layer.bias.copy_(shifts)
-    found.out.load_state_dict(out.state_dict())
+    module.out.load_state_dict(out.state_dict())

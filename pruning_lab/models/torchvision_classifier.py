@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torchvision
@@ -14,7 +13,6 @@ from pruning_lab.runtime.model_state import evaluating
 
 WITH_HEADS = ("googlenet", "inception_v3")
 """Models with auxiliary heads, which run only in training; they are left out here."""
-NO_HEADS = {"aux_logits": False}
 TRANSFORMERS = "vit_"
 """Name prefix of models that are built for one image size; the names end with the patch size."""
 
@@ -44,10 +42,10 @@ def classifier(
             f"{', '.join(close)}."
         )
     pixels = None if input_size is None else tuple(input_size[1:])
-    if weights is not None:
-        model = _pretrained(name, weights, num_classes, in_channels, pixels)
-    else:
+    if weights is None:
         model = _untrained(name, num_classes, in_channels, pixels)
+    else:
+        model = _pretrained(name, weights, num_classes, in_channels, pixels)
     if pixels is not None:
         _check_takes(model, name, in_channels, pixels)
     return with_prunable_heads(model) if prunable_heads else model
@@ -56,7 +54,9 @@ def classifier(
 def _untrained(
     name: str, num_classes: int, in_channels: int, pixels: tuple[int, ...] | None
 ) -> nn.Module:
-    extra: dict[str, Any] = {"init_weights": True} | NO_HEADS if name in WITH_HEADS else {}
+    extra: dict[str, bool | int] = {}
+    if name in WITH_HEADS:
+        extra = {"init_weights": True, "aux_logits": False}
     if pixels is not None and name.startswith(TRANSFORMERS):
         extra["image_size"] = _side_in_patches(name, pixels)
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
@@ -85,7 +85,7 @@ def _pretrained(
     if name.startswith(TRANSFORMERS) and pixels not in (None, chosen.meta["min_size"]):
         raise _wrong_size(str(chosen), pixels, chosen.meta["min_size"])
     try:
-        extra = NO_HEADS if name in WITH_HEADS else {}
+        extra = {"aux_logits": False} if name in WITH_HEADS else {}
         return torchvision.models.get_model(name, weights=chosen, **extra)
     except (OSError, RuntimeError) as error:  # no network, or an incomplete file
         raise UserError(
@@ -134,5 +134,4 @@ def _replace_first_convolution(model: nn.Module, in_channels: int) -> None:
     replacement = nn.Conv2d(
         in_channels, **{key: getattr(first, key) for key in settings}, bias=first.bias is not None
     )
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, replacement)
+    model.set_submodule(name, replacement)

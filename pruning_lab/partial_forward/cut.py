@@ -13,6 +13,7 @@ from pruning_lab.partial_forward.first_layer import Entry, find_entry
 from pruning_lab.partial_forward.folding import Seen, Sizes, Substitutes, made_faster
 from pruning_lab.partial_forward.shares import share_of
 from pruning_lab.profiling import passes
+from pruning_lab.runtime.inputs import Inputs, copied, select
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,10 @@ class State:
 
     def rows(self, samples: torch.Tensor) -> list[Any]:
         """Return copies of the live values, one row per sample; safe from in-place operations."""
-        rows = []
-        for value, by_sample in zip(self.live, self.by_sample, strict=True):
-            if isinstance(value, torch.Tensor):
-                chosen = by_sample and self.stackable
-                value = value.index_select(0, samples) if chosen else value.clone()
-            rows.append(value)
-        return rows
+        return [
+            select(value, samples) if by_sample and self.stackable else copied(value)
+            for value, by_sample in zip(self.live, self.by_sample, strict=True)
+        ]
 
 
 class Cut:
@@ -175,12 +173,12 @@ class Cut:
         return output
 
 
-def two_and_three(x: torch.Tensor) -> list[torch.Tensor]:
+def two_and_three(inputs: Inputs) -> list[Inputs]:
     """Return the first sample repeated two and three times, to see which values have sample rows.
 
     A single copy would not do, since code may drop a dimension of size 1.
     """
-    return [x[:1].repeat_interleave(size, 0) for size in (2, 3)]
+    return [select(inputs, [0] * size) for size in (2, 3)]
 
 
 def check_rows(few: Sequence[torch.Tensor], more: Sequence[torch.Tensor]) -> None:

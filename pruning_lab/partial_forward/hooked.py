@@ -13,6 +13,7 @@ from pruning_lab.partial_forward.cut import State, samples_elsewhere
 from pruning_lab.partial_forward.shares import Share
 from pruning_lab.partial_forward.traced import Graph
 from pruning_lab.profiling import passes
+from pruning_lab.runtime.inputs import Inputs, call, length
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class HookedGraph:
         return HookedCut(self._model, sites)
 
     def record(
-        self, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        self, x: Inputs, sites: Sequence[nn.Module | Entering]
+    ) -> tuple[Any, list[torch.Tensor]]:
         """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
         output, runs = recorded(self._model, x, sites)
         for site in sites:
@@ -95,7 +96,7 @@ class HookedGraph:
 
 
 def recorded(
-    model: nn.Module, x: torch.Tensor, sites: Sequence[nn.Module | Entering]
+    model: nn.Module, x: Inputs, sites: Sequence[nn.Module | Entering]
 ) -> tuple[Any, Runs]:
     """Return the model's output for ``x``, and the activations of every run of ``sites``."""
     runs: Runs = {site: [] for site in sites}
@@ -143,7 +144,7 @@ class HookedCut:
         """Do nothing: no modules are held."""
 
     @torch.no_grad()
-    def before(self, x: torch.Tensor) -> State:
+    def before(self, x: Inputs) -> State:
         sites = list(self._axes)
         _, activations = HookedGraph(self._model, UserError()).record(x, sites)
         return State(list(activations), [x], [True], True)
@@ -158,12 +159,12 @@ class HookedCut:
 
 
 def _hooked(
-    model: nn.Module, x: torch.Tensor, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
+    model: nn.Module, x: Inputs, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
 ) -> Any:
-    passes.forward(len(x))
+    passes.forward(length(x))
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
-        return model(x)
+        return call(model, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from pruning_lab.graph.parts import descendants
-from pruning_lab.profiling.counting import counting
+from pruning_lab.profiling.flops import counting
 from pruning_lab.runtime.random_streams import streams_kept
 
 SHARE = "share"

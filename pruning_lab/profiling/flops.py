@@ -3,15 +3,66 @@
 import copy
 import statistics
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from math import prod
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from pruning_lab.graph.added_code import added_code
 from pruning_lab.graph.skeleton import skeleton
-from pruning_lab.profiling.counting import counting
 from pruning_lab.runtime.model_state import evaluating
+
+Shape = Sequence[int]
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count the operations inside the block, including attention and recurrent layers."""
+    # The counter sees neither nn.MultiheadAttention's fused kernel, which runs in eval mode only,
+    # nor every fused kernel of the attention products.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _recurrent(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    """Each step of each sequence, packed or not, is multiplied by each layer's matrices once."""
+    return 2 * prod(x[:-1]) * sum(prod(shape) for shape in weights if len(shape) == 2)
+
+
+aten = torch.ops.aten
+FORMULAS: dict[Any, Callable[..., int]] = {
+    aten._cudnn_rnn: _recurrent,
+    aten.miopen_rnn: _recurrent,
+    aten.mkldnn_rnn_layer: lambda x, from_x, from_state, *_, **__: _recurrent(
+        x, [from_x, from_state]
+    ),
+    aten.mv: lambda matrix, vector, **_: 2 * prod(matrix),
+    aten.dot: lambda x, y, **_: 2 * prod(x),
+    aten.vdot: lambda x, y, **_: 2 * prod(x),
+    aten.addmv: lambda added, matrix, vector, **_: 2 * prod(matrix),
+    aten.addbmm: lambda added, x, y, **_: 2 * prod(x) * y[-1],
+    # nn.Bilinear: each pair of samples is multiplied by the entire weight
+    aten._trilinear: lambda x, weight, *_, **__: 2 * x[0] * prod(weight),
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
+        sdpa_flop_count(query, key, value)
+    ),
+}
+"""FLOPs of kernels that torch's counter omits, from the shapes of their arguments.
+
+These kernels run a whole LSTM, GRU or RNN at once, products with vectors, nn.Bilinear, and
+attention on the CPU, for code that requests that kernel. Others do the same by matrix products.
+"""
 
 
 def count_flops(model: nn.Module, input_size: tuple[int, ...]) -> int:
@@ -49,8 +100,7 @@ def _light(model: nn.Module) -> nn.Module:
 
 
 def _counted(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
-    parameter = next(model.parameters())
-    x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+    x = _blank(model, input_size)
     where = torch.device("meta") if x.is_meta else nullcontext()  # for tensors made in forward
     with evaluating(model), torch.no_grad(), where, counting() as counter:
         model(x)
@@ -62,18 +112,20 @@ def _counted(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     return leaves | {"": total - sum(leaves.values())}
 
 
+def _blank(model: nn.Module, input_size: tuple[int, ...]) -> torch.Tensor:
+    """Return one sample of zeros, on the model's device."""
+    parameter = next(model.parameters())
+    return torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+
+
 def count_parameters(model: nn.Module) -> int:
     """Count the numbers in the model's parameters; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def latency_ms(
-    model: nn.Module, input_size: tuple[int, ...], batch_size: int = 1, runs: int = 10
-) -> float:
-    """Return the median time of ``runs`` forward passes in milliseconds, after two to warm up."""
-    parameter = next(model.parameters())
-    x = torch.zeros(batch_size, *input_size, device=parameter.device, dtype=parameter.dtype)
-    times = []
+def latency_ms(model: nn.Module, input_size: tuple[int, ...], runs: int = 10) -> float:
+    """Return the median milliseconds of a sample's forward pass: of ``runs``, after two more."""
+    x, times = _blank(model, input_size), []
     with evaluating(model), torch.no_grad():
         for _ in range(runs + 2):
             started = time.perf_counter()

@@ -90,14 +90,15 @@ def _hear(name: Any, written: bool) -> None:
     """Handle a read or a write of a variable, before it happens."""
     if not (_listeners or written) or not isinstance(name, str | bytes):
         return
-    label = VARIABLE + os.fsdecode(name)
+    name = os.fsdecode(name)
+    label = VARIABLE + name
     if not _listeners:
         if written:
             _set_by_driver.add(label)
             _set_by_job.discard(label)
         return
-    frame = _frame_of_user()
-    if frame is None or (frame.f_code, frame.f_lasti) in _listings or _left_out(label):
+    frame, ignored = _frame_of_user(), name.startswith(OF_LAUNCHERS) or name in OF_THE_JOB
+    if frame is None or (frame.f_code, frame.f_lasti) in _listings or ignored:
         return
     if written:
         if label not in _noted:
@@ -108,11 +109,6 @@ def _hear(name: Any, written: bool) -> None:
             _set_by_driver.discard(label)
         for read in _listeners:
             read.setdefault(label, _noted[label])
-
-
-def _left_out(label: str) -> bool:
-    name = label.removeprefix(VARIABLE)
-    return name.startswith(OF_LAUNCHERS) or name in OF_THE_JOB
 
 
 def _frame_of_user() -> FrameType | None:

@@ -20,7 +20,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pruning_lab.provenance.environment import VARIABLE, digest_of_variable, variables, working
-from pruning_lab.provenance.source_code import INSTALLED, OWN, bytes_of, file_of, is_installed
+from pruning_lab.provenance.source_code import (
+    INSTALLED,
+    bytes_of,
+    file_of,
+    is_installed,
+    is_own,
+)
 from pruning_lab.runtime.model_state import evaluating, state_kept
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
 
@@ -122,19 +128,15 @@ def look_at(model: nn.Module, x: torch.Tensor) -> Seen:
             for parameter, value in weights:
                 if parameter.is_floating_point():
                     parameter.add_(0.1 * (value.std(correction=0) + 0.1) * torch.randn_like(value))
-            answer += [_answer(model.eval(), x), _answer_in_training(model, x)]
+            answer.append(_answer(model.eval(), x))
+            try:
+                answer.append(_answer(model.train(), x))
+            except Exception:  # the user's code may raise anything there, and need not run
+                answer.append([])
         finally:
             for parameter, value in weights:
                 parameter.copy_(value)
     return Seen(answer)
-
-
-def _answer_in_training(model: nn.Module, x: torch.Tensor) -> list[float]:
-    """Return the same in training mode; [] if the model cannot run there, as it need not."""
-    try:
-        return _answer(model.train(), x)
-    except Exception:  # the user's code: anything may be raised
-        return []
 
 
 def _answer(model: nn.Module, x: torch.Tensor) -> list[float]:
@@ -151,7 +153,7 @@ def inputs() -> dict[str, str]:
     """
     for name in list(sys.modules):
         # a script is called __main__, and __mp_main__ in a process that it starts
-        program = name.startswith("__") or name.partition(".")[0] == OWN
+        program = name.startswith("__") or is_own(name)
         if program or MODULE + name in _modules or is_installed(name):
             continue
         if (digest := _digest(MODULE + name)) is not None:
@@ -169,7 +171,7 @@ def _label(path: str, relative: bool) -> str:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
             folder = Path(file).parent if file and not is_installed(name) else None
-            if folder and name.partition(".")[0] != OWN and Path(path).is_relative_to(folder):
+            if folder and not is_own(name) and Path(path).is_relative_to(folder):
                 return f"{BESIDE}{name}: {Path(path).relative_to(folder)}"
     for place, short in ((Path.cwd(), ""), (Path.home(), "~/")):
         if Path(path).is_relative_to(place):

@@ -32,19 +32,16 @@ def digest_of_program(made: Any, target: str = "") -> str:
         getattr(base, "__module__", None) or "" for base in getattr(made, "__mro__", (made,))
     }
     waiting |= {target.rsplit(".", cut)[0] for cut in range(target.count(".") + 1)}
-    sources: dict[str, str] = {}
-    root = getattr(made, "__module__", None) or ""
-    if root.partition(".")[0] != OWN:
-        sources |= _versions(root)
+    sources = _versions(getattr(made, "__module__", None) or "").copy()
     while waiting:
         name = waiting.pop()
-        if name.partition(".")[0] != OWN and is_installed(name):
+        if is_installed(name) and not is_own(name):
             continue
         if (source := _source(name)) is not None:
             sources[name] = source
             imported = _imports(name)
             waiting |= imported - sources.keys()
-            if name.partition(".")[0] != OWN:
+            if not is_own(name):
                 sources |= {k: v for module in imported for k, v in _versions(module).items()}
     text = "".join(sources[name] for name in sorted(sources))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -52,8 +49,13 @@ def digest_of_program(made: Any, target: str = "") -> str:
 
 def remember() -> None:
     """Cache the sources of this package as they are now, right after they were imported."""
-    for name in [module for module in sys.modules if module.partition(".")[0] == OWN]:
+    for name in filter(is_own, list(sys.modules)):
         _source(name)
+
+
+def is_own(name: str) -> bool:
+    """Return True if a module belongs to this package."""
+    return name.partition(".")[0] == OWN
 
 
 def is_installed(name: str) -> bool:
@@ -100,14 +102,12 @@ def _inside(package: str) -> list[str] | None:
 def _versions(name: str) -> dict[str, str]:
     """Return {name: version} of a module's installed package; {} for other modules."""
     root = name.partition(".")[0]
-    if root == OWN or not is_installed(root):
+    if is_own(root) or not is_installed(root):
         return {}
     return {dist: version(dist) for dist in _distributions().get(root, ())}  # {} for Python itself
 
 
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
+_distributions = cache(packages_distributions)
 
 
 @cache
@@ -138,9 +138,13 @@ def bytes_of(file: str | None) -> bytes | None:
 @cache
 def _imports(name: str) -> frozenset[str]:
     """Return the names that a module imports; some of them may not be modules."""
+    try:
+        tree = ast.parse(_source(name) or "")
+    except (SyntaxError, ValueError):  # compiled, or for another Python and never imported
+        return frozenset()
     package = name if Path(file_of(name) or "").stem == "__init__" else name.rpartition(".")[0]
     names = set[str]()
-    for node in ast.walk(_parsed(name)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -150,10 +154,3 @@ def _imports(name: str) -> frozenset[str]:
             origin = resolve_name(written, package) if node.level else written
             names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
     return frozenset(names)
-
-
-def _parsed(name: str) -> ast.AST:
-    try:
-        return ast.parse(_source(name) or "")
-    except (SyntaxError, ValueError):  # compiled, or for another Python and never imported
-        return ast.Module([], [])

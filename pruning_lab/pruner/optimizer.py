@@ -51,9 +51,7 @@ def slice_state(
     selected: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     """Apply ``selected`` to each state tensor that has the old ``shape`` of ``parameter``."""
-    if optimizer is None:
-        return
-    state = optimizer.state.get(parameter, {})
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.shape == shape:
             state[key] = selected(value)

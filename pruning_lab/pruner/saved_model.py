@@ -35,15 +35,6 @@ def load_state(model: nn.Module, path: str | Path) -> None:
     current = model.state_dict()
     current |= {key: value for key, value in all_tensors(model).items() if key in state}
     _check_keys(path, state, current)
-    misfits = [
-        f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
-        for key, value in current.items()
-        if state[key].shape != value.shape
-    ] + [
-        f"{key} is {state[key].dtype} there and {value.dtype} in the model"
-        for key, value in current.items()
-        if state[key].is_floating_point() != value.is_floating_point()
-    ]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     broken = [key for key in current if key in parameters and state[key].isnan().any()]
     if broken:
@@ -51,7 +42,14 @@ def load_state(model: nn.Module, path: str | Path) -> None:
             f"{path} holds NaN in {_some(broken)}: training diverged before it was saved. Give "
             "another."
         )
-    _refuse_misfits(path, misfits)
+    pairs = [(key, state[key], value) for key, value in current.items()]
+    shapes = [_misfit(k, _shape(a), _shape(b)) for k, a, b in pairs if a.shape != b.shape]
+    kinds = [
+        _misfit(key, there.dtype, here.dtype)
+        for key, there, here in pairs
+        if there.is_floating_point() != here.is_floating_point()
+    ]
+    _refuse_misfits(path, shapes + kinds)
     set_tensors(model, state)
 
 
@@ -76,7 +74,7 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     current = all_tensors(model)
     _check_keys(tensors, state, current)
     misfits = [
-        f"{key} is {_shape(state[key])} there and {_shape(value)} in the model"
+        _misfit(key, _shape(state[key]), _shape(value))
         for key, value in current.items()
         if not _can_be_left_of(state[key], value)
     ]
@@ -120,10 +118,14 @@ def _described(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _differences(there: dict[str, dict[str, Any]], here: dict[str, dict[str, Any]]) -> list[str]:
     """List the modules that differ between two descriptions, whatever their widths."""
     return [
-        f"{name or 'the model'} is {_kind(there, name)} there and {_kind(here, name)} in the model"
+        _misfit(name or "the model", _kind(there, name), _kind(here, name))
         for name in here | there
         if _kind(there, name) != _kind(here, name) or there[name].keys() != here[name].keys()
     ]
+
+
+def _misfit(name: str, there: object, here: object) -> str:
+    return f"{name} is {there} there and {here} in the model"
 
 
 def _kind(described: dict[str, dict[str, Any]], name: str) -> str:

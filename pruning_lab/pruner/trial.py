@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +10,7 @@ from pruning_lab.coupling.structure import CoupledLayers, Structure
 from pruning_lab.graph.as_run import check_after_cut
 from pruning_lab.graph.skeleton import skeleton
 from pruning_lab.profiling.flops import copy_to_count
-from pruning_lab.pruner.cut import remove
-from pruning_lab.pruner.removal import classes_of_plan
+from pruning_lab.pruner.removal import Indices, classes_of_plan, remove
 from pruning_lab.pruning.plan import Plan
 
 
@@ -35,11 +33,7 @@ def check_cut(model: nn.Module, structure: Structure, input_size: Sequence[int])
     the same operations with the same numbers as the unpruned model.
     """
     bones = skeleton(model)
-    plan = {
-        name: [unit_group]
-        for name, group in structure.groups.items()
-        for unit_group in _spared(group)
-    }
+    plan = {name: _spared(group) for name, group in structure.groups.items()}
     cut = _without(bones, structure, plan)
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     x = torch.empty(2, *input_size, dtype=dtype, device="meta")
@@ -53,7 +47,7 @@ def _spared(group: CoupledLayers) -> list[int]:
     return [k for k in range(len(group)) if all((row != k).any() for row in rows)][:1]
 
 
-def _without(model: nn.Module, structure: Structure, plan: Mapping[str, Any]) -> nn.Module:
+def _without(model: nn.Module, structure: Structure, plan: Mapping[str, Indices]) -> nn.Module:
     """Return a copy of ``model`` without the units of ``plan``."""
     cut = copy.deepcopy(model)
     remove(cut, structure, classes_of_plan(structure, plan), rescale_dropout=False)

@@ -1,19 +1,36 @@
-"""Choose the unit groups to remove from scores and a target, without changing the model."""
+"""Score unit groups, and choose those to remove for a target, without changing the model."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pruning_lab.coupling.structure import CoupledLayers
-from pruning_lab.errors import UserError
-from pruning_lab.pruning.schedules import GroupByGroup, Schedule, Step, ToTarget
+from pruning_lab.errors import UserError, check_choice
+from pruning_lab.pruning.schedules import AGGREGATES, GroupByGroup, Schedule, Step, ToTarget
 
 Plan = dict[str, np.ndarray]
 """Coupled layers -> the unit groups to remove, ascending, as numbered in the present model."""
 
 GroupScores = dict[str, np.ndarray]
 """Coupled layers -> scores (unit groups,)."""
+
+
+def group_scores(
+    group: CoupledLayers, scores: Mapping[str, np.ndarray], aggregate: str
+) -> np.ndarray:
+    """Return the score of every unit group of the coupled layers ``group``, (unit groups,).
+
+    ``scores`` has (units,) for some or all of the layers; every unit group must have a unit in one
+    of them. ``aggregate`` is a key of ``AGGREGATES``.
+    """
+    check_choice("aggregate", aggregate, AGGREGATES)
+    scored = {layer: row.numpy() for layer, row in group.unit_groups.items() if layer in scores}
+    unit_groups = np.concatenate(list(scored.values()))
+    values = np.concatenate([scores[layer] for layer in scored], dtype=float)
+    score = AGGREGATES[aggregate]
+    return np.array([score(values[unit_groups == number]) for number in range(len(group))])
 
 
 @dataclass(frozen=True)
@@ -65,8 +82,7 @@ def make_plan(
         }
     if not isinstance(schedule, ToTarget) or step.ratio is None:
         raise TypeError(f"no plan is known for {schedule} and {step}")
-    candidate = _by_group(rankings) if schedule.scope == "per_layer" else _by_rank(rankings)
-    return _first_to_reach(step.ratio, candidate, _total(rankings), gone)
+    return _smallest_to_reach(step.ratio, rankings, schedule.scope, gone)
 
 
 def _ranking(
@@ -99,44 +115,29 @@ def _scale(values: np.ndarray, normalise: str) -> float:
     return float(scale) or 1.0  # scores that are all 0 stay 0
 
 
-def _total(rankings: dict[str, Ranking]) -> int:
-    """Return how many unit groups may be removed in all."""
-    return sum(len(ranking.order) for ranking in rankings.values())
+def _smallest_to_reach(
+    ratio: float, rankings: dict[str, Ranking], scope: str, gone: Callable[[Plan], float]
+) -> Plan:
+    """Return the smallest plan that removes at least ``ratio``.
 
-
-def _by_rank(rankings: dict[str, Ranking]) -> Callable[[int], Plan]:
-    """Return candidate plans: number k removes the k lowest scores of all groups together."""
-    widths = [len(ranking.order) for ranking in rankings.values()]
-    group = np.repeat(np.arange(len(rankings)), widths)
+    The lowest scores of all groups together are removed or, with ``scope`` per_layer, the same
+    share of every group.
+    """
+    widths = np.array([len(ranking.order) for ranking in rankings.values()])
     scores = np.concatenate([ranking.scores for ranking in rankings.values()])
-    lowest_first = scores.argsort(kind="stable")
+    group = np.arange(len(widths)).repeat(widths)[scores.argsort(kind="stable")]  # lowest first
+    total = len(group)
 
     def candidate(k: int) -> Plan:
-        counts = np.bincount(group[lowest_first[:k]], minlength=len(rankings))
-        return _lowest(rankings, counts)
+        """Remove about ``k`` of the ``total`` unit groups."""
+        if scope == "per_layer":
+            counts = np.rint(widths * (k / max(1, total))).astype(int)
+        else:
+            counts = np.bincount(group[:k], minlength=len(widths))
+        numbered = zip(rankings.items(), counts, strict=True)
+        return {name: ranking.first(count) for (name, ranking), count in numbered}
 
-    return candidate
-
-
-def _by_group(rankings: dict[str, Ranking]) -> Callable[[int], Plan]:
-    """Return candidate plans: number k removes the share k / ``_total`` of every group."""
-    widths = np.array([len(ranking.order) for ranking in rankings.values()])
-    total = max(1, _total(rankings))
-    return lambda k: _lowest(rankings, np.rint(widths * (k / total)).astype(int))
-
-
-def _lowest(rankings: dict[str, Ranking], counts: np.ndarray) -> Plan:
-    return {
-        name: ranking.first(count)
-        for (name, ranking), count in zip(rankings.items(), counts, strict=True)
-    }
-
-
-def _first_to_reach(
-    ratio: float, candidate: Callable[[int], Plan], last: int, gone: Callable[[Plan], float]
-) -> Plan:
-    """Return the smallest candidate, by bisection, that removes at least ``ratio``."""
-    most = gone(candidate(last))
+    most = gone(candidate(total))
     if most < ratio:
         raise UserError(
             f"A share of {ratio:.3f} cannot be removed: with the minimum of units in every layer "
@@ -144,8 +145,5 @@ def _first_to_reach(
             "schedule.multiple_of. Layers that keep all their units are listed, with the reason, "
             "at the start of a run and by plan=true."
         )
-    low, high = -1, last
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if gone(candidate(middle)) >= ratio else (middle, high)
-    return candidate(high)
+    # a larger candidate removes no less
+    return candidate(bisect_left(range(total), ratio, key=lambda k: gone(candidate(k))))

@@ -1,10 +1,9 @@
 """Schedules: the steps of an experiment, and how much each of them removes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import inf
 
 import numpy as np
 
@@ -13,14 +12,14 @@ from pruning_lab.errors import check_choice, check_count, check_number
 TOGETHER = "together"
 """Units that are removed together are scored together, as one unit group."""
 
-AGGREGATES = ("mean", "sum", "max", "first")
-"""Instead: units are scored one by one, and the scores of a unit group are aggregated."""
-
-QUANTITIES = ("flops", "parameters", "units")
-SCOPES = ("global", "per_layer")
-NORMALISATIONS = ("none", "l2", "max")
-MOST_STEPS = 1000
-"""Limit of ``steps``: a step is recorded under its permille of FLOPs."""
+AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": np.mean,
+    "sum": np.sum,
+    "max": np.max,
+    "first": lambda scores: scores[0],
+}
+"""Instead: units are scored one by one, and the scores of a unit group, in order of execution,
+are aggregated."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Schedule(ABC):
 
     min_units: int = 1
     multiple_of: int = 1
-    coupled: str = "together"
+    coupled: str = TOGETHER
 
     def __post_init__(self) -> None:
         check_count("schedule.min_units", self.min_units)
@@ -83,11 +82,11 @@ class ToTarget(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("schedule.of", self.of, QUANTITIES)
-        check_choice("schedule.scope", self.scope, SCOPES)
-        check_choice("schedule.normalise", self.normalise, NORMALISATIONS)
+        check_choice("schedule.of", self.of, ("flops", "parameters", "units"))
+        check_choice("schedule.scope", self.scope, ("global", "per_layer"))
+        check_choice("schedule.normalise", self.normalise, ("none", "l2", "max"))
         check_number(
-            "schedule.flops_penalty", self.flops_penalty, lambda penalty: 0 <= penalty < inf,
+            "schedule.flops_penalty", self.flops_penalty, lambda penalty: penalty >= 0,
             "0 or more: subtracted from a unit's score for each million FLOPs",
         )  # fmt: skip
         share = f"between 0 and 1 (both excluded): the share of the original {self.of} to remove"
@@ -118,7 +117,8 @@ class Progressive(ToTarget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("schedule.steps", self.steps, most=MOST_STEPS)
+        # a step is recorded under its permille of FLOPs
+        check_count("schedule.steps", self.steps, most=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

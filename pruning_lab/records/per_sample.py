@@ -49,11 +49,11 @@ def to_bytes(measured: Mapping[tuple[str, int, str], Samples]) -> bytes:
     cap = np.finfo(np.float16).max
     arrays = {
         "measured": np.array([f"{track}/{step}/{stage}" for track, step, stage in measured]),
-        "loss": np.array([np.minimum(each["losses"], cap) for each in results], "f2"),
+        "loss": np.array([np.minimum(samples["losses"], cap) for samples in results], "f2"),
         "target": targets if targets.dtype.kind == "f" else targets.astype(np.int32),
     }
     if "correct" in results[0]:
-        arrays["correct"] = np.packbits([each["correct"] for each in results], axis=1)
+        arrays["correct"] = np.packbits([samples["correct"] for samples in results], axis=1)
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     return content.getvalue()
@@ -62,12 +62,11 @@ def to_bytes(measured: Mapping[tuple[str, int, str], Samples]) -> bytes:
 def read(path: Path) -> Pictures:
     """Read the file."""
     with np.load(path) as file:
-        target, correct = file["target"], np.empty((0, 0), bool)
-        names = [tuple(name.rsplit("/", 2)) for name in file["measured"].tolist()]
+        target, losses = file["target"], file["loss"].astype(np.float32)
+        names = (name.rsplit("/", 2) for name in file["measured"].tolist())
         keys = [(track, int(step), stage) for track, step, stage in names]
+        correct = {}
         if "correct" in file:
-            correct = np.unpackbits(file["correct"], axis=1, count=len(target)).astype(bool)
-        losses = file["loss"].astype(np.float32)
-        return Pictures(
-            dict(zip(keys, correct, strict=False)), dict(zip(keys, losses, strict=True)), target
-        )
+            bits = np.unpackbits(file["correct"], axis=1, count=len(target)).astype(bool)
+            correct = dict(zip(keys, bits, strict=True))
+        return Pictures(correct, dict(zip(keys, losses, strict=True)), target)

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 from pruning_lab.profiling.passes import ScoringCost
 
 MAIN, UNTUNED, STALE, SCRATCH = "main", "untuned", "stale", "scratch"
-"""The tracks of a run: pruned step by step as configured; the same without any fine-tuning; without
-that and with BatchNorm's statistics as they were before the first cut; what was left in the end,
-with new weights, trained as the baseline was."""
+"""The tracks of a run: as configured; the same steps without fine-tuning; without fine-tuning and
+with BatchNorm's statistics from before the first cut; the final network trained from new weights
+as the baseline was."""
 
 STAGES = ("cut", "before", "after")
-"""When a step is measured: right after the cut; before fine-tuning, with new statistics of
-BatchNorm; after fine-tuning. A stage that changes nothing has the numbers of the one before."""
+"""When a step is measured: right after the cut; with new statistics of BatchNorm, before
+fine-tuning; after fine-tuning. A stage that changes nothing has the numbers of the one before."""
 
 OF_THE_MACHINE = (
     "time", "latency_ms", "scoring_seconds", "recalibrate_seconds", "finetune_seconds",
@@ -23,7 +23,7 @@ OF_THE_MACHINE = (
 
 
 class Size(NamedTuple):
-    """The cost of a network: FLOPs of one sample, numbers in its parameters, removable units."""
+    """The size of a network: FLOPs of one sample, numbers in its parameters, removable units."""
 
     flops: float
     parameters: float
@@ -31,10 +31,7 @@ class Size(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A number of a step: its column in the table, and the chart of MLflow that it is in.
-
-    What has no chart is in the table alone.
-    """
+    """A number of a step: its column in the table, and its chart in MLflow (empty: none)."""
 
     name: str
     value: float
@@ -53,19 +50,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of a track.
+    """One step of a track. What does not apply to the step is None.
 
-    Args:
-        size: of the network after the step.
-        original: of the unpruned network.
-        measured: the measurements by stage; all of ``STAGES``.
-        widths: how many units each layer has left.
-        latency_ms: of one sample.
-        time: when it was measured, in seconds since 1970.
-        scoring: what the scores that led to the step took; None at the first.
-        recalibrate_seconds: None where the step has no such stage.
-        finetune_seconds: likewise.
-        finetune_kept: False where fine-tuning was undone; None where there was none.
+    ``size`` and ``original`` are of the network after the step and of the unpruned network,
+    ``measured`` holds the measurements by stage, ``widths`` the remaining units of each layer,
+    ``latency_ms`` is of one sample, ``time`` is when the step was measured (seconds since 1970),
+    ``scoring`` the cost of the scores that led to the step. ``finetune_kept`` is False if
+    fine-tuning was undone.
     """
 
     size: Size
@@ -81,51 +72,52 @@ class StepRecord:
 
     @property
     def removed_flops(self) -> float:
-        """The share of the original's FLOPs that is removed."""
+        """The removed share of the original's FLOPs."""
         return 1 - self.size.flops / self.original.flops
 
     def value(self, split: str, measure: str, stage: str = STAGES[-1]) -> float:
-        """The value of a measure."""
-        found = (m for m in self.measured[stage] if (m.split, m.measure) == (split, measure))
-        return next(found).value
+        """Return the value of a measure."""
+        values = {(m.split, m.measure): m.value for m in self.measured[stage]}
+        return values[split, measure]
 
     def row(self) -> dict[str, float]:
-        """The record as a row of the table of steps; what does not apply is left out."""
+        """Return the record as a row of the table of steps."""
         return {column.name: column.value for column in self.columns()}
 
     def columns(self) -> Iterator[Column]:
-        """The record column by column."""
-        for name, value in self.size._asdict().items():
-            yield Column(name, value)
-        for name, value in self.size._asdict().items():
-            share = 1 - value / getattr(self.original, name)
-            yield Column(f"removed_{name}", share, "removed")
+        """Yield the columns that apply."""
+        yield from map(Column, Size._fields, self.size)
+        for name, value, whole in zip(Size._fields, self.size, self.original, strict=True):
+            yield Column(f"removed_{name}", 1 - value / whole, "removed")
         yield from self.measurements()
-        for name, value in (asdict(self.scoring) if self.scoring else {}).items():
+        costs = asdict(self.scoring) if self.scoring else {}
+        optional = {f"scoring_{name}": value for name, value in costs.items()}
+        for name in ("recalibrate_seconds", "finetune_seconds", "finetune_kept"):
+            optional[name] = getattr(self, name)
+        for name, value in optional.items():
             if value is not None:
-                yield Column(f"scoring_{name}", value, "seconds" if name == "seconds" else "cost")
-        for name in ("recalibrate_seconds", "finetune_seconds"):
-            if (value := getattr(self, name)) is not None:
-                yield Column(name, value, "seconds")
-        if self.finetune_kept is not None:
-            yield Column("finetune_kept", float(self.finetune_kept))
+                number = float(value) if isinstance(value, bool) else value
+                yield Column(name, number, "seconds" if name.endswith("seconds") else "cost")
         yield Column("latency_ms", self.latency_ms)
         yield Column("time", self.time, "")
         for layer, width in self.widths.items():
             yield Column(f"width/{layer}", width, "width")
 
     def measurements(self) -> Iterator[Column]:
-        """Of the columns those that were measured on the splits."""
+        """Yield the columns that were measured on the splits."""
         for stage in STAGES:
-            for each in self.measured.get(stage, ()):
-                yield Column(f"{each.split}_{each.measure}_{stage}", each.value, each.chart)
+            for m in self.measured.get(stage, ()):
+                yield Column(f"{m.split}_{m.measure}_{stage}", m.value, m.chart)
 
 
-def from_json(about: Mapping[str, Any]) -> StepRecord:
-    """A record out of what JSON makes of its ``asdict``."""
-    measured = {
-        stage: [Measurement(**each) for each in found] for stage, found in about["measured"].items()
+def from_json(content: Mapping[str, Any]) -> StepRecord:
+    """Return the record whose ``asdict`` was written as JSON."""
+    fields = dict(content)
+    fields["measured"] = {
+        stage: [Measurement(**m) for m in items] for stage, items in content["measured"].items()
     }
-    scoring = None if about["scoring"] is None else ScoringCost(**about["scoring"])
-    sizes = {name: Size(*about[name]) for name in ("size", "original")}
-    return StepRecord(**{**about, **sizes, "measured": measured, "scoring": scoring})
+    for name in ("size", "original"):
+        fields[name] = Size(*content[name])
+    if content["scoring"] is not None:
+        fields["scoring"] = ScoringCost(**content["scoring"])
+    return StepRecord(**fields)

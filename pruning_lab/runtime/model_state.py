@@ -4,7 +4,6 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -49,15 +48,11 @@ def state_kept(model: nn.Module) -> Iterator[None]:
             vars(module).clear()
             vars(module).update(saved)
         for container, content in containers.values():
-            _refill(container, content)
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(content)
         for tensor, content in before:
             if not tensor.is_meta and not torch.equal(tensor, content):
                 tensor.data.copy_(content)
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    (container.extend if isinstance(container, list) else container.update)(content)
 
 
 @torch.no_grad()

@@ -39,23 +39,17 @@ def states(device: torch.device) -> States:
     return saved
 
 
-def set_states(found: States, device: torch.device) -> None:
-    """Set every stream to ``found``, the states that ``states`` returned."""
-    torch.set_rng_state(found["torch"])
-    *keys, position, has_gauss = found["numpy"].tolist()
-    legacy = (
-        "MT19937",
-        np.array(keys, np.uint32),
-        position,
-        has_gauss,
-        found["numpy_gauss"].item(),
-    )
-    np.random.set_state(legacy)  # noqa: NPY002
-    version, *numbers = found["python"].tolist()
-    gauss = found["python_gauss"].item()
+def set_states(saved: States, device: torch.device) -> None:
+    """Set every stream to ``saved``, the states that ``states`` returned."""
+    torch.set_rng_state(saved["torch"])
+    *keys, position, has_gauss = saved["numpy"].tolist()
+    words, cached = np.array(keys, np.uint32), saved["numpy_gauss"].item()
+    np.random.set_state(("MT19937", words, position, has_gauss, cached))  # noqa: NPY002
+    version, *numbers = saved["python"].tolist()
+    gauss = saved["python_gauss"].item()
     random.setstate((version, tuple(numbers), None if gauss != gauss else gauss))
     if device.type == "cuda":
-        torch.cuda.set_rng_state(found["cuda"], device)
+        torch.cuda.set_rng_state(saved["cuda"], device)
 
 
 @contextmanager

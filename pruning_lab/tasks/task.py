@@ -2,16 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
 
 from pruning_lab.datasets import Splits
+from pruning_lab.runtime.inputs import Inputs, call, inputs_and_target
 
 Samples = Mapping[str, np.ndarray]
 """Results by sample, (N, ...) each: ``losses`` (N,) and what ``Task.observe`` gives."""
@@ -103,8 +104,8 @@ LOSS = Measure("loss", higher_is_better=False)
 class Task(ABC):
     """The loss of a batch, the measures, and how a batch is passed to a model.
 
-    A batch is what the data loader gives: by default a pair (input, target), or a dictionary whose
-    entry ``target_key`` is the target and whose other entries are the model's named arguments.
+    A batch is what the data loader gives: (input, target), several inputs with the target last, or
+    a dictionary of the model's named arguments with the target as ``target_key``.
     Subclass it, and name your class as ``task._target_``, for a task of your own.
     """
 
@@ -151,36 +152,41 @@ class Task(ABC):
 
     # -- batches ------------------------------------------------------------------------------
 
-    def inputs(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional and the named arguments of the model."""
-        if isinstance(batch, Mapping):
-            return (), {key: value for key, value in batch.items() if key != self.target_key}
-        *given, _ = batch
-        return tuple(given), {}
+    def inputs(self, batch: Any) -> Inputs:
+        """Return the model's arguments: a tensor, a tuple of several, or a dictionary of names."""
+        return inputs_and_target(batch, self.target_key)[0]
 
     def target(self, batch: Any) -> Any:
         """Return what the model should give."""
-        return batch[self.target_key] if isinstance(batch, Mapping) else batch[-1]
+        return inputs_and_target(batch, self.target_key)[1]
 
-    def output(self, found: Any) -> Any:
-        """Return what the loss takes of what a model gives; all of it by default."""
-        return found
+    def output(self, given: Any) -> Any:
+        """Return what the loss reads of what a model gives; all of it by default."""
+        return given
 
     def run(self, model: nn.Module, batch: Any) -> Any:
         """Return the model's output for a batch."""
-        args, kwargs = self.inputs(batch)
-        return self.output(model(*args, **kwargs))
+        return self.output(call(model, self.inputs(batch)))
 
-    def length(self, batch: Any) -> int:
-        """Return the number of samples of a batch."""
-        return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)))
+    # -- for the criteria ---------------------------------------------------------------------
 
-    def select(self, batch: Any, rows: slice | torch.Tensor) -> Any:
-        """Return some samples of a batch, as a batch."""
-        return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, torch.Tensor) else leaf, batch)
+    def criterion(self, given: Any, target: Any, reduction: str = "mean") -> torch.Tensor:
+        """Return the loss of what a model gives: the loss function that the criteria take."""
+        return self.loss(self.output(given), target, reduction)
 
-    def to(self, batch: Any, device: torch.device) -> Any:
-        """Return a batch on a device."""
-        return tree_map(
-            lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, batch
-        )
+    def pairs(self, batches: DataLoader) -> "Pairs":
+        """Return the batches of a loader as the pairs (inputs, target) that the criteria take."""
+        return Pairs(self, batches)
+
+
+class Pairs:
+    """The batches of a loader, split by a task; samplers and generator are the loader's."""
+
+    def __init__(self, task: Task, batches: DataLoader) -> None:
+        self._task, self._batches = task, batches
+        self.batch_sampler, self.sampler = batches.batch_sampler, batches.sampler
+        self.generator = batches.generator
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Any]]:
+        for batch in self._batches:
+            yield self._task.inputs(batch), self._task.target(batch)

@@ -6,8 +6,6 @@ import re
 from pruning_lab.records.step import MAIN
 
 STEPS = "steps.csv"
-BASELINE_SCORES = "scores/baseline.npz"
-
 GROUPS = ("metric", "model", "dataset", "schedule", "finetune", "baseline", "setting",
           "metric_settings")  # fmt: skip
 """Tags by which runs are grouped."""
@@ -36,21 +34,22 @@ CHECKPOINT = "checkpoint"
 
 def scores_file(step: int | None, track: str = MAIN) -> str:
     """Return the path of the scores that led to a step; without ``step``, of the baseline's."""
-    return BASELINE_SCORES if step is None else f"scores/{prefix_of(track)}step_{step:03d}.npz"
+    if step is None:
+        return "scores/baseline.npz"
+    return f"scores/{_prefix(track)}step_{step:03d}.npz"
 
 
-def prefix_of(track: str) -> str:
-    """Return the prefix of a track's metrics and files; empty for the main track."""
+def _prefix(track: str) -> str:
     return "" if track == MAIN else f"{track}_"
 
 
 def chart_key(chart: str, name: str, track: str = MAIN) -> str:
     """Return the key of a metric: its chart's section, a slash, and its name with the track.
 
-    ``test_accuracy_after`` becomes ``accuracy/test_accuracy_after``. A name that already has a
+    ``test_rmse_after`` becomes ``rmse/test_rmse_after``. A name that already has a
     section (``width/conv1``) is kept.
     """
-    return permitted(name if "/" in name else f"{chart}/{prefix_of(track)}{name}")
+    return permitted(name if "/" in name else f"{chart}/{_prefix(track)}{name}")
 
 
 def permitted(key: str) -> str:

@@ -31,15 +31,6 @@ def local_path(address: str) -> Path | None:
     return Path(url2pathname(parsed.path))
 
 
-def place_default(database: Path) -> None:
-    """Place the files of MLflow's own experiment, Default, beside ``database`` like all others."""
-    with closing(sqlite3.connect(database, timeout=60)) as store, store:
-        store.execute(
-            "update experiments set artifact_location = ? where experiment_id = 0",
-            (files_beside(database, "0"),),
-        )
-
-
 def follow_move(database: Path) -> None:
     """Correct the addresses of files that lie beside ``database`` but are recorded elsewhere.
 

@@ -2,15 +2,16 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from functools import lru_cache, partial
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -59,11 +60,12 @@ class Finished:
 
 
 def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
-    """Return all finished runs of experiments as a tidy frame, one row per run, track and step.
+    """Return all finished runs of ``experiments`` in the store ``uri`` as a tidy frame.
 
-    Columns: ``run_id metric model dataset schedule finetune baseline setting metric_settings block
-    measure measure_label measure_unit measure_better seed track`` and those of the run's step
-    table. Raises UserError for an experiment that does not exist.
+    It has one row per run, track and step. Columns: ``run_id metric model dataset schedule
+    finetune baseline setting metric_settings block measure measure_label measure_unit
+    measure_better seed track`` and those of the run's step table. Raises UserError for an
+    experiment that does not exist.
     """
     return find_runs(uri, experiments).frame
 
@@ -75,21 +77,19 @@ def find_runs(
     since: date | None = None,
     until: date | None = None,
 ) -> Runs:
-    """Return the runs of experiments that have these tags and began in these days.
+    """Return the runs of ``experiments`` in the store ``uri`` that have all ``tags``.
 
-    ``since`` and ``until`` are days in UTC, both included. Of runs that repeat each other only the
-    newest is read. ``left_out`` gives a reason for all runs that pass the filters but are not in
-    the frame. Raises UserError for an experiment or a tag that does not exist.
+    ``since`` and ``until`` are the first and last day (UTC) on which they may have begun. Of runs
+    that repeat each other only the newest is read. ``left_out`` gives a reason for all runs that
+    pass the filters but are not in the frame. Raises UserError for an experiment or a tag that
+    does not exist.
     """
     client = connect_to_read(uri)
-    recorded = _recorded(client, experiments)
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[tuple[str, Hashable]] = set()
     tables, usable, left_out = {}, [], []
-    for run in _filtered(recorded, tags or {}, since, until):
-        settings = (
-            [run.data.tags[IDENTITY]] if IDENTITY in run.data.tags else run.data.params.items()
-        )
-        identity = (run.info.experiment_id, *sorted(settings))
+    for run in _filtered(_recorded(client, experiments), tags or {}, since, until):
+        settings = run.data.tags.get(IDENTITY) or tuple(sorted(run.data.params.items()))
+        identity = (run.info.experiment_id, settings)
         reason = _unusable(run) or ("a newer run repeats it" if identity in seen else None)
         if reason is None:
             try:
@@ -118,20 +118,19 @@ def find_finished(uri: str, experiment: str, identity: str, measure: Measure) ->
     with reaching(uri):
         entry = client.get_experiment_by_name(experiment) if experiment else None
         runs = client.search_runs([entry.experiment_id], query) if entry else []
+    val, test = (
+        chart_key(measure.chart, f"{name}_{measure.name}_after") for name in ("val", "test")
+    )
     usable = []
     for run in runs:
-        key = partial(chart_key, measure.chart)
+        info, metrics = run.info, run.data.metrics
         with suppress(UserError, OSError, KeyError), _file(client, run, STEPS):
-            last = {k: run.data.metrics[key(f"{k}_{measure.name}_after")] for k in ("val", "test")}
-            finished = Finished(
-                run.info.run_id, run.info.run_name, last["val"], last["test"],
-                run.info.experiment_id, _seen(client, run),
-            )  # fmt: skip
-            usable.append(finished)
+            last = (metrics[val], metrics[test], info.experiment_id, _seen(client, run))
+            usable.append(Finished(info.run_id, info.run_name, *last))
     return usable
 
 
-def _seen(client: MlflowClient, run: Any) -> dict[str, Any] | None:
+def _seen(client: MlflowClient, run: Run) -> dict[str, Any] | None:
     """Return the inputs that a run was observed to read; None if it did not record them."""
     with suppress(UserError, ValueError, OSError), _file(client, run, SEEN) as path:
         return dict(json.loads(path.read_text()))
@@ -139,28 +138,35 @@ def _seen(client: MlflowClient, run: Any) -> dict[str, Any] | None:
 
 
 def read_scores(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Scores:
-    """Return the scores of a run: all criteria on the baseline, or those that led to ``step``."""
+    """Return scores of the run ``run_id`` in the store ``uri``, by criterion and layer.
+
+    Without ``step`` those of all criteria on the baseline; otherwise those that led to this step
+    of ``track``. Raises UserError if the run has none.
+    """
     return scores_of(read_estimates(uri, run_id, step, track))
 
 
 def read_estimates(uri: str, run_id: str, step: int | None = None, track: str = MAIN) -> Estimates:
-    """Return the scores as ``read_scores`` does, with their errors where those are known."""
+    """Return the scores as ``read_scores`` does, with their errors where those are known.
+
+    Raises UserError if the run ``run_id`` in the store ``uri`` has none for ``step`` and ``track``.
+    """
     with _file(*_opened(uri, run_id), scores_file(step, track)) as path:
         return load_estimates(path)
 
 
 @lru_cache(maxsize=1)  # several files of a run are read one after the other
-def _opened(uri: str, run_id: str) -> tuple[MlflowClient, Any]:
+def _opened(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
     client = connect_to_read(uri)
     return client, client.get_run(run_id)
 
 
 def read_params(uri: str, run_id: str) -> dict[str, str]:
-    """Return the configuration of a run as dotted keys."""
+    """Return the configuration of the run ``run_id`` in the store ``uri`` as dotted keys."""
     return dict(connect_to_read(uri).get_run(run_id).data.params)
 
 
-def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Any]:
+def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Run]:
     """Return all runs of experiments, newest first."""
     ids = []
     for name in experiments:
@@ -169,40 +175,33 @@ def _recorded(client: MlflowClient, experiments: Sequence[str]) -> list[Any]:
             names = ", ".join(e.name for e in client.search_experiments()) or "none"
             raise UserError(f"There is no experiment '{name}' in this store; there are: {names}.")
         ids.append(entry.experiment_id)
-    runs: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs(ids, page_token=token)
+    page = client.search_runs(ids)
+    runs = list(page)
+    while page.token:
+        page = client.search_runs(ids, page_token=page.token)
         runs += page
-        token = page.token
-        if not token:
-            return runs
+    return runs
 
 
 def _filtered(
-    runs: Sequence[Any], tags: Mapping[str, str], since: date | None, until: date | None
-) -> list[Any]:
+    runs: Sequence[Run], tags: Mapping[str, str], since: date | None, until: date | None
+) -> list[Run]:
     for key, value in tags.items():
         values = sorted({run.data.tags[key] for run in runs if key in run.data.tags})
         if value not in values:
             known = ", ".join(values) or "no run has such a tag"
             raise UserError(f"No run has the tag {key}={value}; there are: {known}.")
-    first = _milliseconds(since) if since else float("-inf")
-    last = _milliseconds(until) + 86_400_000 if until else float("inf")
+    first, last = since or date.min, until or date.max
     return [
         run
         for run in runs
         if COMPARISON not in run.data.tags
-        and first <= run.info.start_time < last
-        and all(run.data.tags.get(key) == value for key, value in tags.items())
+        and first <= datetime.fromtimestamp(run.info.start_time / 1000, UTC).date() <= last
+        and tags.items() <= run.data.tags.items()
     ]
 
 
-def _milliseconds(day: date) -> float:
-    return 1000 * datetime.combine(day, time(), UTC).timestamp()
-
-
-def _unusable(run: Any) -> str | None:
+def _unusable(run: Run) -> str | None:
     """Return the reason why a run cannot be used; None if it can."""
     if run.info.status == "FAILED":
         return f"failed: {run.data.tags.get(ERROR, 'for a reason that was not recorded')}"
@@ -212,7 +211,7 @@ def _unusable(run: Any) -> str | None:
     return f"is no experiment of pruning_lab: it has no tag '{missing[0]}'" if missing else None
 
 
-def _frame(runs: Sequence[Any], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def _frame(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Concatenate the runs' step tables, with the columns to group by in front."""
     if not runs:
         return pd.DataFrame()
@@ -230,7 +229,7 @@ def _frame(runs: Sequence[Any], tables: Mapping[str, pd.DataFrame]) -> pd.DataFr
 
 
 @contextmanager
-def _file(client: MlflowClient, run: Any, name: str) -> Iterator[Path]:
+def _file(client: MlflowClient, run: Run, name: str) -> Iterator[Path]:
     """Yield the path of a run's file; a downloaded copy is removed afterwards."""
     place = local_path(run.info.artifact_uri)
     if place is not None:

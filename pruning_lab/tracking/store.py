@@ -6,7 +6,7 @@ import re
 import shlex
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from pruning_lab.config.shown import without_password
+from pruning_lab.config.sections import without_password
 from pruning_lab.errors import UserError
 from pruning_lab.runtime.files import replacing
-from pruning_lab.tracking.moved import follow_move, place_default
+from pruning_lab.tracking.moved import files_beside, follow_move
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing mlflow changes it
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SQLITE = "sqlite:///"
+
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's settings while connecting: a server that does not answer is reported soon."""
 
 LOCAL_SERVER = "http://127.0.0.1:5000"
 """Address of ``mlflow ui``."""
@@ -32,19 +35,16 @@ CHARTS = "runs?compareRunsMode=CHART&workflowType=machine_learning"
 """Suffix of an experiment's address that opens the charts of its runs."""
 
 
-def connect(uri: str) -> MlflowClient:
-    """Return a client of the tracking store at ``uri``; UserError if it cannot be reached.
+def connect(uri: str, to_write: bool = True) -> MlflowClient:
+    """Return a client of the tracking store at ``uri``.
 
     A database that does not exist is created under a lock, completely or not at all: several
     processes at once would break its migration, and so would one that is killed meanwhile.
+    Raises UserError if the store cannot be reached, or with ``to_write`` if its database is
+    read-only.
     """
-    return _connected(uri, to_write=True)
-
-
-def _connected(uri: str, to_write: bool) -> MlflowClient:
     uri = address(uri)
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    with reaching(uri), _database_lock(uri, to_write), _environment(patience):
+    with reaching(uri), _database_lock(uri, to_write), _little_patience():
         client = MlflowClient(tracking_uri=address(uri, Path.cwd()))  # MLflow caches by address
         client.search_experiments(max_results=1)
     return client
@@ -76,7 +76,7 @@ def connect_to_read(uri: str) -> MlflowClient:
     file = sqlite_file(uri)
     if file is not None and not file.is_file():
         raise UserError(f"{file} is not there: no runs were recorded, or in another place.")
-    return _connected(uri, to_write=False)
+    return connect(uri, to_write=False)
 
 
 def number_of(uri: str, experiment: str) -> str:
@@ -170,20 +170,20 @@ def _make_database(file: Path) -> None:
         temporary.unlink(missing_ok=True)
         store = MlflowClient(tracking_uri=f"{SQLITE}{temporary.absolute()}")
         store.search_experiments(max_results=1)
-        with closing(sqlite3.connect(temporary, timeout=60)) as database:
+        with closing(sqlite3.connect(temporary, timeout=60)) as database, database:
             database.execute("pragma journal_mode = wal")
-        place_default(temporary)
+            database.execute(  # the files of MLflow's own experiment, Default: like all others
+                "update experiments set artifact_location = ? where experiment_id = 0",
+                (files_beside(file, "0"),),
+            )
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
+def _little_patience() -> Iterator[None]:
+    """Let requests to a server fail soon inside the block."""
+    before = {key: os.environ[key] for key in IMPATIENT}  # environment.py has set them
+    os.environ.update(IMPATIENT)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        os.environ.update(before)

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pruning_lab.attributions.estimation.scores import Estimates, save_estimates
-from pruning_lab.config.shown import without_password
+from pruning_lab.config.sections import without_password
 from pruning_lab.errors import UserError, printable
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.files import to_disk
@@ -46,7 +46,7 @@ PAUSE = 60.0
 """Seconds before a store that did not answer is tried again."""
 
 REFUSALS = (400, 413, 422)
-"""HTTP status codes of requests that a server will never accept."""
+"""HTTP status codes of requests that are at fault: the server would refuse them again."""
 
 PATIENCE = (0, 1, 5, 15)
 """Seconds to wait before each of the last attempts, at the end of a run."""
@@ -64,26 +64,21 @@ class Run:
         self.client = client
         self.run_id = run_id
         self.experiment_id = experiment_id
-        self._waiting: list[Callable[[], Any]] = []
+        self._waiting: list[Callable[[], object]] = []
         self._failed = float("-inf")
 
-    def metrics(
-        self,
-        permille: int,
-        values: Mapping[str, float],
-        at: float | None = None,
-    ) -> None:
+    def metrics(self, permille: int, values: Mapping[str, float], at: float | None = None) -> None:
         """Log the numbers of one step, by their keys (``chart_key``).
 
         MLflow's step is the permille of FLOPs removed, so that the default charts are curves of
-        accuracy over FLOPs. ``at`` is the time of the measurement (seconds since 1970); a point
+        measures over FLOPs. ``at`` is the time of the measurement (seconds since 1970); a point
         logged twice with the same time is one point.
         """
         when = int(1000 * (time.time() if at is None else at))
         metrics = [
             Metric(permitted(key), float(value), when, permille) for key, value in values.items()
         ]
-        self._send(lambda: self._log(metrics=metrics))
+        self._send(lambda: self._log(metrics))
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log the configuration; a continued run keeps the values that it began with."""
@@ -91,7 +86,7 @@ class Run:
         def send() -> None:
             known = self.client.get_run(self.run_id).data.params
             named = {permitted(key): printable(str(value)) for key, value in params.items()}
-            self._log(params=[Param(k, value) for k, value in named.items() if k not in known])
+            self._log([Param(key, value) for key, value in named.items() if key not in known])
 
         self._send(send)
 
@@ -129,26 +124,25 @@ class Run:
             try:
                 self._waiting[0]()
             except MlflowException as error:
-                if not _refused_for_good(error):
+                if error.get_http_status_code() not in REFUSALS:
                     raise
                 self._leave_out("a file", error)
             del self._waiting[0]
 
-    def _log(self, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
-        """Log metrics or parameters; if some are refused for good, log them one by one."""
+    def _log(self, entries: Sequence[Metric | Param]) -> None:
+        """Log metrics and parameters; if some are refused for good, log them one by one."""
+        metrics = [entry for entry in entries if isinstance(entry, Metric)]
+        params = [entry for entry in entries if isinstance(entry, Param)]
         try:
-            self.client.log_batch(self.run_id, metrics=metrics, params=params)
+            self.client.log_batch(self.run_id, metrics, params)
         except MlflowException as error:
-            if not _refused_for_good(error):
+            if error.get_http_status_code() not in REFUSALS:
                 raise
-            if len(metrics) + len(params) == 1:
-                (key,) = [metric.key for metric in metrics] + [param.key for param in params]
-                self._leave_out(repr(key), error)
-                return
-            for metric in metrics:
-                self._log(metrics=[metric])
-            for param in params:
-                self._log(params=[param])
+            if len(entries) == 1:
+                self._leave_out(repr(entries[0].key), error)
+            else:
+                for entry in entries:
+                    self._log([entry])
 
     def _leave_out(self, what: str, error: Exception) -> None:
         log.warning(
@@ -168,7 +162,7 @@ class Run:
 
         self._send(send)
 
-    def _send(self, send: Callable[[], Any]) -> None:
+    def _send(self, send: Callable[[], object]) -> None:
         self._waiting.append(send)
         if time.monotonic() - self._failed < PAUSE:
             return
@@ -199,35 +193,23 @@ def run(
     text |= {COLOR: color} if color else {}
     with reaching(client.tracking_uri):
         number = _experiment(client, experiment)
-        run_id = _begun(client, number, tags) or _new(client, number, printable(name), text)
+        run_id = _begun(client, number, tags)
+        if run_id is None:
+            created = client.create_run(number, run_name=printable(name), tags=text)
+            run_id = created.info.run_id
         run = Run(client, run_id, number)
-    status, reason = "FAILED", ""
     try:
         run.params(params)
         yield run
         _finish(run)
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):  # by the user or a scheduler
-        status = "KILLED"
+    except BaseException as error:
+        killed = isinstance(error, KeyboardInterrupt | SystemExit)  # by the user or a scheduler
+        reason = f"{type(error).__name__}: {error}"[:5000] if isinstance(error, Exception) else ""
+        with suppress(Exception):  # the error being raised matters more
+            client.set_tag(run.run_id, ERROR, reason)
+        with suppress(Exception):
+            client.set_terminated(run.run_id, "KILLED" if killed else "FAILED")
         raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:5000]
-        raise
-    finally:
-        if status != "FINISHED":
-            with suppress(Exception):  # the error being raised matters more
-                client.set_tag(run.run_id, ERROR, reason)
-            with suppress(Exception):
-                client.set_terminated(run.run_id, status)
-
-
-def _refused_for_good(error: MlflowException) -> bool:
-    """Return True if the store would refuse the same request again: the request is at fault."""
-    return error.get_http_status_code() in REFUSALS
-
-
-def _new(client: MlflowClient, experiment: str, name: str, tags: dict[str, str]) -> str:
-    return str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
 
 def _begun(client: MlflowClient, experiment: str, tags: Mapping[str, Any]) -> str | None:
@@ -250,10 +232,9 @@ def _finish(run: Run) -> None:
             run.deliver()
             _files_to_disk(run)
             run.client.set_terminated(run.run_id, "FINISHED")
+            return
         except Exception as error:  # whatever the store's driver raises
             reason = first_line(error)
-            continue
-        return
     uri = without_password(run.client.tracking_uri)
     raise UserError(
         f"tracking.uri={uri} does not take what was measured: {reason}. Nothing is lost: run the "

@@ -9,17 +9,18 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.inputs import length, move, select
 from pruning_lab.tasks.task import Task
 
 
 def loss_share(model: nn.Module, batch: Any, task: Task) -> torch.Tensor:
     """Return this rank's share of the mean loss of a batch; the ranks' shares add up to it."""
-    samples, device = task.length(batch), next(model.parameters()).device
-    share = task.to(task.select(batch, distributed.share(samples)), device)
-    ranks, length = distributed.count(), task.length(share)
+    samples, device = length(batch), next(model.parameters()).device
+    share = move(select(batch, distributed.share(samples)), device)
+    ranks = distributed.count()
     if ranks == 1:
         return task.loss(task.run(model, share), task.target(share))
-    if length == samples:  # fewer samples than ranks: every rank has all of them
+    if length(share) == samples:  # fewer samples than ranks: every rank has all of them
         return task.loss(task.run(model, share), task.target(share)) / ranks
     with WholeBatchNorm():
         return task.loss(task.run(model, share), task.target(share), reduction="sum") / samples

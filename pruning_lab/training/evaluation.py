@@ -7,11 +7,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from pruning_lab.datasets import loader
+from pruning_lab.runtime.inputs import in_float32, move
 from pruning_lab.runtime.model_state import evaluating
 from pruning_lab.tasks.task import Samples, Task
-
-HALF = (torch.float16, torch.bfloat16)
-"""Outputs of these types are converted to float32 before anything is computed from them."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,8 @@ def evaluate(model: nn.Module, dataset: Dataset, task: Task, batch_size: int = 2
     results: list[dict[str, torch.Tensor]] = []
     with evaluating(model):
         for batch in loader(dataset, batch_size):
-            batch = task.to(batch, device)
-            output, target = task.run(model, batch), task.target(batch)
-            if isinstance(output, torch.Tensor) and output.dtype in HALF:
-                output = output.float()
+            batch = move(batch, device)
+            output, target = in_float32(task.run(model, batch)), task.target(batch)
             losses = task.loss(output, target, reduction="none")
             losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
             results.append({"losses": losses, **task.observe(output, target)})

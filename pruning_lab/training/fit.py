@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.inputs import length
 from pruning_lab.runtime.model_state import all_tensors, set_tensors
 from pruning_lab.tasks.task import Task
 from pruning_lab.training.data_parallel import add_up_gradients, loss_share
@@ -83,7 +84,7 @@ def fit(
             for batch in batches:
                 if step == steps:
                     break
-                if task.length(batch) == 1:
+                if length(batch) == 1:
                     continue
                 step += 1
                 bar.update()

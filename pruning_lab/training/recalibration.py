@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Subset
 
 from pruning_lab.datasets import loader
 from pruning_lab.graph.kinds import BatchNorm
+from pruning_lab.runtime.inputs import move
 from pruning_lab.tasks.task import Task
 
 
@@ -48,7 +49,7 @@ def recalibrate(
             norm.train()
         for indices in batches:
             batch = next(iter(loader(Subset(dataset, indices.tolist()), len(indices))))
-            task.run(model, task.to(batch, device))
+            task.run(model, move(batch, device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

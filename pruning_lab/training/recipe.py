@@ -14,10 +14,18 @@ LR_SCHEDULES = ("constant", "cosine", "one_cycle")
 class Training:
     """Settings of stochastic gradient descent on the task's loss function.
 
-    Give either ``epochs``, passes over the training data, or ``steps``, batches; 0 means no
-    training. ``share`` is the share of the training data that is used (the low-data regime). With
-    ``lr_schedule="cosine"`` the learning rate falls from ``lr`` to 0; with ``"one_cycle"`` it
-    rises from lr / 25 to ``lr`` in the first 30 % of the steps and then falls to 0.
+    Args:
+        epochs: passes over the training data; 0: no training. Give either this or ``steps``.
+        steps: number of batches instead.
+        lr: learning rate, above 0; the highest one with a schedule.
+        momentum: of v <- momentum v + gradient; from 0 to below 1. ``nesterov``: Nesterov's form.
+        weight_decay: times the weights, added to the gradient.
+        batch_size: samples in each step, 2 or more.
+        lr_schedule: ``"constant"``; ``"cosine"``: from ``lr`` to 0; ``"one_cycle"``: from lr / 25
+            to ``lr`` in the first 30 % of the steps, then to 0.
+        share: of the training data that is used (the low-data regime), above 0 and at most 1.
+
+    Raises UserError for any other value.
     """
 
     epochs: int | None = None

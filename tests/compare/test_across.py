@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from pruning_lab.compare.across import across
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pages import readable
+from pruning_lab.compare.report import across
 from pruning_lab.tasks import Classification
 from tests.compare.test_report import runs
 

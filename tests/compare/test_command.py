@@ -13,7 +13,7 @@ from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.compare import __main__ as command
 from pruning_lab.compare import recorded
 from pruning_lab.errors import UserError
-from pruning_lab.tracking import read
+from pruning_lab.tracking import keys, read, write
 from tests.compare.test_across import several
 from tests.compare.test_report import runs
 
@@ -43,7 +43,7 @@ def record(uri, frame, experiment="mine", fails=False, **params):
         scores = {each: {"fc": Estimate(rng.random(9))} for each in ("random", "taylor")}
         client = tracking.connect(uri)
         try:
-            with tracking.run(client, experiment, name, tags, {"name": name} | params) as run:
+            with write.run(client, experiment, name, tags, {"name": name} | params) as run:
                 ids[name] = run.run_id
                 run.table(rows.drop(columns=["run_id", *ABOUT]))
                 run.scores(scores)
@@ -109,7 +109,7 @@ def test_a_run_whose_steps_are_gone_is_left_out(uri):
     client = tracking.connect(uri)
     folder = client.get_run(ids["taylor-0"]).info.artifact_uri.removeprefix("file://")
     for damage in (lambda path: path.write_text(""), Path.unlink):
-        damage(Path(folder) / tracking.STEPS)
+        damage(Path(folder) / keys.STEPS)
         found = tracking.find_runs(uri, ["mine"])
         assert set(found.frame["metric"]) == {"random"}
         assert "its steps cannot be read: " in found.left_out["reason"].iloc[0]
@@ -246,7 +246,7 @@ def test_scores_before_and_after_fine_tuning_are_those_of_the_second_step(
     swapped = ramp.copy()
     swapped[:2] = 1, 0  # squared differences of ranks: 1 + 1
     for name in ("taylor-0", "taylor-1"):
-        run = tracking.Run(client, ids[name])
+        run = write.Run(client, ids[name])
         run.scores({"taylor": {"fc": Estimate(ramp)}}, 2, "untuned")
         run.scores({"taylor": {"fc": Estimate(swapped)}}, 2)
     compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))
@@ -257,7 +257,7 @@ def test_scores_before_and_after_fine_tuning_are_those_of_the_second_step(
 
 def test_scores_of_other_layers_do_not_cost_the_report(uri, tmp_path, monkeypatch):
     ids = record(uri, runs(["random", "taylor"], seeds=2))
-    run = tracking.Run(tracking.connect(uri), ids["taylor-0"])
+    run = write.Run(tracking.connect(uri), ids["taylor-0"])
     run.scores({"taylor": {"fc": Estimate(np.arange(9.0))}}, 2, "untuned")
     run.scores({"taylor": {"fc": Estimate(np.arange(8.0))}}, 2)
     compare(monkeypatch, uri, "--experiment", "mine", "--output", str(tmp_path / "out"))

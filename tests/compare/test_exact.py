@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning_lab.compare.exact import ENUMERATED, band_factor, equivalence_p, sign_flip_p
+from pruning_lab.compare.exact import ENUMERATED, band_factor, sign_flip_p
 from pruning_lab.errors import UserError
 
 
@@ -24,18 +24,6 @@ def test_sign_flips_are_scipys_permutation_test(n):
     ).pvalue  # fmt: skip
     tolerance = 1e-12 if n <= ENUMERATED else 0.02
     assert sign_flip_p(values) == pytest.approx(expected, abs=tolerance)
-
-
-def test_equivalence_is_two_one_sided_t_tests():
-    values = np.random.default_rng(0).normal(0.2, 1, 12)
-    above = stats.ttest_1samp(values, -0.9, alternative="greater").pvalue
-    below = stats.ttest_1samp(values, 0.9, alternative="less").pvalue
-    assert equivalence_p(values, 0.9) == pytest.approx(max(above, below))
-    assert equivalence_p(-values, 0.9) == pytest.approx(max(above, below))
-    assert equivalence_p([0.1, 0.1], 0.2) == 0
-    assert equivalence_p([0.3, 0.3], 0.2) == 1
-    with pytest.raises(UserError, match="margin=0 must be above 0"):
-        equivalence_p(values, 0)
 
 
 def test_flips_are_exact_up_to_16_pairs_and_ties_count():
@@ -75,7 +63,7 @@ def test_a_band_holds_all_steps_as_often_as_it_says():
     assert alone / 400 < 0.87  # bands for each step alone do not hold for all
 
 
-@pytest.mark.parametrize("test", [sign_flip_p, lambda x: equivalence_p(x, 1), band_factor])
+@pytest.mark.parametrize("test", [sign_flip_p, band_factor])
 def test_one_pair_tells_nothing(test):
     with pytest.raises(UserError, match="at least two are needed"):
         test(np.ones((1, 2)) if test is band_factor else [1.0])

@@ -16,13 +16,12 @@ from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.compare import (
     quality_curves,
     rank_correlation,
-    rank_correlations,
     score_histograms,
     style_of,
     widths,
 )
 from pruning_lab.compare.exact import band_factor
-from pruning_lab.compare.figures import sorted_scores
+from pruning_lab.compare.figures import rank_correlations, sorted_scores
 from pruning_lab.compare.style import NAMES, STYLES, in_order
 from pruning_lab.errors import UserError
 

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pruning_lab.compare.friedman import critical_difference
-from pruning_lab.compare.intervals import difference_intervals
+from pruning_lab.compare.figures import critical_difference, difference_intervals
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pages import readable, write_report
 from pruning_lab.compare.pairs import by_block, differences

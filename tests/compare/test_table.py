@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from pruning_lab.compare import comparable, markdown, quality_table, told_apart
+from pruning_lab.compare import comparable, markdown, quality_table
+from pruning_lab.compare.runs import told_apart
 from pruning_lab.errors import UserError
 
 ABOUT = {"model": "mlp", "dataset": "digits", "schedule": "linear", "finetune": "sgd",

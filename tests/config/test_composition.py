@@ -42,7 +42,8 @@ def names(*overrides, config="config"):
         hydra = found.hydra
         with flag_override(found, ["readonly", "struct"], False):
             del found["hydra"]
-        return check_composed(found, hydra, ("model", "metric"))
+        chosen = check_composed(found, hydra)
+        return [chosen.model, chosen.metric]
 
 
 @pytest.mark.parametrize("config", ["config", "truth"])

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning_lab.coupling.sizes import SIZES
 from pruning_lab.coupling.structure import find_structure
+from pruning_lab.coupling.widths import SIZES
 from pruning_lab.pruner import Pruner
 from tests.coupling.checks import prune_and_compare
 from tests.oracles.twin import randomise_all

@@ -30,7 +30,7 @@ def test_a_dry_run_tells_layers_criteria_steps_and_all(tmp_path):
     layers = rows_of(text, "MLP on ")
     assert list(layers) == ["layer", *made.network.layers]
     for name, layer in made.network.layers.items():
-        share = 100 * flops[name] / made.network.original["flops"]
+        share = 100 * flops[name] / made.network.original.flops
         assert layers[name] == ["Linear", str(len(layer.weight)), f"{share:.1f} %"]
     criteria, samples = rows_of(text, "Criteria on the baseline"), len(made.splits.score)
     assert set(criteria) == {"criterion", *made.metrics}
@@ -119,11 +119,11 @@ def test_what_scores_below_0_is_not_known_before_so_nothing_is_taken_off(tmp_pat
 def test_a_share_of_each_layer_is_known_before(tmp_path):
     made = experiment(tmp_path, "schedule=layer_by_layer", "schedule.share=0.5", "metric=taylor")
     told = Forecast(made.setup)
-    whole = made.network.original["units"]
+    whole = made.network.original.units
     last, first = (
         len(made.network.groups([name])[name]) // 2 for name in [*made.network.layers][::-1]
     )
-    assert [stage.size["units"] for stage in told.stages] == [whole - last, whole - last - first]
+    assert [stage.size.units for stage in told.stages] == [whole - last, whole - last - first]
     steps = rows_of(
         dry_run(made.setup), "Steps (target: of one layer, the last first; gone: of all units)"
     )

@@ -180,8 +180,8 @@ def test_the_identity_of_a_run_is_a_hash_of_these(monkeypatch):
     "other",
     [
         "baseline.folder=elsewhere", "checkpoints=elsewhere", "keep=all", "force=true", "plan=true",
-        "tracking.uri=sqlite:///other.db", "tracking.experiment=other", "device=cpu", "device=auto",
-        "+dataset.root=there", "+dataset.debian_package=there",
+        "dry_run=true", "tracking.uri=sqlite:///other.db", "tracking.experiment=other",
+        "device=cpu", "device=auto", "+dataset.root=there", "+dataset.debian_package=there",
     ],
 )  # fmt: skip
 def test_what_does_not_determine_the_result_does_not_change_the_identity(other, monkeypatch):

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.attributions.unit_groups import units_of_module
-from pruning_lab.experiment import progress
-from pruning_lab.experiment.progress import ScoringBar
+from pruning_lab.experiment import scoring
+from pruning_lab.experiment.scoring import ScoringBar
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def shown(monkeypatch):
     def visible(**settings):
         return tqdm(**settings | {"disable": False, "file": written, "mininterval": 0})
 
-    monkeypatch.setattr(progress, "tqdm", visible)
+    monkeypatch.setattr(scoring, "tqdm", visible)
     return written
 
 

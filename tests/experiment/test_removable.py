@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lab.coupling.structure import find_structure
-from pruning_lab.experiment.removable import choose_layers
+from pruning_lab.experiment.network import choose_layers
 
 
 class Noisy(nn.Module):

@@ -17,6 +17,7 @@ from pruning_lab.profiling.flops import count_parameters
 from pruning_lab.pruner.saved_model import load_pruned, load_state
 from pruning_lab.records.step import MAIN
 from pruning_lab.tasks import Classification
+from pruning_lab.tracking import read
 from pruning_lab.training.evaluation import evaluate
 from tests.running import TINY, TWO_STEPS, experiment, two_steps
 
@@ -70,7 +71,7 @@ def test_the_result_is_the_last_validation_accuracy_and_can_be_measured_again(fi
         last["test_accuracy_after"]
         == evaluate(done.model, done.splits.test, TASK).values["accuracy"]
     )
-    (found,) = tracking.find_finished(uri, "pruning_lab", done.job.name, TASK.primary)
+    (found,) = read.find_finished(uri, "pruning_lab", done.name, TASK.primary)
     assert found.val == result
     assert found.test == last["test_accuracy_after"]
     assert two_steps(done.output.parent).run() == result  # finished already
@@ -182,7 +183,7 @@ def test_other_criteria_share_the_baseline_and_do_not_compute_it_again(
     assert other.baseline.name == done.baseline.name
     for name in ("fit", "score_network", "score_together"):
         monkeypatch.setattr(stages, name, lambda *_: pytest.fail("it was computed again"))
-    record = RunRecorder(other.task, 2)
+    record = RunRecorder()
     stages.obtain_baseline(other.setup)
     scores, cost = stages.score_baseline(other.setup, record)
     assert scores.keys() == {"1", "3"}
@@ -232,7 +233,7 @@ def test_models_are_kept_as_far_as_is_wanted(keep, tmp_path):
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
-    done = two_steps(tmp_path, "plan=true", "controls.untuned=true")
+    done = two_steps(tmp_path, "dry_run=true", "controls.untuned=true")
     before = {key: value.clone() for key, value in done.model.state_dict().items()}
     assert "MLP on 1 x 8 x 8: 2.53 kFLOPs, 1,296 parameters" in dry_run(done.setup)
     assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db"}  # the tests' own

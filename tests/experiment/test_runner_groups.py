@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruning_lab.errors import UserError
+from pruning_lab.experiment import resume
 from pruning_lab.experiment.scoring import score
 from pruning_lab.graph.kinds import units_of
 from pruning_lab.pruner.saved_model import load_pruned
@@ -193,15 +194,19 @@ class Renamed(nn.Module):
         return self.head(F.relu(named + other).mean((2, 3)))
 
 
+def changing(folder, network, seed):
+    return experiment(
+        folder, f"model._target_={__name__}.{network.__name__}", "metric=random",
+        "schedule.steps=6", "schedule.target=0.7", "schedule.scope=global", "finetune.epochs=0",
+        f"seeds.score={seed}", base=BRANCHES,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("network", "name"), [(Parting, "a"), (Renamed, "l")])
 def test_a_group_that_a_cut_changes_goes_on_being_pruned(network, name, tmp_path):
     changed = []
     for seed in range(3):
-        done = experiment(
-            tmp_path / str(seed), f"model._target_={__name__}.{network.__name__}",
-            "metric=random", "schedule.steps=6", "schedule.target=0.7", "schedule.scope=global",
-            "finetune.epochs=0", f"seeds.score={seed}", base=BRANCHES,
-        )  # fmt: skip
+        done = changing(tmp_path / str(seed), network, seed)
         assert list(done.network.groups()) == [name]
         done.run()
         assert done.record.of(MAIN)[-1]["removed_flops"] >= 0.7
@@ -211,6 +216,28 @@ def test_a_group_that_a_cut_changes_goes_on_being_pruned(network, name, tmp_path
         )
         changed.append(list(done.network.groups()) != [name])
     assert any(changed)
+
+
+@pytest.mark.parametrize("network", [Parting, Renamed])
+def test_a_run_resumes_after_a_cut_that_changed_the_groups(network, tmp_path, monkeypatch):
+    whole = changing(tmp_path / "whole", network, 0)
+    whole.run()
+    counts, write = iter(range(100)), resume._write
+
+    def interrupted(*content):
+        write(*content)
+        if next(counts) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            changing(tmp_path / "again", network, 0).run()
+    again = changing(tmp_path / "again", network, 0)
+    again.run()
+    assert again.network.pruner.kept == whole.network.pruner.kept
+    for row, other in zip(again.record.of(MAIN), whole.record.of(MAIN), strict=True):
+        assert row["test_loss_after"] == other["test_loss_after"]
 
 
 class Nothing(nn.Module):

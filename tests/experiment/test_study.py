@@ -46,7 +46,7 @@ def test_a_baseline_is_measured_once(tmp_path, monkeypatch):
     done, seen, measure = two_steps(tmp_path, "attributions=none"), [], Conditions.measure
 
     def watched(conditions, network):
-        seen.append(network.size()["units"])
+        seen.append(network.size().units)
         return measure(conditions, network)
 
     monkeypatch.setattr(Conditions, "measure", watched)

@@ -1,4 +1,4 @@
-"""experiments/compare_criteria, low_data, README: what they say is what the records say."""
+"""Two pages of experiments, docs/results.md and README say what the records say."""
 
 from pathlib import Path
 
@@ -8,20 +8,22 @@ import pytest
 
 from experiments.compare_criteria import analyse, tables
 from experiments.compare_criteria.records import CUTS, FEW, LAYERWISE, LONG, NONE, STEPWISE, Block
+from experiments.crossed import crossed_mean
 from pruning_lab.compare.agreement import spearman
-from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.compare.report import mean_and_half_width
 from pruning_lab.compare.statistics import half_width
 
 ROOT = Path(__file__).parents[2]
 
 
-def words_of(path):
-    return " ".join((ROOT / path / "README.md").read_text().split())
+def words_of(*paths):
+    return " ".join(" ".join((ROOT / path).read_text().split()) for path in paths)
 
 
-PAGE, LOW_DATA, README = (
-    words_of(path) for path in ("experiments/compare_criteria", "experiments/low_data", "")
+PAGE, LOW_DATA, RESULTS = (
+    words_of("experiments/compare_criteria/README.md"),
+    words_of("experiments/low_data/README.md"),
+    words_of("README.md", "docs/results.md"),
 )
 
 
@@ -67,7 +69,7 @@ def test_the_page_has_the_tables_of_the_results(table):
 
 
 def test_the_other_pages_have_theirs():
-    assert tables.readme() in (ROOT / "README.md").read_text()
+    assert tables.results() in (ROOT / "docs/results.md").read_text()
     page = (ROOT / "experiments/low_data/README.md").read_text()
     assert tables.claim() in page
     assert tables.layerwise("convnet") in page
@@ -104,8 +106,8 @@ def test_what_is_said_of_stale_statistics(contrasts, beyond):
     assert f"and {beyond['taylor', NONE]} where these are made anew: {interval(whole)} less" in PAGE
     assert f"both remove the same units: {interval(first)}. Later" in PAGE
     assert whole["low"] > 0
-    assert f"{lead} then, and {beyond['taylor', NONE]} with new statistics" in README
-    assert f"the two differ by {interval(first)}" in README
+    assert f"{lead} then, and {beyond['taylor', NONE]} with new statistics" in RESULTS
+    assert f"the two differ by {interval(first)}" in RESULTS
     at = summary("criterion == 'random' and removed == 'third cut'").set_index("repair")["accuracy"]
     assert f"({at['stale']:.1f} % after the third cut, where it has {at[NONE]:.1f} %" in PAGE
     means = summary("removed == 'all cuts'").pivot_table("accuracy", "criterion", "repair").dropna()
@@ -116,7 +118,7 @@ def test_what_is_said_of_stale_statistics(contrasts, beyond):
 def test_what_is_said_without_fine_tuning(contrasts, beyond):
     taylor, shapley = contrasts.loc["taylor - random"], contrasts.loc["shapley mean 256 - taylor"]
     taylor = taylor[taylor["repair"] == NONE].iloc[0]
-    for page in (PAGE, README):
+    for page in (PAGE, RESULTS):
         assert f"({interval(taylor)})" in page.partition("Taylor is below random removal")[2][:40]
         assert f"Shapley values are {interval(shapley)} above Taylor" in page
     assert taylor["high"] < 0 < shapley["low"]
@@ -139,7 +141,7 @@ def test_what_is_said_without_fine_tuning(contrasts, beyond):
     rest = means.drop("weight_norm")
     apart, without = means.max() - means.min(), rest.max() - rest.min()
     assert f"are {apart:.0f} points apart, {without:.0f} without weight norm" in PAGE
-    assert f"differ by {without:.0f} points, {apart:.0f} with weight norm" in README
+    assert f"differ by {without:.0f} points, {apart:.0f} with weight norm" in RESULTS
 
 
 def test_what_is_said_after_fine_tuning_on_all_pictures(contrasts):
@@ -151,7 +153,7 @@ def test_what_is_said_after_fine_tuning_on_all_pictures(contrasts):
     ends = sorted(abs(largest[end]) for end in ("low", "high"))
     said = f"largest difference is {abs(largest['mean']):.1f} ({ends[0]:.1f} to {ends[1]:.1f})"
     assert said in PAGE
-    assert said in README
+    assert said in RESULTS
     rows = contrasts[contrasts["repair"] == LONG]
     last = [rows.loc[f"{n} - random, last cut"] for n in ("taylor", "shapley mean 256")]
     assert f"planned are, too ({interval(last[0])} and {interval(last[1])})" in PAGE
@@ -174,7 +176,7 @@ def test_what_is_said_of_a_hundred_pictures(contrasts, beyond):
     assert f"mean plus two standard deviations {interval(random)}." in PAGE
     assert f"is at {beyond['shapley mean 256', FEW]}, signed" in PAGE
     assert f"signed Taylor at {beyond['taylor_signed', FEW]}" in PAGE
-    for page in (PAGE, README):
+    for page in (PAGE, RESULTS):
         assert f"{interval(taylor)} and {interval(norm)} are left" in page
     assert taylor["p_holm"] < 0.05 < norm["p_holm"]
     one_to_two = [float(beyond[n, FEW].split()[0]) for n in
@@ -221,9 +223,9 @@ def test_what_is_said_below_the_first_figure():
     rows = summary("removed == 'all cuts' and repair == @NONE").set_index("criterion")["beyond"]
     below, above = -rows["weight_norm"], rows["shapley mean 256"]
     words = f"weight norm is {below:.0f} points below random removal, Shapley values {above:.0f}"
-    assert words in README
+    assert words in RESULTS
     largest = of_convnet("pairs").query("repair == @LONG")["mean"].abs().max()
-    assert f"all criteria lie within {largest:.1f} points" in README
+    assert f"all criteria lie within {largest:.1f} points" in RESULTS
 
 
 def test_what_is_said_of_classes():
@@ -249,7 +251,7 @@ def test_what_is_said_of_biases():
         f"{three[0]} points of weight norm's accuracy, {three[1]} of Taylor's and {three[2]}"
         in PAGE
     )
-    assert f"bring {three[0]} points back to weight norm, and {three[2]} to random" in README
+    assert f"bring {three[0]} points back to weight norm, and {three[2]} to random" in RESULTS
     shares = gain.mean() / (unpruned - before.mean())
     percent = [f"{100 * shares[name]:.0f}" for name in ("weight_norm", "taylor", "random")]
     assert f"{percent[0]}, {percent[1]} and {percent[2]} % of what each lost" in PAGE
@@ -399,7 +401,7 @@ def test_what_is_said_of_vgg11():
     owen, shapley = (span(leads(vgg, name)) for name in ("owen_gradient", "shapley mean 16"))
     assert f"The Owen gradient is {owen} points above, the mean of Shapley values" in PAGE
     assert f"the mean of Shapley values {shapley} points." in PAGE
-    assert f"is {weight_norm} points above it on [two VGG11 on digits]" in README
+    assert f"is {weight_norm} points above it on [two VGG11 on digits]" in RESULTS
     tuned = tables.read("pairs").query("block == 'vgg11' and repair == @LONG")
     beside = tuned[tuned["criterion"] == "random"]
     assert ((beside["low"] < 0) & (beside["high"] > 0)).all()
@@ -419,7 +421,7 @@ def test_what_is_said_of_choosing_on_the_other_networks():
     assert set(chosen[chosen["repair"].isin([NONE, few])]["chosen"]) == {"owen_gradient"}
     most = chosen.groupby("repair")["regret"].max()
     assert f"costs at most {most[NONE]:.1f} points ({most[few]:.1f} with statistics" in PAGE
-    assert f"at most {most[NONE]:.1f} points on the third ({most[few]:.1f} with" in README
+    assert f"at most {most[NONE]:.1f} points on the third ({most[few]:.1f} with" in RESULTS
     single = regrets.query("removed != 'all cuts' and repair == @NONE")
     worst = single.loc[single["regret"].idxmax()]
     assert worst[["pair", "chosen", "removed"]].tolist() == ["vgg11", "taylor_signed", "last cut"]

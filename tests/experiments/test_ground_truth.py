@@ -11,7 +11,7 @@ from scipy import stats
 from pruning_lab import criteria
 from pruning_lab.compare import holm, markdown
 from pruning_lab.config.build import plain
-from pruning_lab.ground_truth import Settings
+from pruning_lab.ground_truth.layer import Settings
 from pruning_lab.ground_truth.tables import RANDOM, over_networks, readable
 
 FOLDER = Path(__file__).parents[2] / "experiments/ground_truth"
@@ -109,8 +109,8 @@ def test_what_random_orders_cost(table):
     assert f"{rest.min():.1f} to {rest.max():.1f}, and" in PAGE
 
 
-def test_the_readme_says_the_same():
-    text = (FOLDER.parents[1] / "README.md").read_text()
+def test_the_results_say_the_same():
+    text = (FOLDER.parents[1] / "docs/results.md").read_text()
     text = " ".join(text.split())
     assert (
         "Fisher, OBD, Banzhaf and the Owen gradient do less harm than random orders, by 0.8" in text

@@ -1,4 +1,4 @@
-"""experiments/main_job and the README: the numbers are those of the committed runs."""
+"""experiments/main_job and docs/results.md: the numbers are those of the committed runs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from experiments.main_job import table
 from pruning_lab.compare import markdown
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", table.FOLDER / "README.md"]
+PAGES = [ROOT / "docs/results.md", table.FOLDER / "README.md"]
 STEPS = table.steps()
 
 
@@ -23,12 +23,12 @@ def test_pictures_and_steps_are_of_the_same_runs():
                 assert len(right) == 360
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["README", "page"])
+@pytest.mark.parametrize("page", PAGES, ids=["results", "page"])
 def test_the_table_is_that_of_the_runs(page):
     assert markdown(table.table()) in page.read_text()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["README", "page"])
+@pytest.mark.parametrize("page", PAGES, ids=["results", "page"])
 def test_the_difference_from_the_baseline_is_that_of_the_runs(page):
     found = table.beyond_baseline(table.pictures())
     assert f"{found.mean:.1f} points ({found.low:.1f} to {found.high:.1f})" in page.read_text()

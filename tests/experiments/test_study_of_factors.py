@@ -12,9 +12,9 @@ from scipy import stats
 
 from experiments.compare_criteria import analyse, biases, run, tables
 from experiments.compare_criteria.records import LAYERWISE, STEPWISE, Block
+from experiments.crossed import crossed_mean
 from pruning_lab.attributions import RandomAttributionMetric, TaylorAttributionMetric
 from pruning_lab.compare import holm
-from pruning_lab.compare.crossed import crossed_mean
 from pruning_lab.experiment.network import Network
 from pruning_lab.pruning.schedules import Geometric
 from pruning_lab.training.recipe import Training

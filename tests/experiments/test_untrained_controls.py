@@ -111,7 +111,7 @@ def test_the_sentences_on_the_controls_are_those_of_the_rows(rows, means):
         shown(test[name] - test[controls.TRUE]) for name in (controls.PIXELS, controls.FEATURES)
     ]
     assert f"has {more[0]} points more in pixels, and {more[1]} points more in the fea" in text
-    start = words(ROOT / "README.md")
+    start = words(ROOT / "docs/results.md")
     assert f"right for {test[controls.PIXELS].mean():.2f} %" in start
     assert f"the pruned networks stay at chance, {chance} %" in start
 

@@ -11,18 +11,21 @@ from hydra.errors import CompactHydraException
 from pruning_lab import criteria, tracking
 from pruning_lab.config.sections import Names
 from pruning_lab.errors import UserError
-from pruning_lab.ground_truth import RecalibratedRemovals
 from pruning_lab.ground_truth.__main__ import Truth, main
+from pruning_lab.ground_truth.recalibrated import RecalibratedRemovals
 from pruning_lab.ground_truth.tables import MEASURES, RANDOM
 
 NAMES = Names("convnet", "digits", "taylor", "geometric", "sgd")
 
 
-def truth(tmp_path, *overrides):
+SMALL = ["model=convnet", "model.channels=[4,6]", "model.hidden=24", "dataset=synthetic",
+         "dataset.train=128", "dataset.score=32", "dataset.test=64"]  # fmt: skip
+
+
+def truth(tmp_path, *overrides, network=SMALL):
     with initialize_config_module("pruning_lab.conf", version_base="1.3"):
         config = compose("truth", [
-            "model=convnet", "model.channels=[4,6]", "model.hidden=24", "dataset=synthetic",
-            "dataset.train=128", "dataset.score=32", "dataset.test=64", "threads=1",
+            *network, "threads=1",
             "baseline.training.epochs=8", "truth.shares=[0.2,0.5]", "truth.samples=16",
             "truth.recalibrate=12", "truth.draws=4", "truth.greedy=1",
             f"baseline.folder={tmp_path}/baselines",
@@ -130,10 +133,21 @@ def test_settings_of_a_criterion_can_be_changed(tmp_path):
         ("truth.criteria=taylor", r"truth\.criteria=taylor .* a list of names"),
         ("truth.criteria=[]", r"truth\.criteria=\[\] .* a list of names"),
         ("truth.layers=[0]", r"truth\.layers=\[0\] .* a list of names"),
-        ("plan=true", "plan=true is for python -m pruning_lab"),
+        ("dry_run=true", "dry_run=true is for python -m pruning_lab"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(tmp_path, override, why):
     with pytest.raises(UserError, match=why):
         truth(tmp_path, override)
+    assert not (tmp_path / "baselines").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "measure"),
+    [("regression", "diabetes", "RMSE"), ("multilabel", "digits_multilabel", "macro F1")],
+)
+def test_a_task_that_cannot_be_judged_is_refused_before_any_work(tmp_path, task, dataset, measure):
+    network = ["model=mlp", "model.hidden=[8]", f"dataset={dataset}", f"task={task}"]
+    with pytest.raises(UserError, match=f"task={task.title()} .* {measure}, the primary measure"):
+        truth(tmp_path, network=network)
     assert not (tmp_path / "baselines").exists()

@@ -10,7 +10,7 @@ from pruning_lab.ground_truth.join import join, main
 from pruning_lab.ground_truth.tables import RANDOM
 
 
-def results(folder, quantiles, layers=("one", "two")):
+def results(folder, quantiles, layers=("one", "two"), **columns):
     """What the command writes of a network."""
     folder.mkdir(parents=True)
     rows = [(name, value, float("nan")) for name, value in quantiles.items()]
@@ -27,7 +27,7 @@ def results(folder, quantiles, layers=("one", "two")):
     costs = [
         {"criterion": n, "forward": 2, "backward": 0, "seconds": 1} for n in (*quantiles, RANDOM)
     ]
-    pd.DataFrame(costs).to_csv(folder / "truth.csv", index=False)
+    pd.DataFrame(costs).assign(**columns).to_csv(folder / "truth.csv", index=False)
     return folder
 
 
@@ -58,6 +58,15 @@ def test_networks_of_other_layers_have_no_figure_by_layer(folders, tmp_path):
     assert not (tmp_path / "out" / "harm_by_layer.png").exists()
 
 
+def test_the_measure_of_the_task_is_named(tmp_path):
+    """That of the old versions where none is recorded."""
+    for name, columns in (("old", {}), ("own", {"measure_label": "hits"})):
+        folders = [results(tmp_path / name / n, {"taylor": 0.1}, **columns) for n in "12"]
+        join(folders, tmp_path / name)
+        text = (tmp_path / name / "networks.md").read_text()
+        assert f"vs random: {columns.get('measure_label', 'accuracy')} lost and rise" in text
+
+
 def test_what_cannot_be_joined_is_refused(folders, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="give two or more, each once"):
         join(folders[:1], tmp_path / "out")
@@ -65,6 +74,9 @@ def test_what_cannot_be_joined_is_refused(folders, tmp_path, monkeypatch):
         join([folders[0], folders[0]], tmp_path / "out")
     with pytest.raises(UserError, match=r"has no layers\.csv; give output folders"):
         join([folders[0], tmp_path], tmp_path / "out")
+    hits = results(tmp_path / "5", {"taylor": 0.1, "apoz": 0.6}, measure_label="hits")
+    with pytest.raises(UserError, match=r"several measures \(accuracy, hits\)"):
+        join([folders[0], hits], tmp_path / "out")
     other = results(tmp_path / "4", {"taylor": 0.1})
     with pytest.raises(UserError, match="differ in apoz: judge all networks by the same"):
         join([folders[0], other], tmp_path / "out")

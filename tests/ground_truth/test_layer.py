@@ -6,7 +6,8 @@ from torch import nn
 
 from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.errors import UserError
-from pruning_lab.ground_truth import Harm, Removals, Settings, judge
+from pruning_lab.ground_truth.layer import Settings, judge
+from pruning_lab.ground_truth.removals import Harm, Removals
 
 WORTH = np.array([1.0, 2.0, 4.0, 8.0])
 

@@ -13,7 +13,7 @@ from pruning_lab.attributions.evidence.removals import RemovalMetric, sets_of
 from pruning_lab.attributions.unit_groups import UnitGroups, units_of_module
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
-from pruning_lab.ground_truth import RecalibratedRemovals, calibration_pictures
+from pruning_lab.ground_truth.recalibrated import RecalibratedRemovals, calibration_pictures
 from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.partial_forward.hooked import HookedCut
 from pruning_lab.tasks import Classification

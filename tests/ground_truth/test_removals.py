@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from pruning_lab.attributions.evidence.removals import sets_of
 from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.errors import UserError
-from pruning_lab.ground_truth import RecalibratedRemovals, Removals, at_shares, capped
-from pruning_lab.tasks import Classification
+from pruning_lab.ground_truth.recalibrated import RecalibratedRemovals
+from pruning_lab.ground_truth.removals import Removals, at_shares, capped, check_task
+from pruning_lab.tasks import Classification, Measure
 
 TASK = Classification()
 
@@ -47,10 +48,10 @@ def removals(network, folder, samples=6, pictures=(3.0,)):
     return Removals(model, batches, torch.device("cpu"), samples, TASK, np.log(2), some, folder)
 
 
-def test_harm_by_hand(network):
+def test_harm_by_hand(network, tmp_path):
     model, batches = network
     unit_groups, sets = units_of_module(model[0]), sets_of(5, 2)
-    (found,) = removals(network, None, pictures=()).harm(unit_groups, [sets])
+    (found,) = removals(network, tmp_path, pictures=()).harm(unit_groups, [sets])
     x, target = next(iter(DataLoader(batches.dataset, 6)))
     with torch.no_grad():
         inside = model[:3](x)
@@ -96,3 +97,34 @@ def test_a_damaged_file_is_named(network, tmp_path):
     path.write_bytes(b"torn")
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
         measured.outcomes(unit_groups, [sets_of(5, 1)])
+
+
+class Hits(Classification):
+    """Calls its share of right answers otherwise."""
+
+    measures = (Measure("hits", higher_is_better=True, unit="%"),)
+
+    def measure(self, samples):
+        return {"hits": samples["correct"].sum() / len(samples["correct"])}
+
+
+class Worst(Classification):
+    """Is judged by its worst class, not by a share of all samples."""
+
+    measures = Classification.measures[2:]
+
+
+class Fixed(Hits):
+    """Has a measure that only happens to be the share of right answers."""
+
+    def measure(self, samples):
+        return {"hits": 2 / 3}
+
+
+def test_tasks_whose_measure_counts_right_samples_can_be_judged(network):
+    model, batches = network
+    for task in (TASK, Hits()):
+        check_task(task, model, batches.dataset)
+    for task, measure in ((Worst(), "worst class accuracy"), (Fixed(), "hits")):
+        with pytest.raises(UserError, match=f"task={type(task).__name__} .* but {measure}, the"):
+            check_task(task, model, batches.dataset)

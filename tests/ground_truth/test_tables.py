@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning_lab.ground_truth import Curve, LayerTruth, by_layer, over_networks, overall, quantile
-from pruning_lab.ground_truth.tables import RANDOM, readable
+from pruning_lab.ground_truth.layer import Curve, LayerTruth
+from pruning_lab.ground_truth.tables import (
+    RANDOM,
+    by_layer,
+    over_networks,
+    overall,
+    quantile,
+    readable,
+)
 from pruning_lab.profiling.passes import ScoringCost
 
 

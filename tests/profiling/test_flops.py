@@ -9,11 +9,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning_lab.coupling.structure import find_structure
 from pruning_lab.graph.skeleton import skeleton
-from pruning_lab.profiling.counting import FORMULAS, counting
 from pruning_lab.profiling.flops import (
+    FORMULAS,
     copy_to_count,
     count_flops,
     count_parameters,
+    counting,
     flops_by_module,
     latency_ms,
 )

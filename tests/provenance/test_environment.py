@@ -208,7 +208,7 @@ def test_a_run_under_another_value_is_another_run(kind, variable, value, tmp_pat
     def made():
         target = f"model._target_={__name__}.{kind.__name__}"
         done = experiment(tmp_path, "model=custom", target, "metric=weight_norm", base=base)
-        is_new = finished(done.job) is None
+        is_new = finished(done.setup) is None
         done.run()
         return is_new, done.baseline.name
 

@@ -234,7 +234,7 @@ def other_units(optimizer, parameter, shape, selected):
 def test_the_oracle_notices_mistakes(kind, mistake, monkeypatch):
     options = {"momentum": 0.9} if kind is optim.SGD else {}
     check_rounds(made(kind, options), 3)
-    monkeypatch.setattr("pruning_lab.pruner.cut.slice_state", mistake)
+    monkeypatch.setattr("pruning_lab.pruner.slicing.slice_state", mistake)
     with pytest.raises((AssertionError, RuntimeError, ValueError)):
         check_rounds(made(kind, options), 3)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pruning_lab.coupling.structure import CoupledLayers
-from pruning_lab.pruning.coupled_scores import group_scores
+from pruning_lab.pruning.plan import group_scores
 
 # player 0 is units a0, b0 and b1; player 1 is a1 and b2; a2 cannot go
 GROUP = CoupledLayers(

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from pruning_lab.profiling.passes import ScoringCost
 from pruning_lab.records.step import Measurement, Size, StepRecord, from_json
-from pruning_lab.tracking import chart_key
+from pruning_lab.tracking.keys import chart_key
 
 MEASURED = {
     stage: [

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn import metrics
 
+from pruning_lab.runtime.inputs import length, move, select
 from pruning_lab.tasks import Classification, Measure, Multilabel, Regression
 from pruning_lab.tasks.task import MEASURE, measure_from
 
@@ -82,11 +83,11 @@ def test_a_batch_is_a_tuple_or_a_dictionary_of_any_tensors():
     for batch in ((one, two, target), {"input1": one, "input2": two, "labels": target}):
         assert torch.equal(task.run(model, batch), expected)
         assert task.target(batch) is target
-        assert task.length(batch) == 4
-        half = task.select(batch, slice(0, 2))
+        assert length(batch) == 4
+        half = select(batch, slice(0, 2))
         assert type(half) is type(batch)
         torch.testing.assert_close(task.run(model, half), expected[:2])
-        on_meta = task.to(batch, torch.device("meta"))
+        on_meta = move(batch, torch.device("meta"))
         assert task.target(on_meta).is_meta
 
 

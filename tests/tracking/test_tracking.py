@@ -21,7 +21,7 @@ from pruning_lab import tracking
 from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.errors import UserError
 from pruning_lab.tasks import Measure
-from pruning_lab.tracking import keys, store, write
+from pruning_lab.tracking import keys, read, store, write
 from tests.commands import FORKED
 from tests.running import empty_store
 
@@ -47,7 +47,7 @@ def test_everything_written_comes_back(uri, tmp_path):
     scores = {"taylor": {"features.0": Estimate(np.array([1.5, -2.0])), "fc|odd": known}}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "recipe.json").write_text("{}")
-    with tracking.run(client, "mine", "name", TAGS, {"a.b": 0.1}, "#123456") as run:
+    with write.run(client, "mine", "name", TAGS, {"a.b": 0.1}, "#123456") as run:
         run.metrics(281, {"accuracy/test_accuracy_after": 0.9, "cost/flops": 10, "width/0": 3})
         run.table(steps([0.0, 0.281]))
         run.text("hello", "note.txt")
@@ -91,9 +91,9 @@ def test_everything_written_comes_back(uri, tmp_path):
 
 def test_only_finished_runs_are_read_and_failures_say_why(uri):
     client = tracking.connect(uri)
-    with pytest.raises(ValueError, match="odd"), tracking.run(client, "e", "bad", TAGS, {}) as bad:
+    with pytest.raises(ValueError, match="odd"), write.run(client, "e", "bad", TAGS, {}) as bad:
         raise ValueError("odd")
-    with pytest.raises(KeyboardInterrupt), tracking.run(client, "e", "cut", TAGS, {}) as cut:
+    with pytest.raises(KeyboardInterrupt), write.run(client, "e", "cut", TAGS, {}) as cut:
         raise KeyboardInterrupt
     assert client.get_run(bad.run_id).info.status == "FAILED"
     assert client.get_run(bad.run_id).data.tags["error"] == "ValueError: odd"
@@ -102,7 +102,7 @@ def test_only_finished_runs_are_read_and_failures_say_why(uri):
 
 
 def test_an_unknown_experiment_lists_those_there_are(uri):
-    with tracking.run(tracking.connect(uri), "mine", "n", TAGS, {}):
+    with write.run(tracking.connect(uri), "mine", "n", TAGS, {}):
         pass
     with pytest.raises(UserError, match=r"no experiment 'yours'.*there are: mine, Default"):
         tracking.read_runs(uri, "yours")
@@ -134,7 +134,7 @@ def test_passwords_are_not_shown():
 
 def connect_and_log(uri, number):
     client = tracking.connect(uri)
-    with tracking.run(client, "mine", "n", TAGS, {"number": number}) as run:
+    with write.run(client, "mine", "n", TAGS, {"number": number}) as run:
         run.table(steps([0.0]))
 
 
@@ -149,22 +149,22 @@ def test_jobs_that_start_together_share_a_new_store(uri):
 
 
 def test_the_ui_command_can_be_pasted(tmp_path):
-    command, page = tracking.where_to_look("sqlite:///a b.db", "3").splitlines()
+    command, page = store.where_to_look("sqlite:///a b.db", "3").splitlines()
     charts = "#/experiments/3/runs?compareRunsMode=CHART&workflowType=machine_learning"
     assert command.endswith("mlflow ui --backend-store-uri 'sqlite:///a b.db'")
     assert page.strip() == f"then open http://127.0.0.1:5000/{charts}"
-    server = tracking.where_to_look("https://me:secret@mlflow.example.org/", "3")
+    server = store.where_to_look("https://me:secret@mlflow.example.org/", "3")
     assert server == f"https://me:***@mlflow.example.org/{charts}"
 
 
 def test_nested_settings_become_dotted_keys():
     nested = {"a": {"b": {"c": 1}, "d": [1, "x"]}, "e": None}
-    assert tracking.flatten(nested) == {"a.b.c": 1, "a.d": '[1, "x"]', "e": None}
+    assert write.flatten(nested) == {"a.b.c": 1, "a.d": '[1, "x"]', "e": None}
 
 
 @pytest.mark.parametrize("name", ["../../out", ".hidden", "a/b", "plain"])
 def test_artifacts_stay_beside_the_store_whatever_the_experiment_is_called(name, uri, tmp_path):
-    with tracking.run(tracking.connect(uri), name, "n", TAGS, {}) as run:
+    with write.run(tracking.connect(uri), name, "n", TAGS, {}) as run:
         run.text("x", "note.txt")
     (note,) = tmp_path.rglob("note.txt")
     assert note.is_relative_to(tmp_path / "deep" / "mlruns")
@@ -174,10 +174,10 @@ def test_artifacts_stay_beside_the_store_whatever_the_experiment_is_called(name,
 def test_an_experiment_without_a_name_or_a_deleted_one_is_refused(uri):
     client = tracking.connect(uri)
     with pytest.raises(UserError, match=r"tracking.experiment= is not possible"):
-        tracking.run(client, "", "n", TAGS, {}).__enter__()
+        write.run(client, "", "n", TAGS, {}).__enter__()
     client.delete_experiment(client.create_experiment("old"))
     with pytest.raises(UserError, match=r"tracking.experiment=old was deleted .*another name"):
-        tracking.run(client, "old", "n", TAGS, {}).__enter__()
+        write.run(client, "old", "n", TAGS, {}).__enter__()
 
 
 def away(client, monkeypatch, failures):
@@ -199,7 +199,7 @@ def away(client, monkeypatch, failures):
 def test_a_store_that_is_away_for_a_while_gets_everything_later(uri, monkeypatch, caplog):
     client = tracking.connect(uri)
     monkeypatch.setattr(write, "PAUSE", 0)
-    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+    with write.run(client, "mine", "n", TAGS, {}) as run:
         away(client, monkeypatch, failures=2)
         for step in range(3):
             run.metrics(step, {"cost/flops": 10 - step}, at=1000.5)
@@ -218,7 +218,7 @@ def test_a_store_that_is_away_for_a_while_gets_everything_later(uri, monkeypatch
 
 def test_a_store_is_not_asked_again_and_again(uri, monkeypatch):
     client, asked = tracking.connect(uri), []
-    with tracking.run(client, "mine", "n", TAGS, {}) as run:
+    with write.run(client, "mine", "n", TAGS, {}) as run:
         own = client.log_batch
 
         def failing(*given, **named):
@@ -239,7 +239,7 @@ def test_a_store_that_does_not_come_back_fails_the_run_and_says_that_nothing_is_
 ):
     client = tracking.connect(uri)
     monkeypatch.setattr(write, "PATIENCE", (0, 0))
-    entered = tracking.run(client, "mine", "n", TAGS, {})
+    entered = write.run(client, "mine", "n", TAGS, {})
     run = entered.__enter__()
     away(client, monkeypatch, failures=100)
     run.metrics(0, {"cost/flops": 1})
@@ -250,12 +250,12 @@ def test_a_store_that_does_not_come_back_fails_the_run_and_says_that_nothing_is_
 
 
 def test_a_run_that_was_cut_off_is_continued_and_no_point_is_doubled(uri):
-    client, tags = tracking.connect(uri), TAGS | {tracking.CHECKPOINT: "abc"}
+    client, tags = tracking.connect(uri), TAGS | {keys.CHECKPOINT: "abc"}
     runs = []
     for error in (ValueError("odd"), None):
         with (
             pytest.raises(ValueError, match="odd") if error else nullcontext(),
-            tracking.run(client, "mine", "n", tags, {"a": 1 if error else 2}) as run,
+            write.run(client, "mine", "n", tags, {"a": 1 if error else 2}) as run,
         ):
             runs.append(run.run_id)
             assert client.get_run(run.run_id).info.status == "RUNNING"
@@ -268,14 +268,14 @@ def test_a_run_that_was_cut_off_is_continued_and_no_point_is_doubled(uri):
     assert found.info.status == "FINISHED"
     assert found.data.params == {"a": "1"}  # what a run was begun with stays
     assert len(client.get_metric_history(runs[0], "cost/flops")) == 1
-    other = tags | {tracking.CHECKPOINT: "def"}
-    with tracking.run(client, "mine", "n", other, {}) as run:
+    other = tags | {keys.CHECKPOINT: "def"}
+    with write.run(client, "mine", "n", other, {}) as run:
         assert run.run_id != runs[0]
 
 
 def test_an_exit_is_an_interruption(uri):
     client = tracking.connect(uri)
-    with pytest.raises(SystemExit), tracking.run(client, "mine", "n", TAGS, {}) as run:
+    with pytest.raises(SystemExit), write.run(client, "mine", "n", TAGS, {}) as run:
         raise SystemExit(-1)  # of a scheduler, that will start the job again
     assert client.get_run(run.run_id).info.status == "KILLED"
 
@@ -328,7 +328,7 @@ class Refusing:
 
 def test_what_is_refused_for_good_is_left_out_alone_and_said(caplog):
     store = Refusing()
-    run = tracking.Run(store, "1")
+    run = write.Run(store, "1")
     run.metrics(0, {"accuracy/one": 0.5, "cost/bad": 1, "loss/one": 2})
     run.metrics(100, {"accuracy/one": 0.4})
     run.deliver()
@@ -339,7 +339,7 @@ def test_what_is_refused_for_good_is_left_out_alone_and_said(caplog):
 def moved(tmp_path, how):
     old, new = tmp_path / "cluster", tmp_path / "laptop"
     old.mkdir()
-    with tracking.run(tracking.connect(f"sqlite:///{old}/m.db"), "mine", "a", {}, {}) as run:
+    with write.run(tracking.connect(f"sqlite:///{old}/m.db"), "mine", "a", {}, {}) as run:
         run.text("then", "note.txt")
     how(old, new)
     return run.run_id, f"sqlite:///{new}/m.db", old, new
@@ -350,7 +350,7 @@ def test_a_store_that_was_moved_or_copied_reads_and_writes_its_own_files(tmp_pat
     run_id, uri, old, new = moved(tmp_path, how)
     client = tracking.connect(uri)
     assert client.get_run(run_id).info.artifact_uri.startswith(new.as_uri())
-    with tracking.run(client, "mine", "b", {}, {}) as run:
+    with write.run(client, "mine", "b", {}, {}) as run:
         run.text("now", "note.txt")
     assert sorted(p.read_text() for p in new.rglob("note.txt")) == ["now", "then"]
     assert [p.read_text() for p in old.rglob("note.txt")] == ["then"] * old.exists()
@@ -368,16 +368,16 @@ def test_a_database_alone_leaves_its_files_where_they_are(tmp_path):
 
 def test_a_finished_run_without_its_files_is_none(tmp_path):
     uri = f"sqlite:///{tmp_path}/m.db"
-    with tracking.run(tracking.connect(uri), "mine", "a", {tracking.IDENTITY: "abc"}, {}) as run:
+    with write.run(tracking.connect(uri), "mine", "a", {keys.IDENTITY: "abc"}, {}) as run:
         run.metrics(0, {"rmse/test_rmse_after": 0.5, "rmse/val_rmse_after": 0.4})
-        run.text("step\n0\n", tracking.STEPS)
+        run.text("step\n0\n", keys.STEPS)
     rmse = Measure("rmse", higher_is_better=False)
-    (found,) = tracking.find_finished(uri, "mine", "abc", rmse)
+    (found,) = read.find_finished(uri, "mine", "abc", rmse)
     assert (found.run_id, found.test, found.val) == (run.run_id, 0.5, 0.4)
-    assert tracking.find_finished(uri, "mine", "abc", Measure("accuracy", True)) == []
-    (steps,) = tmp_path.rglob(tracking.STEPS)
+    assert read.find_finished(uri, "mine", "abc", Measure("accuracy", True)) == []
+    (steps,) = tmp_path.rglob(keys.STEPS)
     steps.unlink()
-    assert tracking.find_finished(uri, "mine", "abc", rmse) == []
+    assert read.find_finished(uri, "mine", "abc", rmse) == []
 
 
 @pytest.mark.parametrize(
@@ -450,7 +450,7 @@ def test_a_relative_address_follows_the_process(tmp_path, monkeypatch):
 
 def test_mlflows_own_experiment_has_its_files_beside_the_store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with tracking.run(tracking.connect("sqlite:///st/m.db"), "Default", "a", {}, {}) as run:
+    with write.run(tracking.connect("sqlite:///st/m.db"), "Default", "a", {}, {}) as run:
         run.text("here", "note.txt")
     assert [p.read_text() for p in (tmp_path / "st").rglob("note.txt")] == ["here"]
     assert not (tmp_path / "mlruns").exists()
@@ -459,7 +459,7 @@ def test_mlflows_own_experiment_has_its_files_beside_the_store(tmp_path, monkeyp
 def test_an_experiment_of_a_long_name_has_files(tmp_path):
     client = tracking.connect(f"sqlite:///{tmp_path}/m.db")
     for name in ("x" * 299 + "y", "x" * 300):
-        with tracking.run(client, name, "a", {}, {}) as run:
+        with write.run(client, name, "a", {}, {}) as run:
             run.text(name, "note.txt")
     assert len(list(tmp_path.rglob("note.txt"))) == 2
 
@@ -467,6 +467,6 @@ def test_an_experiment_of_a_long_name_has_files(tmp_path):
 def test_names_in_figures_are_no_formulas(tmp_path):
     figure = Figure()
     figure.subplots().set_title("w$_$")
-    with tracking.run(tracking.connect(f"sqlite:///{tmp_path}/m.db"), "mine", "a", {}, {}) as run:
+    with write.run(tracking.connect(f"sqlite:///{tmp_path}/m.db"), "mine", "a", {}, {}) as run:
         run.figure(figure, "odd")
     assert len(list(tmp_path.rglob("odd.png"))) == 1

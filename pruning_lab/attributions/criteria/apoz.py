@@ -1,7 +1,5 @@
 """Share of positions where a unit's activation is positive."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.estimation.reduction import finite
@@ -16,8 +14,8 @@ class APoZAttributionMetric(ActivationMetric):
     over positions, not the mean.
     """
 
-    evidence: ClassVar[str] = "activations"
-    needs_gradient: ClassVar[bool] = False
+    evidence = "activations"
+    needs_gradient = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         return (finite(activation) > 0).sum(2).double() / activation.shape[2]

@@ -1,7 +1,5 @@
 """Nuclear norm that a layer's maps lose without the unit's map."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.activations import MapMetric
@@ -20,10 +18,10 @@ class CHIPAttributionMetric(MapMetric):
     samples (default: all).
     """
 
-    options: ClassVar[tuple[str, ...]] = ("samples",)
-    own_pass: ClassVar[bool] = True
-    evidence: ClassVar[str] = "activations"
-    needs_gradient: ClassVar[bool] = False
+    options = ("samples",)
+    own_pass = True
+    evidence = "activations"
+    needs_gradient = False
 
     def _check_options(self) -> None:
         if self.samples is not None:
@@ -39,10 +37,6 @@ class CHIPAttributionMetric(MapMetric):
 
     def _without_each(self, maps: torch.Tensor) -> torch.Tensor:
         """Nuclear norms (units,) of ``maps`` (units, columns) with each row in turn set to 0."""
-        at_once = max(1, MATRICES // maps.numel())
-        norms = []
-        for rows in torch.arange(len(maps), device=maps.device).split(at_once):
-            without = maps.repeat(len(rows), 1, 1)
-            without[torch.arange(len(rows)), rows] = 0
-            norms.append(torch.linalg.svdvals(without).sum(1))
-        return torch.cat(norms)
+        rows = torch.eye(len(maps), dtype=torch.bool, device=maps.device).unsqueeze(2)
+        chunks = rows.split(max(1, MATRICES // maps.numel()))
+        return torch.cat([torch.linalg.svdvals(maps.masked_fill(row, 0)).sum(1) for row in chunks])

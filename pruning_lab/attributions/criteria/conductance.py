@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from pruning_lab.attributions.evidence.activations import ActivationMetric, Places
 from pruning_lab.attributions.evidence.gathering import Evidence
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_count
+from pruning_lab.partial_forward.interface import ModelGraph
 from pruning_lab.profiling.passes import Prediction
+from pruning_lab.runtime.inputs import Inputs, tensors
 
 
 class ConductanceAttributionMetric(ActivationMetric):
@@ -21,21 +23,15 @@ class ConductanceAttributionMetric(ActivationMetric):
     everything passes through sum to L(0) - L(x). Trapezoid rule with ``steps`` (16) intervals.
     """
 
-    evidence: ClassVar[str] = "activations and gradients along the input's path"
-    options: ClassVar[tuple[str, ...]] = ("steps",)
-    own_pass: ClassVar[bool] = True
+    evidence = "activations and gradients along the input's path"
+    options = ("steps",)
+    own_pass = True
     steps: int = 16
 
     def _check_options(self) -> None:
         check_count("steps", self.steps)
 
     def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
-        x = self.batches.first(1)
-        if not x.is_floating_point():
-            raise UserError(
-                f"conductance scales the inputs from 0 to their values, but these are {x.dtype}. "
-                "Choose another criterion: internal_influence scales the layer's activation."
-            )
         ActivationMetric._check_unit_groups(self._with({"steps": 1}), unit_groups, after_activation)
 
     def _predict(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> Prediction:
@@ -43,14 +39,12 @@ class ConductanceAttributionMetric(ActivationMetric):
         passes = self.steps + 1
         return replace(single, forward=passes * single.forward, backward=passes * single.backward)
 
-    def _evidence(
-        self, graph: Any, places: Places, x: torch.Tensor, target: torch.Tensor
-    ) -> Evidence:
+    def _evidence(self, graph: ModelGraph, places: Places, x: Inputs, target: Inputs) -> Evidence:
         """Map each node to dL/da times the change of a, summed over the path, as both entries."""
-        before = super()._evidence(graph, places, 0 * x, target)
+        before = super()._evidence(graph, places, _scaled(x, 0), target)
         flow = {node: torch.zeros_like(a) for node, (a, _) in before.items()}
         for step in range(1, self.steps + 1):
-            after = super()._evidence(graph, places, step / self.steps * x, target)
+            after = super()._evidence(graph, places, _scaled(x, step / self.steps), target)
             for node, (a, gradient) in after.items():
                 a_before, gradient_before = before[node]
                 flow[node] += (a - a_before) * (gradient + gradient_before) / 2
@@ -60,3 +54,14 @@ class ConductanceAttributionMetric(ActivationMetric):
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Minus the flow of ``_evidence``, summed over positions."""
         return -activation.sum(2)
+
+
+def _scaled(inputs: Inputs, share: float) -> Inputs:
+    """Return the inputs times ``share``; UserError for numbers that cannot be scaled."""
+    kinds = {str(tensor.dtype) for tensor in tensors(inputs) if not tensor.is_floating_point()}
+    if kinds:
+        raise UserError(
+            f"conductance scales the inputs from 0 to their values, but these are {min(kinds)}. "
+            "Choose another criterion: internal_influence scales the layer's activation."
+        )
+    return tree_map_only(torch.Tensor, lambda tensor: share * tensor, inputs)

@@ -1,7 +1,5 @@
 """Rank of each unit's feature map."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.activations import MapMetric
@@ -15,8 +13,8 @@ class HRankAttributionMetric(MapMetric):
     if any activation differs from 0, else 0.
     """
 
-    evidence: ClassVar[str] = "activations"
-    needs_gradient: ClassVar[bool] = False
+    evidence = "activations"
+    needs_gradient = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         if activation.ndim < 4:

@@ -1,7 +1,5 @@
 """Decrease of the loss along the path from all units at 0 to their activations."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.game import Game
@@ -19,9 +17,9 @@ class InternalInfluenceAttributionMetric(OneRoundMetric):
     L(all units). Midpoint rule with ``steps`` (default 16) forward and backward passes per sample.
     """
 
-    evidence: ClassVar[str] = "gradients under masks"
-    needs_gradient: ClassVar[bool] = True
-    options: ClassVar[tuple[str, ...]] = ("steps", *MaskMetric.options)
+    evidence = "gradients under masks"
+    needs_gradient = True
+    options = ("steps", *MaskMetric.options)
     steps: int = 16
 
     def _check_options(self) -> None:

@@ -1,7 +1,5 @@
 """Actual loss increase when one unit is removed."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.game import Game
@@ -16,7 +14,7 @@ class LeaveOneOutAttributionMetric(OneRoundMetric):
     evaluation per unit and sample of the part of the model after the layer.
     """
 
-    skips: ClassVar[bool] = True
+    skips = True
 
     def _rows(self, players: int) -> tuple[int, int]:
         return players + 2, 0  # one per unit, plus all units and no unit

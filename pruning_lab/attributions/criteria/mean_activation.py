@@ -1,7 +1,5 @@
 """Mean magnitude of a unit's activations."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.activations import ActivationMetric
@@ -13,8 +11,8 @@ class MeanActivationAttributionMetric(ActivationMetric):
     The paper takes the mean of a after a ReLU, where it is the same.
     """
 
-    evidence: ClassVar[str] = "activations"
-    needs_gradient: ClassVar[bool] = False
+    evidence = "activations"
+    needs_gradient = False
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         return activation.abs().mean(2)

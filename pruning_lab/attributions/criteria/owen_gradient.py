@@ -1,7 +1,5 @@
 """Minus the mean gradient of the loss with respect to a unit's mask, at random masks."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 
@@ -19,8 +17,8 @@ class OwenGradientAttributionMetric(PairedMasksMetric):
     pairs (a mask and its complement); (seed, sample number, pair number) seeds the pair's stream.
     """
 
-    evidence: ClassVar[str] = "gradients under masks"
-    needs_gradient: ClassVar[bool] = True
+    evidence = "gradients under masks"
+    needs_gradient = True
 
     def _rows(self, players: int) -> tuple[int, int]:
         return self.masks, self.masks

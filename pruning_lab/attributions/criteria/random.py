@@ -1,7 +1,6 @@
 """Random scores: the baseline that every criterion must beat."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,8 +21,8 @@ class RandomAttributionMetric(AttributionMetric):
     fewer of them would be removed than of other units.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("seed",)
-    independent: ClassVar[bool] = True
+    options = ("seed",)
+    independent = True
     seed: int = 0
 
     def _check_options(self) -> None:
@@ -35,8 +34,8 @@ class RandomAttributionMetric(AttributionMetric):
         numbers = {module: number for number, module in enumerate(self.model.modules())}
         estimates = []
         counts = self._counts(self._graph(unit_groups), unit_groups, after_activation=False)
-        for layer, count in zip(unit_groups, counts, strict=True):
-            stream = np.random.default_rng([self.seed, numbers[layer.first], count])
+        for groups, count in zip(unit_groups, counts, strict=True):
+            stream = np.random.default_rng([self.seed, numbers[groups.first], count])
             estimates.append(Estimate(stream.random(count)))
         return estimates
 

@@ -38,23 +38,18 @@ class ExactShapleyAttributionMetric(OneRoundMetric):
     @torch.no_grad()
     def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         players = game.players
-        numbers = torch.arange(2**players, device=self.device)
+        numbers = torch.arange(2**players, device=self.device)  # their bits are the coalitions
         bits = 2 ** torch.arange(players, device=self.device)
-        losses = torch.cat([self._losses_of(game, chunk, bits) for chunk in numbers.split(CHUNK)])
-        sizes = sum((numbers & bit > 0).long() for bit in bits)
-        weights = torch.tensor(
-            [1 / (players * math.comb(players - 1, size)) for size in range(players)],
-            dtype=torch.float64, device=self.device,
-        )  # fmt: skip
+        keep = torch.cat([chunk[:, None] & bits > 0 for chunk in numbers.split(CHUNK)])
+        masks = keep.unsqueeze(1).expand(-1, game.samples, -1)
+        losses = torch.cat([game.losses(chunk) for chunk in masks.split(CHUNK)]).double()
+        weights = [1 / (players * math.comb(players - 1, size)) for size in range(players)]
+        weights.append(0.0)  # of all units: to no unit is this a coalition of the others
+        by_size = torch.tensor(weights, dtype=torch.float64, device=self.device)
+        weight = by_size[keep.sum(1)]
         values = []
-        for bit in bits.tolist():
-            without = numbers[numbers & bit == 0]
-            rises = losses[without] - losses[without + bit]
-            values.append(product(weights[sizes[without]], rises))
+        for unit, bit in enumerate(bits.tolist()):
+            without = numbers[~keep[:, unit]]
+            values.append(product(weight[without], losses[without] - losses[without + bit]))
         scores = torch.stack(values, 1)
         return scores, torch.zeros_like(scores)
-
-    def _losses_of(self, game: Game, numbers: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-        """Losses (coalitions, samples) of coalitions given by their bits, in float64."""
-        keep = (numbers[:, None] & bits > 0).unsqueeze(1).expand(-1, game.samples, -1)
-        return game.losses(keep).double()

@@ -1,7 +1,5 @@
 """Standard deviation of a unit's activations."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 
@@ -19,10 +17,10 @@ class StdActivationAttributionMetric(ActivationMetric):
     (units,) whatever the reduction.
     """
 
-    evidence: ClassVar[str] = "activations"
-    needs_gradient: ClassVar[bool] = False
+    evidence = "activations"
+    needs_gradient = False
 
-    more: ClassVar[tuple[int, ...]] = (2,)
+    more = (2,)
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Means of abs(a) and a^2 over the positions of each sample, (N, units, 2)."""

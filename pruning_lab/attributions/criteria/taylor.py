@@ -1,7 +1,5 @@
 """First-order loss change when a unit is removed."""
 
-from typing import ClassVar
-
 import torch
 
 from pruning_lab.attributions.evidence.activations import ActivationMetric
@@ -16,7 +14,7 @@ class TaylorAttributionMetric(ActivationMetric):
     in TorchPruner, neither is done. Gradients are of each sample's own loss. Default: unsigned.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("signed",)
+    options = ("signed",)
     signed: bool = False
 
     def _check_options(self) -> None:

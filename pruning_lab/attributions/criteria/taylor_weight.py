@@ -1,7 +1,5 @@
 """Squared first-order loss change when a unit's weights are removed."""
 
-from typing import Any, ClassVar
-
 import torch
 
 from pruning_lab.attributions.base import Site
@@ -11,8 +9,7 @@ from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_switch
 from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm
-
-TORCHS_OWN = "torch.nn."
+from pruning_lab.partial_forward.interface import ModelGraph
 
 
 class TaylorWeightAttributionMetric(ActivationMetric):
@@ -25,18 +22,20 @@ class TaylorWeightAttributionMetric(ActivationMetric):
     not torch's own, and with ``gate`` (default false) for those not directly before a BatchNorm.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("gate",)
-    evidence: ClassVar[str] = "weights and their gradients"
+    options = ("gate",)
+    evidence = "weights and their gradients"
     gate: bool = False
 
     def _check_options(self) -> None:
         check_switch("gate", self.gate)
 
-    def _gathering(self, graph: Any, unit_groups: UnitGroups, after_activation: bool) -> Gathering:
+    def _gathering(
+        self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
+    ) -> Gathering:
         sites = self._sites(graph, unit_groups, after_activation=False)
         return Gathering([self._own(graph, site) for site in sites], unit_groups.count)
 
-    def _own(self, graph: Any, site: Site) -> Site:
+    def _own(self, graph: ModelGraph, site: Site) -> Site:
         """Site whose output is linear in the weights to score; UserError where there is none."""
         module = site.module
         if not as_torch_wrote_it(module):
@@ -57,7 +56,7 @@ class TaylorWeightAttributionMetric(ActivationMetric):
                 f"{type(module).__name__} has no weights, so its units have no score by them. "
                 "Score a Linear, a convolution or a BatchNorm."
             )
-        if not type(module).__module__.startswith(TORCHS_OWN):
+        if not type(module).__module__.startswith("torch.nn."):
             raise UserError(
                 f"{type(module).__name__} has code of its own: whether its output is linear in its "
                 "weights is not known. Choose obd or taylor."
@@ -65,20 +64,17 @@ class TaylorWeightAttributionMetric(ActivationMetric):
         return site
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
-        if self.gate:
-            return gathering.side_by_side(evidence, self.formula)
-        unbiased = {}
-        for site in gathering.sites:
-            activation, gradient = evidence[site.node]
-            unbiased[site.node] = (_without_bias(activation, site), gradient)
-        return gathering.side_by_side(unbiased, self.formula)
+        if not self.gate:
+            read = [(site, *evidence[site.node]) for site in gathering.sites]
+            evidence = {site.node: (_without_bias(a, site), gradient) for site, a, gradient in read}
+        return super()._scores(gathering, evidence)
 
     def formula(self, activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         return (activation * gradient).sum(2) ** 2
 
 
 def _without_bias(activation: torch.Tensor, site: Site) -> torch.Tensor:
-    bias: Any = site.module.bias
+    bias = getattr(site.module, "bias", None)
     if bias is None:
         return activation
     return (activation.movedim(site.axis, -1) - bias.detach()).movedim(-1, site.axis)

@@ -1,7 +1,6 @@
 """Step at which a unit is removed so that the next layer's output changes least."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 
@@ -25,7 +24,7 @@ class ThiNetAttributionMetric(MaskMetric):
     layers. Raises UserError where no single layer sums over the units, as for coupled units.
     """
 
-    evidence: ClassVar[str] = "the next layer's inputs and weights"
+    evidence = "the next layer's inputs and weights"
 
     def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
         parts = self._parts(unit_groups, after_activation)

@@ -1,8 +1,7 @@
 """Reduce per-sample scores to one score per unit and its error, batch after batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +11,6 @@ from pruning_lab.errors import UserError
 from pruning_lab.runtime import distributed
 
 Reduction = str | Callable[[np.ndarray], np.ndarray]
-
-Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
 
 tiny = float(np.finfo(float).tiny)
 REDUCTIONS = ("mean", "sum", "mean_abs", "mean_plus_2_std")
@@ -48,15 +45,12 @@ class Estimate:
     skewness: np.ndarray | None = None
 
     def interval(self, of: str = "error", level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of the intervals of single units, (units,) each.
+        """Return lower and upper bounds of the intervals of single units, (units,) each.
 
         ``of="sampling_error"``: Student's t. ``of="error"``: each bound is the wider one of
         Student's t and of Hall's correction for skewness (1992, "On the removal of skewness by
-        transformation"), here with Student's quantile. 95 % intervals of a mean cover 95 to 96 %
-        from 64 samples on in simulations with heavy tails, and 81 to 96 % at 16; those of
-        ``"mean_plus_2_std"`` 85 to 98 % and 65 to 95 % (docs/method.md has the table).
-
-        Raises ValueError if the error is unknown.
+        transformation"), here with Student's quantile; docs/method.md has their coverage in
+        simulations. Raises ValueError if the error is unknown.
         """
         both = (self.error, self.degrees)
         error, degrees = (self.sampling_error, self.sampling_degrees) if of != "error" else both
@@ -91,32 +85,6 @@ def _widened(quantile: np.ndarray, root: np.ndarray) -> np.ndarray:
     return np.maximum(quantile, 3 / root * (np.cbrt(1 + root * (quantile - root / 6)) - 1))
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Moments of a layer's per-sample scores x = true score + noise of the draws, (units,) each.
-
-    ``spread``: variance of the true score over the samples (an estimate, which may be below 0).
-    ``by_draws`` and ``in_all``, (3, units): the variance of the mean, twice its covariance with the
-    spread, and the variance of the spread, due to the draws alone and in total. ``effective``: the
-    samples that the variance of the draws rests on. ``central``: 2nd to 6th central moment of x.
-    """
-
-    mean: torch.Tensor
-    spread: torch.Tensor
-    by_draws: torch.Tensor
-    in_all: torch.Tensor
-    effective: torch.Tensor
-    central: tuple[torch.Tensor, ...]
-
-    def skewness(self, slope: torch.Tensor) -> torch.Tensor:
-        """Return the skewness of a sample's contribution d + slope (d^2 - m2), d = x - mean."""
-        m2, m3, m4, m5, m6 = self.central
-        second = m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)
-        third = m3 + 3 * slope * (m4 - m2**2) + 3 * slope**2 * (m5 - 2 * m2 * m3)
-        third = third + slope**3 * (m6 - 3 * m2 * m4 + 2 * m2**3)
-        return (third / second.clamp(min=0) ** 1.5).nan_to_num(0, 0, 0)
-
-
 class Sums:
     """Sums over the samples of powers of their scores x and of the variances v of their draws.
 
@@ -129,6 +97,7 @@ class Sums:
         self._sums = [torch.zeros((), dtype=torch.float64)] * 10
 
     def add(self, rows: torch.Tensor, variances: torch.Tensor) -> None:
+        """Add the scores of more samples and the variances of their draws, (samples, units)."""
         rows, v = rows.double(), variances.double()
         if not self.count:
             self._pilot = rows.mean(0)
@@ -138,24 +107,22 @@ class Sums:
         self._sums = [old + new.sum(0) for old, new in zip(self._sums, terms, strict=True)]
         self.count += len(rows)
 
-    def moments(self) -> Moments:
+    def moments(self) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """Return three sorts of moments of the samples' scores x, (units,) each.
+
+        The mean of x; the 2nd to 6th central moment of x (the population's); and with d = x - mean
+        the means of v, v^2, d v and d^2 v.
+        """
         n = self.count
         d, second, third, fourth, fifth, sixth, v, vv, dv, ddv = (total / n for total in self._sums)
-        m2 = (second - d**2).clamp(min=0)  # population central moments
+        m2 = (second - d**2).clamp(min=0)
         m3 = third - 3 * d * second + 2 * d**3
         m4 = fourth - 4 * d * third + 6 * d**2 * second - 3 * d**4
         m5 = fifth - 5 * d * fourth + 10 * d**2 * third - 10 * d**3 * second + 4 * d**5
         m6 = sixth - 6 * d * fifth + 15 * d**2 * fourth - 20 * d**3 * third
         m6 = m6 + 15 * d**4 * second - 5 * d**6
-        xv, xxv = dv - d * v, ddv - 2 * d * dv + d**2 * v
-        return Moments(
-            self._pilot + d,
-            m2 - v * (1 - 1 / n),
-            torch.stack([v, 4 * xv, 4 * xxv]) / n,
-            torch.stack([m2, 2 * m3, m4 - m2**2]) / max(n - 1, 1),
-            n * v**2 / vv.clamp(min=tiny),
-            (m2, m3, m4, m5, m6),
-        )
+        of_variances = [v, vv, dv - d * v, ddv - 2 * d * dv + d**2 * v]
+        return self._pilot + d, [m2, m3, m4, m5, m6], of_variances
 
 
 class Reducer:
@@ -196,58 +163,110 @@ class Reducer:
 
     def estimate(self) -> Estimate:
         """Return the scores so far and errors, with Satterthwaite's (1946) degrees of freedom."""
-        reduction = self.reduction
-        if callable(reduction) or reduction == "none":
-            rows = finite(torch.cat(self.rows).numpy())
-            return Estimate(_checked(rows, reduction(rows)) if callable(reduction) else rows)
+        if self.reduction in REDUCTIONS:
+            return self._reduced()
+        rows = finite(torch.cat(self.rows)).numpy()
+        if not callable(self.reduction):
+            return Estimate(rows)
+        scores = np.asarray(self.reduction(rows))
+        if scores.shape[-1:] != rows.shape[-1:]:
+            raise UserError(
+                f"reduction made shape {scores.shape} out of the per-sample scores {rows.shape} "
+                "(samples, units); it must leave one score per unit."
+            )
+        return Estimate(scores)
+
+    def _reduced(self) -> Estimate:
         sums = self.sums
         if self.variances:  # the variance of an absolute value is at most that of the score
             sums = Sums()
             sums.add(torch.cat(self.rows).abs(), torch.cat(self.variances))
-        return self._reduced(sums.count, sums.moments())
-
-    def _reduced(self, count: int, found: Moments) -> Estimate:
+        n, (mean, central, (v, vv, xv, xxv)) = sums.count, sums.moments()
+        m2, m3, m4, *_ = central
         factor = 2.0 if self.reduction == "mean_plus_2_std" else 0.0
-        scale = count if self.reduction == "sum" else 1
+        scale = n if self.reduction == "sum" else 1
+        # variance of the true scores, without the draws' noise; as an estimate it may be below 0
+        spread = m2 - v * (1 - 1 / n)
+        # variance of the mean, twice its covariance with the spread, and variance of the spread
+        by_draws = torch.stack([v, 4 * xv, 4 * xxv]) / n
+        in_all = torch.stack([m2, 2 * m3, m4 - m2**2]) / max(n - 1, 1)
         # slope of factor * sqrt(spread), at the spread or, if larger, its standard error
-        unsure = found.in_all[2].clamp(min=0).sqrt()
-        slope = factor / (2 * torch.maximum(found.spread, unsure).clamp(min=tiny).sqrt())
+        unsure = in_all[2].clamp(min=0).sqrt()
+        slope = factor / (2 * torch.maximum(spread, unsure).clamp(min=tiny).sqrt())
         slopes = torch.stack([torch.ones_like(slope), slope, slope**2])
-        by_draws = (slopes * found.by_draws).sum(0).clamp(min=0)
-        by_data = ((slopes * found.in_all).sum(0) - by_draws).clamp(min=0)
-        freedom = found.effective.clamp(min=tiny) * max(self.draws - 1, 1)
-        degrees = by_draws**2 / (by_draws**2 / freedom).clamp(min=tiny)
+        drawn = (slopes * by_draws).sum(0).clamp(min=0)
+        chosen = ((slopes * in_all).sum(0) - drawn).clamp(min=0)  # by the choice of the samples
+        freedom = (n * v**2 / vv.clamp(min=tiny)).clamp(min=tiny) * max(self.draws - 1, 1)
+        degrees = drawn**2 / (drawn**2 / freedom).clamp(min=tiny)
 
-        def numbers(values: torch.Tensor) -> np.ndarray:
-            return values.cpu().numpy()
+        def numbers(values: torch.Tensor, known: bool) -> np.ndarray | None:
+            return values.cpu().numpy() if known else None
 
-        several = count > 1
+        scores = scale * (mean + factor * spread.clamp(min=0).sqrt())
         return Estimate(
-            finite(numbers(scale * (found.mean + factor * found.spread.clamp(min=0).sqrt()))),
-            numbers(scale * by_draws.sqrt()) if self.known else None,
-            numbers(scale * (by_draws + by_data).sqrt()) if several else None,
-            numbers(degrees) if self.known else None,
-            np.array(count - 1.0) if several else None,
-            numbers(found.skewness(slope)) if several else None,
+            finite(scores).cpu().numpy(),
+            numbers(scale * drawn.sqrt(), self.known),
+            numbers(scale * (drawn + chosen).sqrt(), n > 1),
+            numbers(degrees, self.known),
+            np.array(n - 1.0) if n > 1 else None,
+            numbers(_skewness(central, slope), n > 1),
         )
 
 
-def finite(scores: Numbers) -> Numbers:
+@dataclass(frozen=True)
+class Drawn:
+    """Per-sample scores, means of ``draws`` draws each, and their sums of squared deviations.
+
+    ``scores`` and ``squares`` are (samples, units) in float64.
+    """
+
+    scores: torch.Tensor
+    squares: torch.Tensor
+    draws: int
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[torch.Tensor, torch.Tensor, int]], draws: int) -> "Drawn":
+        """Collect a round from batches: scores, their variances, number of samples on all ranks."""
+        scores, variances = [], []
+        for values, variance, samples in batches:
+            scores.append(distributed.gathered(values, samples).double().cpu())
+            variances.append(distributed.gathered(variance, samples).double().cpu())
+        return cls(torch.cat(scores), torch.cat(variances) * draws * (draws - 1), draws)
+
+    def with_samples(self, other: "Drawn") -> "Drawn":
+        """Combine with more samples, which have as many draws."""
+        scores = torch.cat([self.scores, other.scores])
+        return Drawn(scores, torch.cat([self.squares, other.squares]), self.draws)
+
+    def with_draws(self, other: "Drawn") -> "Drawn":
+        """Combine with more draws for the same samples (Chan et al., 1983)."""
+        draws = self.draws + other.draws
+        apart = other.scores - self.scores
+        between = apart**2 * (self.draws * other.draws / draws)
+        scores = self.scores + apart * (other.draws / draws)
+        return Drawn(scores, self.squares + other.squares + between, draws)
+
+    def estimate(self, reduction: Reduction) -> Estimate:
+        """Return the reduced scores; with one draw per sample the sampling error is unknown."""
+        reducer = Reducer(reduction, self.draws, known=self.draws > 1)
+        reducer.add(self.scores, self.squares / max(1, self.draws * (self.draws - 1)))
+        return reducer.estimate()
+
+
+def _skewness(central: Sequence[torch.Tensor], slope: torch.Tensor) -> torch.Tensor:
+    """Return the skewness of d + slope (d^2 - m2), a sample's contribution, by moments of d."""
+    m2, m3, m4, m5, m6 = central
+    second = m2 + 2 * slope * m3 + slope**2 * (m4 - m2**2)
+    third = m3 + 3 * slope * (m4 - m2**2) + 3 * slope**2 * (m5 - 2 * m2 * m3)
+    third = third + slope**3 * (m6 - 3 * m2 * m4 + 2 * m2**3)
+    return (third / second.clamp(min=0) ** 1.5).nan_to_num(0, 0, 0)
+
+
+def finite(scores: torch.Tensor) -> torch.Tensor:
     """Return scores, or values that make them, unchanged; UserError if some are not finite."""
-    values = torch.as_tensor(scores)
-    if bad := int((~values.isfinite()).sum()):
+    if bad := int((~scores.isfinite()).sum()):
         raise UserError(
-            f"{bad} of {values.numel()} scores are not finite: for some sample the loss, or an "
+            f"{bad} of {scores.numel()} scores are not finite: for some sample the loss, or an "
             "activation, is inf or nan. Look at model(x) and the loss function's values."
-        )
-    return scores
-
-
-def _checked(rows: np.ndarray, reduced: np.ndarray) -> np.ndarray:
-    scores = np.asarray(reduced)
-    if scores.shape[-1:] != rows.shape[-1:]:
-        raise UserError(
-            f"reduction made shape {scores.shape} out of the per-sample scores {rows.shape} "
-            "(samples, units); it must leave one score per unit."
         )
     return scores

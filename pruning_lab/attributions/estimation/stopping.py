@@ -1,7 +1,6 @@
 """Rules for ending the sampling: which layers get more samples or draws in the next round."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +19,6 @@ SOME = 16
 
 CONFIDENCE = 0.95
 """Confidence of ``separated``, over all units of a layer and all rounds."""
-
-DROWNED = 10.0
-"""Cap of the relative error in comparisons: from here on nothing is known of the scores."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,9 @@ class Stopping:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        share = "between 0 and 1 (both excluded)"
-        for name in ("relative_error", "separated"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), lambda number: 0 < number < 1, share)
+        allowed = "between 0 and 1 (both excluded)"
+        for name, share in self.of_error.items():
+            check_number(name, share, lambda number: 0 < number < 1, allowed)
         if self.evaluations is not None:
             check_count("evaluations", self.evaluations)
         if self.seconds is not None:
@@ -59,6 +54,12 @@ class Stopping:
     def any(self) -> bool:
         """True if there is any rule."""
         return any(rule is not None for rule in vars(self).values())
+
+    @property
+    def of_error(self) -> dict[str, float]:
+        """The rules for the total error of a layer, by name."""
+        rules = {"relative_error": self.relative_error, "separated": self.separated}
+        return {name: share for name, share in rules.items() if share is not None}
 
     @property
     def fewest_samples(self) -> int:
@@ -84,27 +85,22 @@ class Sampled:
     seconds: float
 
 
-def more(layers: Sequence[Sampled], rules: Stopping) -> list[int]:
+def growth(layers: Collection[Sampled], rules: Stopping) -> list[int]:
     """Return by how much the next round raises each layer's size; 0 for finished layers."""
-    wanted = [
-        min(2 * layer.size, layer.most) if _goes_on(layer, rules) else layer.size
-        for layer in layers
-    ]
+    sizes = np.array([layer.size for layer in layers])
+    most = [layer.most if _goes_on(layer, rules) else layer.size for layer in layers]
+    wanted = np.minimum(2 * sizes, most)
     for limit, unit in ((rules.evaluations, "evaluations"), (rules.seconds, "seconds")):
         if limit is not None:
-            prices = [getattr(layer, unit) for layer in layers]
-            left = limit - sum(p * layer.size for p, layer in zip(prices, layers, strict=True))
-            wanted = _affordable(layers, wanted, prices, left)
-    return [total - layer.size for total, layer in zip(wanted, layers, strict=True)]
+            prices = np.array([getattr(layer, unit) for layer in layers])
+            wanted = _affordable(layers, wanted, prices, limit - (prices * sizes).sum())
+    return (wanted - sizes).tolist()
 
 
-def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
-    """A message on the layers that used all samples without reaching their rule; None if none."""
-    short = [
-        layer
-        for layer in layers
-        if layer.all_samples and _asked(rules) and not _holds(layer, rules)
-    ]
+def missed(layers: Collection[Sampled], rules: Stopping) -> str | None:
+    """Return a message on layers that used all samples without reaching their rule, if any."""
+    asked = rules.of_error
+    short = [layer for layer in layers if asked and layer.all_samples and not _holds(layer, rules)]
     if not short:
         return None
     worst = max((layer.estimate for layer in short), key=lambda estimate: estimate.relative_error)
@@ -112,13 +108,9 @@ def missed(layers: Sequence[Sampled], rules: Stopping) -> str | None:
     if worst.sampling_error is not None:
         left = _without_draws(worst).relative_error
         due = f", of which {left:.3g} comes from which samples were chosen"
-    asked = " or ".join(
-        f"{name}={getattr(rules, name)}"
-        for name in ("relative_error", "separated")
-        if getattr(rules, name) is not None
-    )
+    missing = " or ".join(f"{name}={share}" for name, share in asked.items())
     return (
-        f"{len(short)} of {len(layers)} layers miss {asked} with all score samples: the largest "
+        f"{len(short)} of {len(layers)} layers miss {missing} with all score samples: the largest "
         f"relative error is {worst.relative_error:.3g}{due}. The run continues with these scores. "
         "Relax the rule, or give more samples to score on (dataset.score; where dataset.train is "
         "null, they are missing from the training data then)."
@@ -151,13 +143,9 @@ def _goes_on(layer: Sampled, rules: Stopping) -> bool:
     """Return True if no rule of the layer holds yet, and one still can."""
     if layer.size >= layer.most or _holds(layer, rules):
         return False
-    if not layer.all_samples or not _asked(rules):
+    if not layer.all_samples or not rules.of_error:
         return True
     return _holds(replace(layer, estimate=_without_draws(layer.estimate)), rules)
-
-
-def _asked(rules: Stopping) -> bool:
-    return rules.relative_error is not None or rules.separated is not None
 
 
 def _holds(layer: Sampled, rules: Stopping) -> bool:
@@ -180,8 +168,7 @@ def _without_draws(estimate: Estimate) -> Estimate:
     0 if the error of the draws is unknown: all of it may be theirs.
     """
     error, draws = estimate.error, estimate.sampling_error
-    if error is None:
-        return estimate
+    assert error is not None  # there are 2 samples or more
     left = np.zeros_like(error) if draws is None else np.sqrt(np.clip(error**2 - draws**2, 0, None))
     return replace(estimate, error=left)
 
@@ -191,34 +178,28 @@ def _reducible(layer: Sampled) -> float:
     estimate = layer.estimate
     if layer.all_samples and estimate.sampling_error is not None:
         estimate = replace(estimate, error=estimate.sampling_error)
-    return min(estimate.relative_error, DROWNED)
+    return min(estimate.relative_error, 10.0)  # above, nothing is known of the scores
 
 
 def _affordable(
-    layers: Sequence[Sampled], wanted: Sequence[int], prices: Sequence[float], left: float
-) -> list[int]:
+    layers: Collection[Sampled], wanted: np.ndarray, prices: np.ndarray, left: float
+) -> np.ndarray:
     """Return sizes within the budget ``left`` that minimize the sum of squared relative errors.
 
     If layer k of size q_k has the squared error a_k / q_k and costs p_k per unit of size, q_k is
     proportional to sqrt(a_k / p_k) (Neyman, 1934), between the present and the wanted size.
     """
-    weights = [
-        math.sqrt(layer.size / price) * _reducible(layer)
-        for layer, price in zip(layers, prices, strict=True)
-    ]
+    sizes = np.array([layer.size for layer in layers])
+    weights = np.sqrt(sizes / prices) * [_reducible(layer) for layer in layers]
 
-    def totals(scale: float) -> list[int]:
-        return [
-            int(min(most, max(layer.size, scale * weight)))
-            for layer, weight, most in zip(layers, weights, wanted, strict=True)
-        ]
+    def totals(scale: float) -> np.ndarray:
+        return np.clip(scale * weights, sizes, wanted).astype(int)
 
     def cost(scale: float) -> float:
-        parts = zip(totals(scale), layers, prices, strict=True)
-        return sum((total - layer.size) * price for total, layer, price in parts)
+        return ((totals(scale) - sizes) * prices).sum()
 
-    low = 0.0
-    high = max([m / w for m, w in zip(wanted, weights, strict=True) if w > 0], default=0.0)
+    ratios = np.divide(wanted, weights, out=np.zeros_like(weights), where=weights > 0)
+    low, high = 0.0, float(ratios.max(initial=0.0))
     if cost(high) <= left:
         return totals(high)
     for _ in range(60):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from operator import eq, is_
-from typing import Any, ClassVar, TypeGuard
+from typing import ClassVar, TypeGuard
 
 import torch
 
@@ -19,9 +19,11 @@ from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
 from pruning_lab.graph.parts import gradients as led_back
 from pruning_lab.partial_forward.cut import check_rows, two_and_three
+from pruning_lab.partial_forward.interface import ModelGraph
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.inputs import Inputs, length, select
 
 
 class ActivationMetric(AttributionMetric):
@@ -58,14 +60,14 @@ class ActivationMetric(AttributionMetric):
         check_samples_apart(self.model)
         graph = self._graph(unit_groups)
         gatherings = [self._gathering(graph, groups, after_activation) for groups in unit_groups]
-        if len(self.batches.first(2)) > 1:
+        if length(self.batches.first(2)) > 1:
             self._check_apart(graph, Places(gatherings), self.batches.pair())
         for first in gatherings[:1]:
             with passes.checking():
                 evidence = self._evidence(graph, Places([first]), *self.batches.pair())
             finite(self._scores(first, evidence))
 
-    def _check_apart(self, graph: Any, places: "Places", pair: Batch) -> None:
+    def _check_apart(self, graph: ModelGraph, places: "Places", pair: Batch) -> None:
         """Raise UserError if what is read of a sample depends on the others of its batch."""
         if self.needs_gradient:
             check_apart(self._output, pair, self._raw_losses)
@@ -82,7 +84,9 @@ class ActivationMetric(AttributionMetric):
         places = Places([self._gathering(graph, g, after_activation) for g in unit_groups])
         return Prediction(samples, samples * self._share_back(graph, places))
 
-    def _gathering(self, graph: Any, unit_groups: UnitGroups, after_activation: bool) -> Gathering:
+    def _gathering(
+        self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
+    ) -> Gathering:
         """Return the sites where the evidence of unit groups is read."""
         return Gathering(self._sites(graph, unit_groups, after_activation), unit_groups.count)
 
@@ -94,11 +98,11 @@ class ActivationMetric(AttributionMetric):
         """Return the reducer of the per-sample scores."""
         return Reducer(self.reduction)
 
-    def _share_back(self, graph: Any, places: "Places") -> float:
+    def _share_back(self, graph: ModelGraph, places: "Places") -> float:
         """Return the share of a whole backward pass that computes the gradients."""
         return graph.share_back(places.graded) if self.needs_gradient else 0.0
 
-    def _at_once(self, graph: Any, places: "Places") -> int:
+    def _at_once(self, graph: ModelGraph, places: "Places") -> int:
         """Return the number of samples that fit into ``memory``, measured on the first one."""
         x, three = two_and_three(self.batches.example())
         with passes.checking():
@@ -107,18 +111,16 @@ class ActivationMetric(AttributionMetric):
             with torch.no_grad():
                 check_rows(activations, graph.record(three, places.nodes)[1])
         both_ways = 2 if self.needs_gradient else 1
-        return max(1, len(x) * self.memory // (both_ways * max(1, made.bytes)))
+        return max(1, length(x) * self.memory // (both_ways * max(1, made.bytes)))
 
-    def _evidence(
-        self, graph: Any, places: "Places", x: torch.Tensor, target: torch.Tensor
-    ) -> Evidence:
+    def _evidence(self, graph: ModelGraph, places: "Places", x: Inputs, target: Inputs) -> Evidence:
         """Return activation and gradient at every node; the activation twice without gradients."""
         with torch.set_grad_enabled(self.needs_gradient):
             output, activations = graph.record(x, places.nodes)
             recorded = dict(zip(places.nodes, activations, strict=True))
             gradients = {}
             if self.needs_gradient:
-                passes.backward(len(x), self._share_back(graph, places))
+                passes.backward(length(x), self._share_back(graph, places))
                 wanted = [recorded[node] for node in places.graded]
                 loss = self._losses(output, target).sum()
                 check_graded(loss)
@@ -190,17 +192,17 @@ def _one_pass(
         [m._gathering(graph, groups, after_activation) for groups in unit_groups] for m in metrics
     ]
     every = Places(place for places in gatherings for place in places)
-    checked = len(leading.batches.first(2)) > 1  # batches of one sample cannot mix samples
+    checked = length(leading.batches.first(2)) > 1  # batches of one sample cannot mix samples
     if checked:
         leading._check_apart(graph, every, leading.batches.pair())
     reducers = [[metric._reducer() for _ in unit_groups] for metric in metrics]
     at_once = distributed.agreed(lambda: leading._at_once(graph, every))
     for batch in leading.batches.read(leading.samples):
-        if not checked and len(batch[0]) > 1:
-            leading._check_apart(graph, every, (batch[0][:2], batch[1][:2]))
+        if not checked and length(batch) > 1:
+            leading._check_apart(graph, every, select(batch, slice(2)))
             checked = True
         for part in parts(batch, at_once):
-            evidence = leading._evidence(graph, every, part.x, part.target)
+            evidence = leading._evidence(graph, every, part.inputs, part.target)
             for metric, places, totals in zip(metrics, gatherings, reducers, strict=True):
                 for place, reducer in zip(places, totals, strict=True):
                     reducer.add(metric._scores(place, evidence), samples=part.samples)

@@ -13,7 +13,7 @@ from pruning_lab.attributions.observation.memory import Room
 from pruning_lab.attributions.unit_groups import keep_rows
 from pruning_lab.partial_forward.cut import Cut, State
 from pruning_lab.partial_forward.first_layer import Units
-from pruning_lab.partial_forward.hooked import HookedCut
+from pruning_lab.partial_forward.interface import ModelCut
 from pruning_lab.profiling import passes
 
 Walked = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -36,7 +36,7 @@ class Game:
 
     def __init__(
         self,
-        cut: Cut | HookedCut,
+        cut: ModelCut,
         sites: Sequence[Site],
         state: State,
         losses: Callable[[Any, torch.Tensor], torch.Tensor],

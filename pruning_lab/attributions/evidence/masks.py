@@ -22,10 +22,12 @@ from pruning_lab.attributions.observation.memory import Made, Room
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.partial_forward.cut import State, two_and_three
+from pruning_lab.partial_forward.interface import ModelCut, ModelGraph
 from pruning_lab.partial_forward.shares import Share
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.inputs import Inputs, copied, in_float32, length, select
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -98,7 +100,7 @@ class MaskMetric(AttributionMetric):
 
     def _games(
         self,
-        graph: Any,
+        graph: ModelGraph,
         unit_groups: UnitGroups,
         after_activation: bool,
         at_most: int | None = None,
@@ -120,11 +122,11 @@ class MaskMetric(AttributionMetric):
                         partial(min, room.samples, at_most or room.samples)
                     )
                 for part in parts(batch, at_once, seen):
-                    yield play(cut.before(part.x), part.target, room), part
-                seen += len(batch[0])
+                    yield play(cut.before(part.inputs), part.target, room), part
+                seen += length(batch)
 
     def _cut(
-        self, graph: Any, unit_groups: UnitGroups, after_activation: bool
+        self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
     ) -> tuple[list[Site], Any]:
         sites = self._sites(graph, unit_groups, after_activation)
         return sites, graph.cut([(site.node, site.axis) for site in sites])
@@ -144,37 +146,36 @@ class MaskMetric(AttributionMetric):
     def _parts(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> list[Parts]:
         """Return the cost of a sample for each set of unit groups, measured on the first one."""
         graph, counts = self._opened(unit_groups, after_activation)
-        batch, targets = next(self.batches.read(1))
-        x, target = (two_and_three(tensor)[0] for tensor in (batch, targets))
+        x, target = two_and_three(next(self.batches.read(1)))[0]
         costs = []
         for groups, count in zip(unit_groups, counts, strict=True):
             sites, opened = self._cut(graph, groups, after_activation)
             with closing(opened) as cut:
-                game = self._game(cut, sites, cut.before(x.clone()), target, Room(2, 2, 2))
+                game = self._game(cut, sites, cut.before(copied(x)), target, Room(2, 2, 2))
                 entry = cut.entry if game.by_entry else None
                 entered = (entry.share.forward, entry.share_rest.forward) if entry else None
                 costs.append(Parts(count, cut.share_before.forward, cut.share_after, entered))
         return costs
 
     def _game(
-        self, cut: Any, sites: list[Site], state: State, targets: torch.Tensor, room: Room
+        self, cut: ModelCut, sites: list[Site], state: State, targets: Inputs, room: Room
     ) -> Game:
-        def losses(output: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-            exact = output if self.precision == "fp32" else output.float()
-            return self._losses(exact, targets[samples])
+        def losses(output: Any, samples: torch.Tensor) -> torch.Tensor:
+            exact = output if self.precision == "fp32" else in_float32(output)
+            return self._losses(exact, select(targets, samples))
 
         return Game(cut, sites, state, losses, room, self._autocast)
 
     @torch.no_grad()
     @passes.checking()
     def _room(
-        self, cut: Any, play: Callable[..., Game], batch: torch.Tensor, targets: torch.Tensor
+        self, cut: ModelCut, play: Callable[..., Game], batch: Inputs, targets: Inputs
     ) -> Room:
         """Return the batch sizes that fit into ``memory``, by the first sample; prepare ``cut``."""
-        x, target = (t[:1].repeat_interleave(2, 0) for t in (batch, targets))
-        cut.before(x.clone())  # the first call also checks the model
+        x, target = two_and_three((batch, targets))[0]
+        cut.before(copied(x))  # the first call also checks the model
         with Made(self.model) as before:
-            state = cut.before(x.clone())
+            state = cut.before(copied(x))
         played = play(state, target, Room(2, 2, 2))
         with Made(self.model) as after:
             _ = played.ends
@@ -190,10 +191,9 @@ class MaskMetric(AttributionMetric):
             self._check_parts(x, target, play(state, target, Room(2, 2, 2)))
         return room
 
-    def _check_parts(self, x: torch.Tensor, target: torch.Tensor, played: Game) -> None:
+    def _check_parts(self, x: Inputs, target: Inputs, played: Game) -> None:
         """Raise UserError unless the parts of the model give the loss of the whole model."""
-        passes.forward(len(x))
-        expected = self._losses(self.model(x.clone()), target)
+        expected = self._losses(self._output(copied(x)), target)
         scale = max(losses.abs().max().item() for losses in (expected, *played.ends))
         for losses in (played.ends[0], played.full_by_entry()):
             if np.isfinite(scale) and not same(expected, losses, scale):
@@ -276,7 +276,7 @@ class OneRoundMetric(MaskMetric):
         for index, (each, count, limit) in enumerate(zip(unit_groups, counts, limits, strict=True)):
             reducer = Reducer(self.reduction, self._draws())
             for game, part in self._games(graph, each, after_activation, limit):
-                shape = len(part.x), self._numbers(count)
+                shape = length(part.inputs), self._numbers(count)
                 scores, variances = (
                     fitting(values, shape, "(samples, players)", self._score)
                     for values in self._score(game, part.first)

@@ -16,6 +16,7 @@ from pruning_lab.attributions.evidence.gathering import Evidence, Gathering
 from pruning_lab.attributions.evidence.weights import rows_of, weight_of
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
+from pruning_lab.partial_forward.interface import ModelGraph
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction
 
@@ -43,7 +44,7 @@ class WeightGradientMetric(ActivationMetric):
         return replace(shared, forward=shared.forward * (1 + 2 * shares))
 
     def _gathering(
-        self, graph: Any, unit_groups: UnitGroups, after_activation: bool
+        self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
     ) -> "_WithInputs":
         return _WithInputs(
             graph, self._sites(graph, unit_groups, after_activation=False), unit_groups.count
@@ -79,7 +80,7 @@ class WeightGradientMetric(ActivationMetric):
 class _WithInputs(Gathering):
     """A gathering that also records the inputs of the sites' modules."""
 
-    def __init__(self, graph: Any, sites: list[Site], count: int | None) -> None:
+    def __init__(self, graph: ModelGraph, sites: list[Site], count: int | None) -> None:
         super().__init__(sites, count)
         self.inputs = [graph.entering(site.module) for site in sites]
         self.shares = [graph.share(site.node).forward for site in sites]

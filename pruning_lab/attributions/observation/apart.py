@@ -4,18 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning_lab.attributions.observation.batches import Batch
-from pruning_lab.attributions.observation.checks import same
+from pruning_lab.attributions.observation.checks import same, tensors_in
 from pruning_lab.errors import UserError
 from pruning_lab.profiling import passes
+from pruning_lab.runtime.inputs import Inputs, copied, select, tensors
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
 
-Read = Callable[[torch.Tensor], Any]
-"""x -> what is read of the model: its output or its activations."""
+Read = Callable[[Inputs], Any]
+"""Inputs -> what is read of the model: its output or its activations."""
 
-Losses = Callable[[Any, torch.Tensor], torch.Tensor]
+Losses = Callable[[Any, Inputs], torch.Tensor]
 """(output, target) -> losses (N, ...)."""
 
 ROWS = ([0, 1], [0, 1, 0], [0, 0], [1, 1], [1, 0], [0, 1] * 4)
@@ -30,9 +30,9 @@ def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
     The two samples of ``pair`` are read in the batches of ROWS. ``losses``: None for criteria
     without a loss. Random numbers of the model are seeded: the same for batches of equal shape.
     """
-    x, target = pair
-    read_of = [drawn_alike(read, x[rows]) for rows in ROWS]
-    random = not all(map(same, *map(_tensors, (read_of[0], drawn_alike(read, x, seed=1)))))
+    inputs, target = pair
+    read_of = [drawn_alike(read, select(inputs, rows)) for rows in ROWS]
+    random = not all(map(same, *map(_tensors, (read_of[0], drawn_alike(read, inputs, seed=1)))))
     for both, three, *further in zip(*map(_tensors, read_of), strict=False):
         dims = [d for d, size in enumerate(both.shape) if three.shape[d] != size]
         if len(dims) > 1:
@@ -49,18 +49,17 @@ def check_apart(read: Read, pair: Batch, losses: Losses | None = None) -> None:
             )
     if losses is None:
         return
-    for targets in (target, target[[0, 0]]):  # some losses mix only samples of one class
+    for targets in (target, select(target, [0, 0])):  # some losses mix only samples of one class
         losses_of = [
-            drawn_alike(losses, o, targets[rows]) for o, rows in zip(read_of, ROWS, strict=True)
+            drawn_alike(losses, o, select(targets, rows))
+            for o, rows in zip(read_of, ROWS, strict=True)
         ]
         _check_losses(losses_of, read_of[0], targets, random)
 
 
-def _check_losses(
-    found: Sequence[torch.Tensor], output: Any, target: torch.Tensor, random: bool
-) -> None:
+def _check_losses(found: Sequence[torch.Tensor], output: Any, target: Inputs, random: bool) -> None:
     both, three = found[:2]
-    shapes = f"output {_shapes(output)}, target {tuple(target.shape)}"
+    shapes = f"output {_shapes(output)}, target {_shapes(target)}"
     advice = "Squeeze the output, or unsqueeze the target, if their shapes differ"
     if both.shape[1:] != three.shape[1:]:
         raise UserError(
@@ -96,16 +95,15 @@ def _mixed(found: Sequence[torch.Tensor], random: bool, floor: float = 0.0) -> b
 
 def drawn_alike(run: Callable[..., Any], *given: Any, seed: int = 0) -> Any:
     """Call ``run`` on copies of the tensors, with all random streams seeded."""
-    copies = tree_map_only(torch.Tensor, torch.clone, given)
-    with streams_kept([leaf.device for leaf in tree_leaves(copies) if hasattr(leaf, "device")]):
+    copies = copied(given)
+    with streams_kept([tensor.device for tensor in tensors(copies)]):
         seed_all(seed)
         return run(*copies)
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    leaves = tree_leaves(value)
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
-def _shapes(output: Any) -> str:
-    return ", ".join(str(tuple(t.shape)) for t in _tensors(output)) or type(output).__name__
+def _shapes(value: Any) -> str:
+    return ", ".join(str(tuple(t.shape)) for t in tensors_in(value)) or type(value).__name__

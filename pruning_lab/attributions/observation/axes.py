@@ -13,6 +13,7 @@ from pruning_lab.errors import UserError
 from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, unit_axis
 from pruning_lab.profiling import passes
+from pruning_lab.runtime.inputs import Inputs, call, length
 
 LAST = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 """Torch's own modules besides LAYERS whose units lie in the last dimension."""
@@ -20,7 +21,7 @@ LAST = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 @torch.no_grad()
 @passes.checking()
-def axis_of(model: nn.Module, module: nn.Module, example: Callable[[], torch.Tensor]) -> int:
+def axis_of(model: nn.Module, module: nn.Module, example: Callable[[], Inputs]) -> int:
     """Return the dimension of ``module``'s output that holds its units.
 
     It is known for torch's own layers. For others one unit's weights, or one unit of the last layer
@@ -59,7 +60,7 @@ def _known(module: nn.Module) -> int | None:
 
 
 def _run(
-    model: nn.Module, module: nn.Module, x: torch.Tensor, at: nn.Module | None = None
+    model: nn.Module, module: nn.Module, x: Inputs, at: nn.Module | None = None
 ) -> tuple[Any, list[nn.Module]]:
     """Return ``module``'s output and the layers run before, the last unit of ``at`` changed."""
     outputs: list[Any] = []
@@ -77,8 +78,8 @@ def _run(
     hooked = [m for m in model.modules() if m is module or _known(m) is not None]
     handles = [m.register_forward_hook(hook) for m in hooked]
     try:
-        passes.forward(len(x))
-        model(x)
+        passes.forward(length(x))
+        call(model, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -89,7 +90,7 @@ Changes = Iterator[tuple[torch.Tensor, int]]
 """Outputs after a change to one unit, each with the number of units."""
 
 
-def _by_weights(model: nn.Module, module: nn.Module, x: torch.Tensor) -> Changes:
+def _by_weights(model: nn.Module, module: nn.Module, x: Inputs) -> Changes:
     """Change the last index of each dimension of the module's own weight and bias."""
     (name,) = (name for name, candidate in model.named_modules() if candidate is module)
     held = module._parameters
@@ -98,7 +99,7 @@ def _by_weights(model: nn.Module, module: nn.Module, x: torch.Tensor) -> Changes
             assert tensor is not None
             changed = {f"{name}.{kind}".lstrip("."): _with_another(tensor, dim)}
 
-            def run(x: torch.Tensor, changed: Any = changed) -> Any:
+            def run(x: Inputs, changed: Any = changed) -> Any:
                 read = _Reads(model, module)
                 functional_call(read, {f"model.{key}": new for key, new in changed.items()}, (x,))
                 return read.found
@@ -113,13 +114,11 @@ class _Reads(nn.Module):
         super().__init__()
         self.model, self._of, self.found = model, [module], None
 
-    def forward(self, x: torch.Tensor) -> None:
+    def forward(self, x: Inputs) -> None:
         self.found, _ = _run(self.model, self._of[0], x)
 
 
-def _by_layer(
-    model: nn.Module, module: nn.Module, x: torch.Tensor, last: list[nn.Module]
-) -> Changes:
+def _by_layer(model: nn.Module, module: nn.Module, x: Inputs, last: list[nn.Module]) -> Changes:
     """Change the last unit of the layer that ran last, if there is one."""
     for layer in last:
         output, _ = drawn_alike(partial(_run, model, layer), x)

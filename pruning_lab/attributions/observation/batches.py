@@ -11,9 +11,19 @@ from torch.utils.data import BatchSampler
 from pruning_lab.errors import UserError
 from pruning_lab.partial_forward.cut import two_and_three
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.inputs import (
+    Inputs,
+    inputs_and_target,
+    joined,
+    length,
+    move,
+    select,
+    tensors,
+)
 from pruning_lab.runtime.random_streams import streams_kept
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[Inputs, Inputs]
+"""The inputs and the targets of the same samples."""
 
 AMONG = 64
 """Number of first samples searched for one whose target differs from the first one's."""
@@ -26,10 +36,10 @@ SAME_AGAIN = (
 
 
 class Batches:
-    """Batches (x, target) as copies on a device.
+    """Batches, split into inputs and target, as copies on a device.
 
-    Reading raises UserError if ``data`` can be read only once, is empty, has batches that are not
-    pairs of tensors, or does not give the same samples again.
+    Reading raises UserError if ``data`` can be read only once, is empty, has batches without a
+    target (see ``inputs_and_target``), or does not give the same samples again.
     """
 
     def __init__(self, data: Iterable[Any], device: torch.device) -> None:
@@ -54,24 +64,23 @@ class Batches:
                     "a list of batches or a DataLoader."
                 )
             for batch in batches:
-                x, target = (t[: None if limit is None else limit - seen] for t in _checked(batch))
-                self._compare(seen, x, target)
-                skipped = max(0, start - seen)
-                seen += len(x)
-                if not skipped or skipped < len(x):
-                    x, target = x[skipped:], target[skipped:]
-                    yield x.to(self._device, copy=True), target.to(self._device, copy=True)
+                pair = select(_checked(batch), slice(None if limit is None else limit - seen))
+                self._compare(seen, pair)
+                skipped, count = max(0, start - seen), length(pair)
+                seen += count
+                if not skipped or skipped < count:
+                    yield move(select(pair, slice(skipped, None)), self._device, copy=True)
                 if limit is not None and seen >= limit:
                     return
         if seen == 0:
             raise UserError("The data_generator yielded no batch: nothing to score on.")
         self._check_count(seen)
 
-    def first(self, limit: int) -> torch.Tensor:
-        """Return the first samples, at most ``limit`` and all from the first batch."""
+    def first(self, limit: int) -> Inputs:
+        """Return the inputs of up to ``limit`` samples of the first batch."""
         return next(self.read(limit))[0]
 
-    def example(self) -> torch.Tensor:
+    def example(self) -> Inputs:
         """Return the first sample twice: code may drop the dimension of a single one."""
         return two_and_three(self.first(1))[0]
 
@@ -80,31 +89,31 @@ class Batches:
 
         Twice the first sample if none of the first AMONG differs from it.
         """
-        x, target = next(self.read(1))
-        second = x, target
+        first = second = next(self.read(1))
         for batch in self.read(AMONG):
-            for sample in zip(*(tensor.split(1) for tensor in batch), strict=True):
-                if sample[0].shape == x.shape and sample[1].shape == target.shape:
-                    if not torch.equal(sample[1], target):
-                        return torch.cat([x, sample[0]]), torch.cat([target, sample[1]])
-                    second = second if torch.equal(sample[0], x) else sample
-        return torch.cat([x, second[0]]), torch.cat([target, second[1]])
+            for row in range(length(batch)):
+                sample = select(batch, slice(row, row + 1))
+                if _shapes(sample) == _shapes(first):
+                    if not _equal(sample[1], first[1]):
+                        return joined([first, sample])
+                    second = second if _equal(sample[0], first[0]) else sample
+        return joined([first, second])
 
     def count(self, limit: int | None = None) -> int:
         """Return the number of samples that ``read`` yields; reads them if it is not known."""
-        return self.available(limit) or sum(len(x) for x, _ in self.read(limit))
+        return self.available(limit) or sum(map(length, self.read(limit)))
 
     def available(self, limit: int | None = None) -> int:
         """Return the number of samples that ``read`` yields; 0 if it is not known beforehand."""
         if isinstance(self._data, list | tuple):
-            length = sum(len(x) for x, _ in map(_checked, self._data))
+            count = sum(length(_checked(batch)) for batch in self._data)
         else:
-            length = _length(self._data)
-        return min(length, limit or length)
+            count = _length(self._data)
+        return min(count, limit or count)
 
-    def _compare(self, seen: int, x: torch.Tensor, target: torch.Tensor) -> None:
+    def _compare(self, seen: int, pair: Batch) -> None:
         """Raise UserError if samples after the first ``seen`` differ from earlier readings."""
-        digests = [hash(both) for both in zip(_bytes(x), _bytes(target), strict=True)]
+        digests = [hash(sample) for sample in zip(*map(_bytes, tensors(pair)), strict=True)]
         for number, (new, old) in enumerate(zip(digests, self._digests[seen:], strict=False), seen):
             if new != old:
                 raise UserError(
@@ -129,20 +138,20 @@ class Part(NamedTuple):
     The share is all of them if there is one rank, or fewer samples than ranks.
     """
 
-    x: torch.Tensor
-    target: torch.Tensor
+    inputs: Inputs
+    target: Inputs
     first: int
     samples: int
 
 
 def parts(batch: Batch, at_once: int, seen: int = 0) -> Iterator[Part]:
     """Split a batch, after ``seen`` samples, into parts of up to ``at_once`` samples per rank."""
-    for x, target in zip(
-        *(tensor.split(at_once * distributed.count()) for tensor in batch), strict=True
-    ):
-        share = distributed.share(len(x))
-        yield Part(x[share], target[share], seen + share.start, len(x))
-        seen += len(x)
+    together = at_once * distributed.count()
+    for start in range(0, length(batch), together):
+        part = select(batch, slice(start, start + together))
+        share = distributed.share(length(part))
+        inputs, target = select(part, share)
+        yield Part(inputs, target, seen + start + share.start, length(part))
 
 
 @contextmanager
@@ -168,17 +177,32 @@ def _length(data: object) -> int:
 
 
 def _checked(batch: Any) -> Batch:
-    pair = isinstance(batch, tuple | list) and len(batch) == 2
-    if not pair or not all(isinstance(member, torch.Tensor) for member in batch):
-        kind = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else batch
-        raise UserError(f"Batches must be pairs of tensors (x, target); this one is a {kind}.")
-    x, target = batch
-    if x.shape[:1] != target.shape[:1] or x.ndim == 0:
+    pair = inputs, target = inputs_and_target(batch)
+    for role, given in (("inputs", inputs), ("target", target)):
+        if not tensors(given):
+            raise UserError(
+                f"The {role} of a batch must be a tensor, or several in a tuple or a dictionary; "
+                f"there is a {type(given).__name__}."
+            )
+    shapes = _shapes(pair)
+    if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
         raise UserError(
-            "x and target of a batch must have the samples in their first dimension; there are x "
-            f"{tuple(x.shape)} and target {tuple(target.shape)}."
+            "All tensors of a batch must have the samples in their first dimension; there are "
+            f"inputs {_told(inputs)} and target {_told(target)}."
         )
-    return x, target
+    return pair
+
+
+def _shapes(inputs: Inputs) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors(inputs)]
+
+
+def _told(inputs: Inputs) -> str:
+    return ", ".join(map(str, _shapes(inputs)))
+
+
+def _equal(one: Inputs, other: Inputs) -> bool:
+    return all(map(torch.equal, tensors(one), tensors(other)))
 
 
 def _bytes(samples: torch.Tensor) -> Iterator[bytes]:

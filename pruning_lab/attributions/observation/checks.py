@@ -11,10 +11,11 @@ from torch import fx, nn
 from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import BatchNorm
 from pruning_lab.graph.parts import gradients
-from pruning_lab.graph.refusals import check_takes_one_tensor, told, untraceable
+from pruning_lab.graph.refusals import check_takes, told, untraceable
 from pruning_lab.partial_forward.hooked import recorded
 from pruning_lab.partial_forward.traced import Graph
 from pruning_lab.profiling import passes
+from pruning_lab.runtime.inputs import Inputs, call, copied, length, tensors
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
 
 
@@ -51,14 +52,12 @@ class Observed:
     gradients: list[torch.Tensor]
 
 
-def observe(
-    model: nn.Module, x: torch.Tensor, modules: Sequence[nn.Module], graded: bool
-) -> Observed:
+def observe(model: nn.Module, x: Inputs, modules: Sequence[nn.Module], graded: bool) -> Observed:
     """Record a pass of the model; UserError if a second pass gives another output."""
-    check_takes_one_tensor(model)
+    check_takes(model, x)
     with torch.no_grad():
-        passes.forward(len(x))
-        first = _drawn_alike(model, x)
+        passes.forward(length(x))
+        first = _drawn_alike(partial(call, model), x)
     try:
         observed = _observed(partial(_at_modules, model, modules), x, graded)
     except RuntimeError as error:
@@ -77,7 +76,7 @@ def observe(
 
 
 def check_trace(
-    model: nn.Module, graph: Graph, x: torch.Tensor, modules: Sequence[nn.Module], seen: Observed
+    model: nn.Module, graph: Graph, x: Inputs, modules: Sequence[nn.Module], seen: Observed
 ) -> None:
     """Raise UntraceableError unless the traced operations compute what the model was ``seen`` to.
 
@@ -87,7 +86,7 @@ def check_trace(
         graph.check_runs(module, len(runs))
     try:
         with torch.no_grad():
-            passes.forward(len(x))
+            passes.forward(length(x))
             first = _drawn_alike(graph.module, x)
         traced = _observed(partial(_at_nodes, graph, modules), x, bool(seen.gradients))
     except Exception as error:  # the user's code may raise anything
@@ -106,22 +105,22 @@ def check_trace(
         )
 
 
-Recording = Callable[[torch.Tensor], tuple[Any, list[list[torch.Tensor]]]]
+Recording = Callable[[Inputs], tuple[Any, list[list[torch.Tensor]]]]
 
 
-def _at_modules(model: nn.Module, modules: Sequence[nn.Module], x: torch.Tensor) -> Any:
+def _at_modules(model: nn.Module, modules: Sequence[nn.Module], x: Inputs) -> Any:
     output, runs = recorded(model, x, modules)
     return output, [runs[module] for module in modules]
 
 
-def _at_nodes(graph: Graph, modules: Sequence[nn.Module], x: torch.Tensor) -> Any:
+def _at_nodes(graph: Graph, modules: Sequence[nn.Module], x: Inputs) -> Any:
     nodes = [graph.sites(module) for module in modules]
     output, activations = graph.record(x, [node for runs in nodes for node in runs])
     values = iter(activations)
     return output, [[next(values) for _ in runs] for runs in nodes]
 
 
-def _observed(record: Recording, x: torch.Tensor, graded: bool) -> Observed:
+def _observed(record: Recording, x: Inputs, graded: bool) -> Observed:
     with torch.set_grad_enabled(graded):
         output, runs = _drawn_alike(record, x)
         if not graded:
@@ -136,11 +135,11 @@ def _weights(like: torch.Tensor) -> torch.Tensor:
     return torch.arange(like.numel(), device=like.device).add(1).cos().to(like).view(like.shape)
 
 
-def _drawn_alike(run: Callable[[torch.Tensor], Any], x: torch.Tensor) -> Any:
+def _drawn_alike(run: Callable[[Inputs], Any], x: Inputs) -> Any:
     """Call ``run`` on a copy of ``x``, seeded: some models draw at random even in eval mode."""
-    with streams_kept([x.device]):
+    with streams_kept([tensor.device for tensor in tensors(x)]):
         seed_all(0)
-        return run(x.clone())
+        return run(copied(x))
 
 
 def _same_gradients(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from pruning_lab.errors import UserError
+from pruning_lab.runtime.inputs import Inputs, length
 
 Criterion = Callable[..., torch.Tensor]
 
 
-def raw_losses(criterion: Criterion, output: Any, target: torch.Tensor) -> torch.Tensor:
+def raw_losses(criterion: Criterion, output: Any, target: Inputs) -> torch.Tensor:
     """Return the loss function's values for N samples, (N, ...); UserError for any other shape."""
     try:
         losses = criterion(output, target, reduction="none")
@@ -21,13 +22,13 @@ def raw_losses(criterion: Criterion, output: Any, target: torch.Tensor) -> torch
         raise UserError(
             f"The criterion {criterion} takes no reduction; it is called as criterion("
             "output, target, reduction='none'), for one loss a sample. Give such a function, "
-            "F.cross_entropy for example."
+            "one of torch.nn.functional for example."
         ) from error
     tensor = isinstance(losses, torch.Tensor)
-    if not tensor or losses.ndim == 0 or len(losses) != len(target):
+    if not tensor or losses.ndim == 0 or len(losses) != length(target):
         kind = f"shape {tuple(losses.shape)}" if tensor else f"a {type(losses).__name__}"
         raise UserError(
             "criterion(output, target, reduction='none') must give one loss a sample, "
-            f"({len(target)}, ...); it gave {kind}."
+            f"({length(target)}, ...); it gave {kind}."
         )
     return losses

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from pruning_lab.coupling.call import Call, UnfollowedError
-from pruning_lab.coupling.slots import FIXED
 from pruning_lab.coupling.values import Axes, Value
 
 NAMES = """
@@ -30,9 +29,9 @@ def elementwise(call: Call) -> Any:
 
 def dropout(call: Call) -> Any:
     """Follow elementwise, and record the units: the rate falls with the share of removed units."""
-    seen = [call.x.axes[dim] for dim in call.x.axes]
-    if seen:
-        call.findings.dropouts.setdefault(call.path, torch.cat(seen))
+    if call.x.axes:
+        seen = torch.cat(list(call.x.axes.values()))
+        call.findings.dropouts.setdefault(call.path, seen)
     return elementwise(call)
 
 
@@ -44,7 +43,8 @@ def joined(call: Call, operands: list[Value], shape: torch.Size) -> Axes:
     """
     axes: Axes = {}
     for dim, size in enumerate(shape):
-        rows = [row for value in operands if (row := _row(value, dim - len(shape))) is not None]
+        from_end = dim - len(shape)
+        rows = [value.row(from_end) for value in operands if value.tensor.ndim >= -from_end]
         for row in rows:
             if len(row) < size and row.any():
                 call.slots.freeze(row, f"one unit is broadcast over many, in {call}")
@@ -56,11 +56,3 @@ def joined(call: Call, operands: list[Value], shape: torch.Size) -> Axes:
                     call.tie(leading, row)
             axes[dim] = leading
     return axes
-
-
-def _row(value: Value, dim: int) -> torch.Tensor | None:
-    """Return the numbers along a dimension counted from the end; None if it does not exist."""
-    if -dim > len(value.shape):
-        return None
-    dim += len(value.shape)
-    return value.axes.get(dim, torch.full((value.shape[dim],), FIXED))

@@ -1,5 +1,6 @@
 """Rules of operations that read units, make new ones, or process each unit by itself."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ def linear(call: Call) -> Any:
         raise UnfollowedError(f"its units meet {call}, which cannot be followed")
     x, last = call.x, call.x.tensor.ndim - 1
     call.tie(x.axes.get(last), weight.axes.get(1))
-    units = _units(call, weight.axes.get(0), bias)
-    return call.result(_with(x.axes, last, units))
+    return call.result(_with(x.axes, last, _units(call, weight.axes.get(0), bias)))
 
 
 def convolution(call: Call) -> Any:
@@ -28,32 +28,28 @@ def convolution(call: Call) -> Any:
     Of a grouped convolution only whole groups can be removed, with their inputs and outputs.
     """
     weight, bias = _weights(call, 1)
-    groups, read = _groups(call, weight, 6), call.x.axes.get(1)
+    groups, read, made = _groups(call, weight), call.x.axes.get(1), weight.axes.get(0)
     if groups == 1:
         call.tie(read, weight.axes.get(1))
-        read = weight.axes.get(1)
+    elif read is None or made is None:
+        call.tie(read, made)
     else:
-        _tie_groups(call, read, weight.axes.get(0), groups)
-    units = _units(call, weight.axes.get(0), bias)
-    _follow_channels(call, read, units, groups)
-    batch = {dim: row for dim, row in call.x.axes.items() if dim == 0}
-    return call.result(_with(batch, 1, units))
+        call.tie_rows(torch.cat([read.view(groups, -1), made.view(groups, -1)], 1))
+    return _convolved(call, read, made, bias, groups)
 
 
 def transposed_convolution(call: Call) -> Any:
     """Do as ``convolution``, with the weight's first two dimensions swapped."""
     weight, bias = _weights(call, 1)
-    groups, read, made = _groups(call, weight, 6), weight.axes.get(0), weight.axes.get(1)
+    groups, read, made = _groups(call, weight), weight.axes.get(0), weight.axes.get(1)
     call.tie(call.x.axes.get(1), read)
     if groups > 1:
         if read is None:
             raise UnfollowedError(f"its units meet {call}, whose weight is computed")
-        _tie_groups(call, read, read, groups)
-        made = read.view(groups, -1)[:, 0].repeat_interleave(weight.shape[1])
-    units = _units(call, made, bias)
-    _follow_channels(call, read, units, groups)
-    batch = {dim: row for dim, row in call.x.axes.items() if dim == 0}
-    return call.result(_with(batch, 1, units))
+        rows = read.view(groups, -1)
+        call.tie_rows(rows)
+        made = rows[:, 0].repeat_interleave(weight.shape[1])
+    return _convolved(call, read, made, bias, groups)
 
 
 def embedding(call: Call) -> Any:
@@ -69,22 +65,19 @@ def batch_norm(call: Call) -> Any:
     tensors: list[Value | None] = [value for value in call.values if value is not call.x]
     if isinstance(call.target, nn.Module):
         tensors = [call.own(name) for name in ("weight", "bias", "running_mean", "running_var")]
-    if _owned(call, Norm):
+    if isinstance(call.owner, Norm):
         call.follows("num_features", call.x.axes.get(1))
-    _go_along(call, 1, tensors)
-    mixed = [dim for dim in call.x.axes if dim != 1]
-    call.freeze(call.x, mixed, "whose statistics mix them")
+    _tie_channels(call, tensors)
+    call.freeze(call.x, [dim for dim in call.x.axes if dim != 1], "whose statistics mix them")
     return call.result(call.x.axes)
 
 
 def group_norm(call: Call) -> Any:
     """Tie the channels of each group; statistics of a single group use the remaining channels."""
-    groups, channels = call.argument(1, "num_groups"), call.x.axes.get(1)
-    if isinstance(call.target, nn.Module):
-        groups = call.target.num_groups
-    _go_along(call, 1, list(_weights(call, 2)))
+    groups, channels = call.setting(1, "num_groups"), call.x.axes.get(1)
+    _tie_channels(call, _weights(call, 2))
     call.freeze(call.x, [dim for dim in call.x.axes if dim > 1], "whose statistics mix them")
-    owned = _owned(call, nn.GroupNorm) and groups == call.owner.num_groups
+    owned = isinstance(call.owner, nn.GroupNorm) and groups == call.owner.num_groups
     if owned:
         call.follows("num_channels", channels)
         per = call.x.shape[1] // groups
@@ -92,17 +85,15 @@ def group_norm(call: Call) -> Any:
     if channels is not None and not owned:
         raise UnfollowedError(f"their number is fixed in the code, at {call}")
     if channels is not None and groups > 1:
-        call.tie(*_within(channels, groups))
+        call.tie_rows(channels.view(groups, -1))
     return call.result(call.x.axes)
 
 
 def layer_norm(call: Call) -> Any:
     """Follow the last dimensions; their statistics use the remaining units."""
-    shape = call.argument(1, "normalized_shape")
-    if isinstance(call.target, nn.Module):
-        shape = call.target.normalized_shape
-    weights, first = _weights(call, 2), call.x.tensor.ndim - len(shape)
-    owned = _owned(call, (nn.LayerNorm, nn.RMSNorm))
+    shape, weights = call.setting(1, "normalized_shape"), _weights(call, 2)
+    first = call.x.tensor.ndim - len(shape)
+    owned = isinstance(call.owner, nn.LayerNorm | nn.RMSNorm)
     owned = owned and tuple(shape) == tuple(call.owner.normalized_shape)
     for dim in range(first, call.x.tensor.ndim):
         numbers = call.x.axes.get(dim)
@@ -120,7 +111,7 @@ def prelu(call: Call) -> Any:
     """Follow all units with one shared slope, or one slope per channel."""
     weight, _ = _weights(call, 1)
     if weight.shape.numel() > 1:
-        _go_along(call, 1, [weight])
+        _tie_channels(call, [weight])
     return call.result(call.x.axes)
 
 
@@ -162,10 +153,8 @@ def over_space(call: Call) -> Any:
 
 def normalised(call: Call) -> Any:
     """softmax and the like: freeze the units that are normalised against each other."""
-    module = isinstance(call.target, nn.Module)
-    position = 2 if str(call) == "`normalize`" else 1
-    dim = call.owner.dim if module else call.argument(position, "dim", None)
-    call.freeze(call.x, None if dim is None else _positive(dim, call.x.tensor.ndim))
+    dim = call.setting(2 if str(call) == "`normalize`" else 1, "dim")
+    call.freeze(call.x, call.x.dims(dim))
     return call.result(call.x.axes)
 
 
@@ -174,7 +163,7 @@ def reduction(call: Call) -> Any:
     dim = call.argument(1, "dim", call.kwargs.get("axis"))
     if isinstance(dim, bool) or dim in ((), []):  # std(False) and mean(dim=()) run over everything
         dim = None
-    reduced = _positive(range(call.x.tensor.ndim) if dim is None else dim, call.x.tensor.ndim)
+    reduced = call.x.dims(dim)
     call.freeze(call.x, reduced)
     remaining = [d for d in range(call.x.tensor.ndim) if d not in reduced]
     result = call.evaluate()
@@ -192,38 +181,28 @@ def _weights(call: Call, position: int) -> tuple[Any, Value | None]:
     return call.argument(position, "weight"), call.argument(position + 1, "bias")
 
 
-def _owned(call: Call, kind: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
-    """Return True if a module of this kind is called, or a function by its subclass's forward.
-
-    Sizes then come from the module's attributes, which can shrink, and not from literals.
-    """
-    return isinstance(call.owner, kind)
-
-
 def _units(call: Call, units: torch.Tensor | None, bias: Value | None) -> torch.Tensor | None:
     """Tie new units to their bias, and record them if they are a layer's."""
     if bias is not None:
         call.tie(units, bias.axes.get(0))
-    if units is not None and _owned(call, LAYERS) and units_of(call.owner) == len(units):
+    if units is not None and isinstance(call.owner, LAYERS) and units_of(call.owner) == len(units):
         call.findings.units.setdefault(call.path, units)
     return units
 
 
-def _go_along(call: Call, dim: int, own: list[Value | None]) -> None:
-    """Tie one-dimensional weights and statistics to the units along ``dim``."""
+def _tie_channels(call: Call, own: Iterable[Value | None]) -> None:
+    """Tie one-dimensional weights and statistics to the channels."""
     for tensor in own:
         if tensor is not None:
-            call.tie(call.x.axes.get(dim), tensor.axes.get(0))
+            call.tie(call.x.axes.get(1), tensor.axes.get(0))
 
 
-def _groups(call: Call, weight: Value, position: int) -> int:
+def _groups(call: Call, weight: Value) -> int:
     """Return a convolution's groups; UnfollowedError for literal groups or without a batch."""
     if weight.tensor.ndim != call.x.tensor.ndim:
         raise UnfollowedError(f"its units meet {call} without a batch dimension")
-    groups = call.argument(position, "groups", 1)
-    if isinstance(call.target, nn.Module):
-        groups = call.target.groups
-    if groups > 1 and not (_owned(call, Convolution) and groups == call.owner.groups):
+    groups = call.setting(6, "groups", 1)
+    if groups > 1 and not (isinstance(call.owner, Convolution) and groups == call.owner.groups):
         raise UnfollowedError(f"the number of groups is fixed in the code, at {call}")
     call.freeze(call.x, range(2, call.x.tensor.ndim), "which mixes positions")
     call.freeze(weight, range(2, weight.tensor.ndim), "which uses them as kernel positions")
@@ -232,38 +211,27 @@ def _groups(call: Call, weight: Value, position: int) -> int:
     return groups
 
 
-def _tie_groups(
-    call: Call, read: torch.Tensor | None, made: torch.Tensor | None, groups: int
-) -> None:
-    """Tie all that a group reads and all that it makes."""
-    if read is None or made is None:
-        call.tie(read, None)
-        call.tie(made, None)
-        return
-    call.tie(*_within(read, groups))
-    call.tie(*_within(made, groups))
-    call.tie(read.view(groups, -1)[:, 0], made.view(groups, -1)[:, 0])
-
-
-def _follow_channels(
-    call: Call, read: torch.Tensor | None, made: torch.Tensor | None, groups: int
-) -> None:
+def _convolved(
+    call: Call,
+    read: torch.Tensor | None,
+    made: torch.Tensor | None,
+    bias: Value | None,
+    groups: int,
+) -> Any:
+    """Return the result of a convolution that reads and makes these units."""
+    units = _units(call, made, bias)
     if groups > 1:  # else they are sizes of the weight
         call.follows("in_channels", read)
-        call.follows("out_channels", made)
+        call.follows("out_channels", units)
         if read is not None:
             call.follows("groups", read, per=len(read) // groups)
+    batch = {dim: row for dim, row in call.x.axes.items() if dim == 0}
+    return call.result(_with(batch, 1, units))
 
 
-def _within(numbers: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pairs that tie all numbers within each of ``groups`` equal parts."""
-    rows = numbers.view(groups, -1)
-    return rows[:, :1].expand_as(rows).flatten(), rows.flatten()
-
-
-def _with(axes: Any, dim: int, numbers: torch.Tensor | None) -> Axes:
+def _with(axes: Axes, dim: int, numbers: torch.Tensor | None) -> Axes:
     """Return the axes with ``numbers`` along ``dim``; None: with none there."""
-    rest = {d: row for d, row in axes.items() if d != dim and row is not None}
+    rest = {d: row for d, row in axes.items() if d != dim}
     return rest if numbers is None else rest | {dim: numbers}
 
 
@@ -271,7 +239,3 @@ def _batch(value: Value) -> Value:
     """Return a value without its last two dimensions."""
     rest = value.tensor.ndim - 2
     return Value(value.tensor.sum((-2, -1)), {d: row for d, row in value.axes.items() if d < rest})
-
-
-def _positive(dims: Any, ndim: int) -> list[int]:
-    return [dim % ndim for dim in ([dims] if isinstance(dims, int) else dims)]

@@ -4,7 +4,6 @@ A move is followed only where slicing before it gives the same as slicing after 
 """
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning_lab.coupling.call import Call, UnfollowedError, with_axes
+from pruning_lab.coupling.call import Call, UnfollowedError
 from pruning_lab.coupling.rules.elementwise import joined
 from pruning_lab.coupling.slots import FIXED, components
 from pruning_lab.coupling.values import Axes, Extent, Value
@@ -38,8 +37,7 @@ def keep_whole(call: Call) -> Any:
 
 def squeeze(call: Call) -> Any:
     """Remove dimensions of size 1; freeze two units where one of these dimensions holds units."""
-    dim, ndim = call.argument(1, "dim"), call.x.tensor.ndim
-    dims = range(ndim) if dim is None else [d % ndim for d in np.atleast_1d(dim)]
+    dims = call.x.dims(call.argument(1, "dim"))
     for place, numbers in call.x.axes.items():
         if place in dims:
             call.slots.freeze(numbers[:2], f"a single unit would lose its dimension, at {call}")
@@ -80,9 +78,8 @@ def reshape(call: Call) -> Any:
         return size == -1
 
     result = _moved(call, free)
-    for dim, size in enumerate(sizes):
-        if isinstance(size, Extent) and dim not in result.axes:
-            call.freeze_size(size)
+    lost = [size for dim, size in enumerate(sizes) if dim not in result.axes]
+    call.freeze_sizes(size for size in lost if isinstance(size, Extent))
     return result
 
 
@@ -93,9 +90,8 @@ def chunk(call: Call) -> Any:
 
 def split(call: Call) -> Any:
     """Follow where the sizes are equal shares of the number of units, not literals."""
-    dim, size = call.argument(2, "dim", 0), call.argument(1, "split_size_or_sections")
-    if size is None:
-        size = call.argument(1, "split_size")
+    dim = call.argument(2, "dim", 0)
+    size = call.argument(1, "split_size_or_sections", call.kwargs.get("split_size"))
     numbers = call.x.axes.get(dim % len(call.x.shape))
     sizes = list(size) if isinstance(size, list | tuple) else [size]
     first = sizes[0]
@@ -109,11 +105,7 @@ def split(call: Call) -> Any:
 
 def glu(call: Call) -> Any:
     """Gate one half by the other; tie the units at the same position in both."""
-    dim = call.owner.dim if isinstance(call.target, nn.Module) else call.argument(1, "dim", -1)
-    axes, dim = dict(call.x.axes), dim % len(call.x.shape)
-    if dim in axes:
-        axes[dim] = _tied_parts(call, axes[dim], 2)
-    return call.result(axes)
+    return _in_parts(call, 2, call.setting(1, "dim", -1))
 
 
 def cat(call: Call) -> Any:
@@ -121,10 +113,9 @@ def cat(call: Call) -> Any:
     parts, dim = _parts(call)
     parts = [part for part in parts if part.shape != (0,)] or parts  # torch skips these
     result, dim = call.evaluate(), dim % len(parts[0].shape)
-    rows = [part.axes.get(dim, torch.full((part.shape[dim],), FIXED)) for part in parts]
     reduced = [Value(part.tensor.sum(dim), _without(part.axes, dim)) for part in parts]
     axes = _inserted(joined(call, reduced, reduced[0].shape), dim)
-    row = torch.cat(rows)
+    row = torch.cat([part.row(dim) for part in parts])
     return Value(result, axes | {dim: row} if row.any() else axes)
 
 
@@ -149,7 +140,7 @@ def _moved(call: Call, free: Free, unchanged: bool = False) -> Any:
         for piece_axes, piece in zip(axes, [moved] if single else moved, strict=True):
             place, row = _along(call, piece, numbers, free)
             followed = not unchanged or (
-                torch.equal(row, numbers) and _commutes(call, labels, piece, dim)
+                torch.equal(row, numbers) and _commutes(call, labels, numbers, piece, dim)
             )
             if place is None or place in piece_axes or not followed:
                 call.slots.freeze(numbers, f"their number is fixed in the code, at {call}")
@@ -173,30 +164,25 @@ def _along(
     for dim, stride in enumerate(labels.stride()):
         if stride == 0:  # expanded: all entries are the same
             thin = thin.narrow(dim, 0, 1)
-    differ = [
-        dim
-        for dim, size in enumerate(thin.shape)
-        if size > 1 and (thin != thin.narrow(dim, 0, 1)).any()
-    ]
     lines = {
-        dim: thin.movedim(dim, 0).reshape(thin.shape[dim], -1)
-        for dim in differ
-        if free(dim, numbers)
+        dim: thin.movedim(dim, 0).reshape(size, -1)
+        for dim, size in enumerate(thin.shape)
+        if (thin != thin.narrow(dim, 0, 1)).any() and free(dim, numbers)
     }
     if not lines:
         return None, numbers
     place = max(lines, key=lambda dim: _classes_left(lines[dim]))
-    rows = lines[place]
-    call.tie(rows[:, :1].expand_as(rows).flatten(), rows.flatten())
-    return place, rows[:, 0]
+    call.tie_rows(lines[place])
+    return place, lines[place][:, 0]
 
 
-def _commutes(call: Call, labels: torch.Tensor, moved: torch.Tensor, dim: int) -> bool:
+def _commutes(
+    call: Call, labels: torch.Tensor, numbers: torch.Tensor, moved: torch.Tensor, dim: int
+) -> bool:
     """Return True if removing units before the move gives the same as removing them after it.
 
     Tries the last unit, and several numbers of first ones: remaining widths share few divisors.
     """
-    numbers = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]
     width = len(numbers)
     counts = {min(count, width) for count in (1, 2, 3, width // 2, width - 1) if count > 0}
     for removed in (numbers[-1:], *(numbers[:count] for count in sorted(counts))):
@@ -220,39 +206,29 @@ def _classes_left(rows: torch.Tensor) -> int:
 
 def _sizes(call: Call) -> list[int | Extent]:
     """Return the shape that the call asks for, one size per dimension of its result."""
-    if isinstance(call.target, nn.Unflatten):
-        return _unflattened(call, call.target.dim, call.target.unflattened_size)
-    if getattr(call.target, "__name__", call.target) == "unflatten":
-        return _unflattened(call, call.argument(1, "dim"), call.argument(2, "sizes"))
-    given = call.args[1:] or tuple(call.kwargs.values())
-    sizes = list(given[0]) if given and isinstance(given[0], list | tuple) else list(given)
+    module = isinstance(call.target, nn.Unflatten)
+    if module or str(call) == "`unflatten`":
+        (dim,) = call.x.dims(call.setting(1, "dim"))
+        before, after = [-1] * dim, [-1] * (call.x.tensor.ndim - dim - 1)
+        return [*before, *call.setting(2, "unflattened_size" if module else "sizes"), *after]
+    sizes = call.args[1:] or tuple(call.kwargs.values())
+    if sizes and isinstance(sizes[0], list | tuple):
+        sizes = tuple(sizes[0])
     if not all(isinstance(size, int | Extent) for size in sizes):
         raise UnfollowedError(f"its units meet {call}, which cannot be followed")
-    return sizes
-
-
-def _unflattened(call: Call, dim: Any, sizes: Any) -> list[int | Extent]:
-    shape: list[int | Extent] = [-1] * len(call.x.shape)
-    dim %= len(shape)
-    return [*shape[:dim], *sizes, *shape[dim + 1 :]]
+    return list(sizes)
 
 
 def _in_parts(call: Call, count: int | None, dim: int) -> Any:
     """Return the parts along ``dim``, ``count`` equal ones; None: freeze units along ``dim``."""
-    result, dim = call.evaluate(), dim % len(call.x.shape)
-    axes, numbers = dict(call.x.axes), call.x.axes.get(dim)
-    if numbers is not None and (count is None or len(numbers) % count):
-        axes.pop(dim)
-        call.slots.freeze(numbers, f"their number is fixed in the code, at {call}")
-    elif numbers is not None and count is not None:
-        axes[dim] = _tied_parts(call, numbers, count)
-    return with_axes(result, axes)
-
-
-def _tied_parts(call: Call, numbers: torch.Tensor, count: int) -> torch.Tensor:
-    parts = numbers.view(count, -1)
-    call.tie(parts[:1].expand_as(parts).flatten(), parts.flatten())
-    return parts[0]
+    axes, dim = dict(call.x.axes), dim % call.x.tensor.ndim
+    if dim in axes and (count is None or len(axes[dim]) % count):
+        call.slots.freeze(axes.pop(dim), f"their number is fixed in the code, at {call}")
+    elif dim in axes and count is not None:
+        same_place = axes[dim].view(count, -1).T
+        call.tie_rows(same_place)
+        axes[dim] = same_place[:, 0]
+    return call.result(axes)
 
 
 def _parts(call: Call) -> tuple[list[Value], int]:
@@ -268,20 +244,3 @@ def _without(axes: Axes, dim: int) -> Axes:
 
 def _inserted(axes: Axes, dim: int) -> Axes:
     return {d + (d >= dim): numbers for d, numbers in axes.items()}
-
-
-def arithmetic(call: Call) -> Any:
-    """Multiply or divide a size by an integer, so that it still counts units; else freeze them."""
-    name, (left, right) = call.target.__name__, call.args
-    by = None
-    if name == "mul" and isinstance(left, Extent) and isinstance(right, int):
-        by = left, Fraction(right)
-    elif name == "mul" and isinstance(right, Extent) and isinstance(left, int):
-        by = right, Fraction(left)
-    elif name == "floordiv" and isinstance(left, Extent) and isinstance(right, int) and right:
-        by = left, Fraction(1, right)
-    if by is not None and (by[0].value * by[1]).denominator == 1 and by[1] > 0:
-        return by[0].scaled(by[1])
-    for extent in call.extents:
-        call.freeze_size(extent)
-    return call.evaluate()

@@ -97,11 +97,11 @@ def test_units_that_do_the_same_are_worth_the_same():
 
 def test_every_sample_has_orders_of_its_own_whatever_the_batch():
     played = Namespace(samples=3, players=10)
-    orders = metric(network())._orders(played, 0, pair=0)
+    orders = metric(network())._permutations(played, 0, pair=0)
     assert torch.equal(orders.sort(1).values, torch.arange(10).expand(3, 10))
     assert not torch.equal(orders[0], orders[1])
-    assert not torch.equal(orders, metric(network())._orders(played, 0, pair=1))
-    alone = metric(network())._orders(Namespace(samples=1, players=10), 2, pair=0)
+    assert not torch.equal(orders, metric(network())._permutations(played, 0, pair=1))
+    alone = metric(network())._permutations(Namespace(samples=1, players=10), 2, pair=0)
     assert torch.equal(alone[0], orders[2])
 
 
@@ -112,7 +112,7 @@ def test_orders_come_in_antithetic_pairs():
     played = Namespace(samples=7, players=4)
     expected = np.zeros_like(found)
     for pair in range(2):
-        for sample, order in enumerate(metric(model)._orders(played, 0, pair).numpy()):
+        for sample, order in enumerate(metric(model)._permutations(played, 0, pair).numpy()):
             both = metric(model).run(model[0], True, permutations=[order, order[::-1]])
             expected[sample] += both[sample] / 2
     np.testing.assert_allclose(found, expected, atol=1e-12)

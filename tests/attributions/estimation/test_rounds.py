@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning_lab.attributions.estimation.reduction import REDUCTIONS
-from pruning_lab.attributions.estimation.rounds import Drawn
+from pruning_lab.attributions.estimation.reduction import REDUCTIONS, Drawn
 
 
 def draws(count, samples=7, units=3, seed=0):

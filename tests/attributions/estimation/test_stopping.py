@@ -16,9 +16,9 @@ from pruning_lab.attributions.estimation.stopping import (
     Sampled,
     Stopping,
     _affordable,
+    growth,
     is_separated,
     missed,
-    more,
 )
 from pruning_lab.errors import UserError
 
@@ -72,52 +72,52 @@ def test_the_layer_made_here_has_the_relative_error_it_says():
 
 
 def test_a_layer_that_is_exact_enough_gets_no_more():
-    assert more([layer(0.1), layer(0.3)], Stopping(relative_error=0.31)) == [0, 0]
-    assert more([layer(0.1), layer(0.32)], Stopping(relative_error=0.31)) == [0, 100]
+    assert growth([layer(0.1), layer(0.3)], Stopping(relative_error=0.31)) == [0, 0]
+    assert growth([layer(0.1), layer(0.32)], Stopping(relative_error=0.31)) == [0, 100]
 
 
 def test_a_round_doubles_the_size_up_to_the_most():
     rules = Stopping(relative_error=0.01)
-    assert more([layer(0.9, size=16)], rules) == [16]
-    assert more([layer(0.9, size=16, most=20)], rules) == [4]
-    assert more([layer(0.9, size=20, most=20)], rules) == [0]
+    assert growth([layer(0.9, size=16)], rules) == [16]
+    assert growth([layer(0.9, size=16, most=20)], rules) == [4]
+    assert growth([layer(0.9, size=20, most=20)], rules) == [0]
 
 
 def test_fewer_than_16_samples_are_judged_only_when_there_are_no_more():
     few = [replace(layer(0.1).estimate, degrees=np.array(count - 1.0)) for count in (15, 16)]
     short, enough = (replace(layer(), estimate=each) for each in few)
     rules = Stopping(relative_error=0.2)
-    assert more([short, enough, replace(short, all_samples=True)], rules) == [100, 0, 0]
+    assert growth([short, enough, replace(short, all_samples=True)], rules) == [100, 0, 0]
 
 
 def test_the_size_doubles_until_scores_are_separated():
     far, near = layer(apart=100), layer(apart=0.01)
-    assert more([far, near], Stopping(separated=0.5)) == [0, 100]
+    assert growth([far, near], Stopping(separated=0.5)) == [0, 100]
 
 
 def test_of_two_rules_for_a_layer_the_one_that_is_reached_first_rules():
     rules = Stopping(relative_error=0.1, separated=0.5)
     exact, apart = layer(0.05, apart=0.01), layer(0.16, apart=100)
-    assert more([exact], Stopping(separated=0.5)) == [100]
-    assert more([apart], Stopping(relative_error=0.1)) == [100]
-    assert more([exact, apart], rules) == [0, 0]
-    assert more([layer(0.3, apart=0.01)], rules) == [100]
+    assert growth([exact], Stopping(separated=0.5)) == [100]
+    assert growth([apart], Stopping(relative_error=0.1)) == [100]
+    assert growth([exact, apart], rules) == [0, 0]
+    assert growth([layer(0.3, apart=0.01)], rules) == [100]
 
 
 @pytest.mark.parametrize("draws", [None, 0.8])
 def test_when_all_samples_are_used_draws_are_bought_where_they_can_do(draws):
     rules = Stopping(relative_error=0.1)
     own = {"size": 1, "most": MOST, "all_samples": True}
-    assert more([layer(0.2, draws=draws, **own)], rules) == [1]  # 0.2 * sqrt(1 - 0.8) is 0.09
-    assert more([layer(0.2, draws=0.7, **own)], rules) == [0]  # 0.2 * sqrt(1 - 0.7) is 0.11
-    assert more([layer(0.2, draws=0.7)], rules) == [100]  # more samples always can
-    assert more([layer(0.2, draws=0.1, **own)], Stopping(evaluations=100)) == [1]
+    assert growth([layer(0.2, draws=draws, **own)], rules) == [1]  # 0.2 * sqrt(1 - 0.8) is 0.09
+    assert growth([layer(0.2, draws=0.7, **own)], rules) == [0]  # 0.2 * sqrt(1 - 0.7) is 0.11
+    assert growth([layer(0.2, draws=0.7)], rules) == [100]  # more samples always can
+    assert growth([layer(0.2, draws=0.1, **own)], Stopping(evaluations=100)) == [1]
 
 
 def test_a_separation_that_the_choice_of_samples_forbids_buys_no_draws():
     own = {"relative": 0.5, "apart": 1.0, "size": 4, "most": MOST, "all_samples": True}
-    assert more([layer(draws=0.9999, **own)], Stopping(separated=0.5)) == [4]
-    assert more([layer(draws=0.5, **own)], Stopping(separated=0.5)) == [0]
+    assert growth([layer(draws=0.9999, **own)], Stopping(separated=0.5)) == [4]
+    assert growth([layer(draws=0.5, **own)], Stopping(separated=0.5)) == [0]
 
 
 def test_what_remains_of_the_error_is_told_when_all_samples_are_used():
@@ -140,40 +140,40 @@ def test_what_remains_of_the_error_is_told_when_all_samples_are_used():
 
 def test_what_a_rule_does_not_want_is_not_bought():
     rules = Stopping(relative_error=0.1, evaluations=10**6)
-    assert more([layer(0.05), layer(0.15)], rules) == [0, 100]
+    assert growth([layer(0.05), layer(0.15)], rules) == [0, 100]
 
 
 def test_without_other_rules_a_round_doubles_as_far_as_the_budget_allows():
-    assert more([layer(size=4)], Stopping(evaluations=10**6)) == [4]
-    assert more([layer(size=4)], Stopping(evaluations=7)) == [3]
+    assert growth([layer(size=4)], Stopping(evaluations=10**6)) == [4]
+    assert growth([layer(size=4)], Stopping(evaluations=7)) == [3]
 
 
 @pytest.mark.parametrize("left", [0, -7, 2.9])
 def test_where_nothing_is_left_that_pays_for_a_round_all_end(left):
     rules = Stopping(seconds=3 * 4.0 + left)
-    assert more([layer(size=4, seconds=3.0)], rules) == [0]
+    assert growth([layer(size=4, seconds=3.0)], rules) == [0]
 
 
 def test_equal_layers_share_a_budget_equally():
-    assert more([layer(), layer()], Stopping(evaluations=200 + 12)) == [6, 6]
+    assert growth([layer(), layer()], Stopping(evaluations=200 + 12)) == [6, 6]
 
 
 def test_sizes_go_with_the_error_and_against_the_root_of_the_price():
     twice = [layer(0.4, size=10), layer(0.2, size=10)]
-    assert more(twice, Stopping(seconds=20 + 6)) == [6, 0]
-    assert more(twice, Stopping(seconds=20 + 10)) == [10, 0]  # 20 and 10 in all
+    assert growth(twice, Stopping(seconds=20 + 6)) == [6, 0]
+    assert growth(twice, Stopping(seconds=20 + 10)) == [10, 0]  # 20 and 10 in all
     dear = [layer(size=10, seconds=1.0), layer(size=10, seconds=4.0)]
-    assert more(dear, Stopping(seconds=50 + 10)) == [10, 0]
+    assert growth(dear, Stopping(seconds=50 + 10)) == [10, 0]
 
 
 def test_a_layer_with_all_samples_counts_with_what_its_draws_can_lower():
     own = {"size": 10, "most": MOST}
     both = [layer(0.2, draws=0.04, all_samples=True, **own), layer(0.2, **own)]
-    assert more(both, Stopping(evaluations=20 + 8)) == [0, 8]
+    assert growth(both, Stopping(evaluations=20 + 8)) == [0, 8]
 
 
 def test_a_layer_without_error_leaves_the_budget_to_others():
-    assert more([layer(0.0), layer()], Stopping(evaluations=200 + 12)) == [0, 12]
+    assert growth([layer(0.0), layer()], Stopping(evaluations=200 + 12)) == [0, 12]
 
 
 @pytest.mark.parametrize("unit", ["evaluations", "seconds"])
@@ -186,7 +186,7 @@ def test_a_budget_is_never_exceeded(unit):
         ]
         spent = sum(getattr(each, unit) * each.size for each in layers)
         limit = int(spent + random.integers(1, 500))
-        bought = more(layers, Stopping(**{unit: limit}))
+        bought = growth(layers, Stopping(**{unit: limit}))
         assert spent + sum(
             getattr(each, unit) * size for each, size in zip(layers, bought, strict=True)
         ) <= max(limit, spent)
@@ -194,7 +194,7 @@ def test_a_budget_is_never_exceeded(unit):
 
 def test_both_budgets_hold_where_there_are_two():
     cheap, quick = layer(size=9, seconds=5), layer(size=9, evaluations=5)
-    bought = more([cheap, quick], Stopping(evaluations=54 + 30, seconds=54 + 20))
+    bought = growth([cheap, quick], Stopping(evaluations=54 + 30, seconds=54 + 20))
     assert sum(bought) > 0
     assert bought[0] + 5 * bought[1] <= 30
     assert 5 * bought[0] + bought[1] <= 20
@@ -242,7 +242,7 @@ def test_a_budget_goes_where_the_squared_errors_fall_most(errors, left):
 def test_a_layer_that_drowns_in_noise_leaves_no_budget_unspent():
     vague = Estimate(np.full(2, 0.1), None, np.full(2, 5.0), degrees=np.array(9.0))
     drowned = Sampled(vague, 1, False, 20, 100, 1.0, 1.0)
-    assert sum(more([drowned, layer(size=20)], Stopping(evaluations=40 + 10))) >= 10 - 2
+    assert sum(growth([drowned, layer(size=20)], Stopping(evaluations=40 + 10))) >= 10 - 2
 
 
 def test_is_separated_compares_all_pairs_of_intervals():

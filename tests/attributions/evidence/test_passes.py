@@ -24,8 +24,7 @@ from pruning_lab.graph.parts import gradients
 from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.partial_forward.small_maps import Products
 from pruning_lab.profiling import passes
-from pruning_lab.profiling.counting import counting
-from pruning_lab.profiling.flops import count_flops, flops_by_module
+from pruning_lab.profiling.flops import count_flops, counting, flops_by_module
 from pruning_lab.profiling.passes import Passes, ScoringCost, counted, measured
 
 CONF = Path(__file__).parents[3] / "conf" / "metric"

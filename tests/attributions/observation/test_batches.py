@@ -144,7 +144,7 @@ def test_another_scoring_may_shuffle_in_another_way():
 
 
 def test_a_target_for_every_sample():
-    with pytest.raises(UserError, match=r"there are x \(3, 2\) and target \(2,\)"):
+    with pytest.raises(UserError, match=r"there are inputs \(3, 2\) and target \(2,\)"):
         list(Batches([(torch.zeros(3, 2), torch.zeros(2))], torch.device("cpu")).read())
 
 

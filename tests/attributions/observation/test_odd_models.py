@@ -373,9 +373,9 @@ class BatchStatistics(Base):
         (TimeFirst, {}, "tensor with the samples in its first dimension; of two samples"),
         (BatchStatistics, {}, "'bn' takes its statistics from the batch"),
         (Optional, {"data": iter([])}, "can be read only once"),
-        (Optional, {"data": [(1, 2, 3)]}, "Batches must be pairs of tensors.*tuple of 3"),
-        (Optional, {"data": [{"x": 1}]}, "Batches must be pairs of tensors.*dict of 1"),
-        (Optional, {"criterion": nn.CrossEntropyLoss()}, "takes no reduction.*F.cross_entropy"),
+        (Optional, {"data": [(1, 2, 3)]}, "The inputs of a batch must be a tensor.*a tuple"),
+        (Optional, {"data": [{"x": 1}]}, "A batch must be a pair.*a dict of 1"),
+        (Optional, {"criterion": nn.CrossEntropyLoss()}, r"takes no reduction.*torch\.nn\.func"),
         (Optional, {"criterion": lambda output, target: 0}, "takes no reduction.*loss a sample"),
     ],
     ids=[

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning_lab.compare.crossed import crossed_mean
+from experiments.crossed import crossed_mean
 from pruning_lab.errors import UserError
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pruning_lab.compare.statistics import CONFIDENCE
 from pruning_lab.errors import UserError
 
 
@@ -39,16 +40,14 @@ class Crossed:
         return float(stats.t.sf(distance / self.error, self.degrees))
 
 
-def crossed_mean(values: np.ndarray, confidence: float = 0.95) -> Crossed:
+def crossed_mean(values: np.ndarray) -> Crossed:
     """Return the mean of ``values`` (networks, pictures), both drawn from larger populations.
 
     The model is value = mean + network + picture + rest, all random. With n networks, m pictures
     and the mean squares of a two-way table, Var(mean) = (MS_networks + MS_pictures - MS_rest) /
     (n m), at least the larger of the first two; the interval is Student's t with Satterthwaite's
     degrees of freedom. Values may be differences of two criteria in correctness (-1, 0, 1) or loss.
-
-    Raises:
-        UserError: for fewer than two networks or two pictures.
+    Raises UserError for fewer than two networks or two pictures.
     """
     n, m = values.shape
     if min(n, m) < 2:
@@ -64,7 +63,7 @@ def crossed_mean(values: np.ndarray, confidence: float = 0.95) -> Crossed:
         return Crossed(mean, mean, mean, 0.0, 0.0, 0.0, min(n, m) - 1)
     effective = max((variance * n * m) ** 2 / (squares**2 / freedom).sum(), min(n, m) - 1)
     error = float(np.sqrt(variance))
-    half = float(stats.t.ppf((1 + confidence) / 2, effective)) * error
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, effective)) * error
     errors = np.sqrt(np.maximum([of_networks - of_rest, of_pictures - of_rest], 0) / (n * m))
     sources = float(errors[0]), float(errors[1])
     return Crossed(mean, mean - half, mean + half, *sources, error, float(effective))

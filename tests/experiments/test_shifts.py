@@ -5,7 +5,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import TensorDataset
 
-from pruning_lab.datasets.shifts import KERNEL, NOISE, PIXELS, SIGMA, shifted
+from experiments.compare_criteria.shifts import KERNEL, NOISE, PIXELS, SIGMA, shifted
 
 
 def pictures():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pruning_lab.compare.regret import regret_elsewhere, regrets
+from experiments.compare_criteria.regret import regret_elsewhere, regrets
 from pruning_lab.errors import UserError
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from pruning_lab.compare.statistics import RESAMPLES
 from pruning_lab.errors import UserError
-
-RESAMPLES = 9999
 
 
 def regrets(table: pd.DataFrame) -> pd.DataFrame:
@@ -15,30 +14,21 @@ def regrets(table: pd.DataFrame) -> pd.DataFrame:
     are resampled with replacement. ``p_best`` is the share of resamples in which a criterion's mean
     is the highest (ties share it); ``regret`` is the distance of its mean below the highest one, in
     the units of ``table``; ``low`` and ``high`` are the 2.5 and 97.5 % quantiles of the regret over
-    the resamples. A regret is never below 0, so its interval is not centred.
-
-    Raises:
-        UserError: for fewer than two networks or criteria, or gaps.
+    the resamples. A regret is never below 0, so its interval is not centred. Raises UserError for
+    fewer than two networks or criteria, or gaps.
     """
     _check(table)
     values = table.to_numpy(float)
     rng = np.random.default_rng(0)
     counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), RESAMPLES)
     means = counts @ values / len(values)
-    best = means.max(1, keepdims=True)
-    is_best = means >= best - 1e-12
-    shortfall = best - means
-    low, high = np.quantile(shortfall, (0.025, 0.975), axis=0)
-    observed = values.mean(0)
-    return pd.DataFrame(
-        {
-            "p_best": (is_best / is_best.sum(1, keepdims=True)).mean(0),
-            "regret": observed.max() - observed,
-            "low": low,
-            "high": high,
-        },
-        index=table.columns,
-    ).sort_values("regret", kind="stable")
+    regret = means.max(1, keepdims=True) - means
+    is_best = regret <= 1e-12
+    low, high = np.quantile(regret, (0.025, 0.975), axis=0)
+    frame = pd.DataFrame({"p_best": (is_best / is_best.sum(1, keepdims=True)).mean(0)})
+    frame["regret"] = values.mean(0).max() - values.mean(0)
+    frame["low"], frame["high"] = low, high
+    return frame.set_index(table.columns).sort_values("regret", kind="stable")
 
 
 def regret_elsewhere(table: pd.DataFrame) -> pd.DataFrame:
@@ -46,10 +36,8 @@ def regret_elsewhere(table: pd.DataFrame) -> pd.DataFrame:
 
     ``table`` has a row for each pair of model and data set. For each row: ``chosen``, the criterion
     with the highest mean over the other rows; ``best``, the best criterion of this row; and
-    ``regret``, the difference of their values in this row.
-
-    Raises:
-        UserError: for fewer than two pairs or criteria, or gaps.
+    ``regret``, the difference of their values in this row. Raises UserError for fewer than two
+    pairs or criteria, or gaps.
     """
     _check(table)
     rows = []
@@ -60,10 +48,9 @@ def regret_elsewhere(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check(table: pd.DataFrame) -> None:
-    rows, columns = table.shape
     gaps = int(table.isna().sum().sum())
-    if min(rows, columns) < 2 or gaps:
+    if min(table.shape) < 2 or gaps:
         raise UserError(
-            f"Regrets need at least two rows and two criteria, without gaps; there are "
-            f"{rows} and {columns}, with {gaps} gaps."
+            "Regrets need at least two rows and two criteria, without gaps; there are "
+            f"{' and '.join(map(str, table.shape))}, with {gaps} gaps."
         )
