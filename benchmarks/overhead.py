@@ -17,7 +17,7 @@ import psutil
 
 from pruning_lab.__main__ import main as command
 from pruning_lab.compare import markdown
-from pruning_lab.experiment import conditions, pruning_run, recorder, recovery, resume, runner
+from pruning_lab.experiment import conditions, pruning_run, recorder, recovery, resume, stages
 from pruning_lab.tracking import write
 
 RUNS = {
@@ -25,8 +25,8 @@ RUNS = {
     "vgg16": ["model=vgg16"],
 }
 WORK = {
-    "scoring": [(runner, "score_network"), (runner, "score_together")],
-    "training": [(runner, "fit"), (recovery, "fit"), (recovery, "recalibrate")],
+    "scoring": [(stages, "score_network"), (stages, "score_together")],
+    "training": [(stages, "fit"), (recovery, "fit"), (recovery, "recalibrate")],
     "evaluation": [(conditions, "evaluate")],
 }
 REST = {
@@ -36,7 +36,7 @@ REST = {
     "checkpoints": [(resume, "_write"), (resume, "_read")],
     "tracking": [(write.Run, "_send"), (write, "_finish")],
     "planning": [(pruning_run.PruningRun, "choose")],
-    "latency and size": [(pruning_run, "result_of"), (runner, "result_of")],
+    "latency and size": [(pruning_run, "result_of"), (stages, "result_of")],
 }  # fmt: skip
 
 

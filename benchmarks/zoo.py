@@ -27,7 +27,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from tqdm import tqdm
 
-from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.graph.added_code import skeleton
 from pruning_lab.profiling.flops import count_flops, count_parameters
 from pruning_lab.pruner.saved_model import load_pruned, save_pruned
 from tests.coupling.checks import (

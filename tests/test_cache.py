@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock
 
 from pruning_lab import cache
-from pruning_lab.experiment import runner
+from pruning_lab.experiment import stages
 from tests.running import two_steps
 
 
@@ -16,7 +16,7 @@ def folder(tmp_path, monkeypatch):
     """A trained baseline, a run that failed, and a folder that is the user's own."""
     done = two_steps(tmp_path, "attributions=none")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "score_baseline", lambda *_: 1 / 0)  # it fails after the baseline
+        patch.setattr(stages, "score_baseline", lambda *_: 1 / 0)  # it fails after the baseline
         with pytest.raises(ZeroDivisionError):
             done.run()
     (tmp_path / "baselines" / "mine").mkdir()

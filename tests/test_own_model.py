@@ -17,7 +17,7 @@ def test_the_commands_do_what_the_page_says(tmp_path):
     once = run(once, tmp_path)
     assert "'classifier.3' keeps all units, since the caller of the model sees" in once
     planned = run(plan, tmp_path)
-    assert "48 units that may go" in planned
+    assert "48 removable units" in planned
     assert "Finished already" in planned
     assert "All 4 jobs finished" in run(sweep, tmp_path)
     runs = read_runs(f"sqlite:///{tmp_path}/mlflow.db", "pruning_lab")

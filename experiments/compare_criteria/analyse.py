@@ -26,8 +26,7 @@ from experiments.compare_criteria.regret import regret_elsewhere, regrets
 from experiments.crossed import crossed_mean
 from pruning_lab.compare import quality_curves
 from pruning_lab.compare.agreement import spearman
-from pruning_lab.compare.exact import sign_flip_p
-from pruning_lab.compare.statistics import half_width
+from pruning_lab.compare.statistics import half_width, sign_flip_p
 
 RESULTS = Path(__file__).with_name("results")
 BLOCKS = ("convnet", "resnet20", "vgg11")

@@ -9,7 +9,7 @@ import pandas as pd
 from experiments.compare_criteria.records import CUTS, FEW, LONG, NONE, Block
 from experiments.crossed import crossed_mean
 from pruning_lab.compare import holm
-from pruning_lab.compare.exact import sign_flip_p
+from pruning_lab.compare.statistics import sign_flip_p
 
 MARGIN = 0.5
 """Points of mean accuracy below which two criteria count as equivalent."""

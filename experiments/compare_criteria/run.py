@@ -41,11 +41,11 @@ from pruning_lab.experiment.fingerprint import digest_of_network, fresh_model
 from pruning_lab.experiment.labels import git_commit
 from pruning_lab.experiment.parts import build_data
 from pruning_lab.experiment.pruning_run import PruningRun, StepResult
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.experiment.study import Criterion, compare_criteria
 from pruning_lab.pruning.schedules import Geometric, LayerByLayer, Schedule
 from pruning_lab.records.step import MAIN, STALE
 from pruning_lab.runtime.files import replacing
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.tasks import Classification
 from pruning_lab.training.evaluation import Evaluation, evaluate
 from pruning_lab.training.fit import fit

@@ -11,9 +11,9 @@ from pruning_lab.datasets import Splits, loader
 from pruning_lab.experiment.fingerprint import fresh_model
 from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.parts import build_data
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.experiment.study import Criterion
 from pruning_lab.pruning.schedules import OneShot
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.tasks import Classification
 from pruning_lab.training.fit import fit
 from pruning_lab.training.recalibration import recalibrate

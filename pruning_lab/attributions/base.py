@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -13,9 +13,8 @@ from torch import nn
 from pruning_lab.attributions.estimation.reduction import Estimate, Reduction, check_reduction
 from pruning_lab.attributions.observation.axes import axis_of
 from pruning_lab.attributions.observation.batches import Batches
-from pruning_lab.attributions.observation.checks import check_trace, observe
-from pruning_lab.attributions.observation.losses import Criterion, raw_losses
-from pruning_lab.attributions.unit_groups import UnitGroups, every_unit, units_of_module
+from pruning_lab.attributions.observation.checks import check_trace, observe, raw_losses
+from pruning_lab.attributions.unit_groups import UnitGroups, units_of_module
 from pruning_lab.errors import UserError
 from pruning_lab.graph.refusals import UntraceableError, untraceable
 from pruning_lab.partial_forward.hooked import HookedGraph
@@ -48,6 +47,16 @@ class Site(NamedTuple):
     axis: int
     row: torch.Tensor | None
     module: nn.Module
+
+    def by_unit(self, activation: object) -> torch.Tensor:
+        """Reshape an activation to (samples, units, positions); UserError if it has no units."""
+        if not isinstance(activation, torch.Tensor) or activation.ndim < 2:
+            raise UserError(
+                f"{type(self.module).__name__} has no units: its output is not a tensor (samples, "
+                "units, ...). Score a Linear, a convolution, or what follows one."
+            )
+        units = activation.shape[self.axis]
+        return activation.movedim(self.axis, 1).reshape(len(activation), units, -1)
 
 
 class AttributionMetric(ABC):
@@ -85,7 +94,7 @@ class AttributionMetric(ABC):
         self,
         model: nn.Module,
         data_generator: Iterable[Any],
-        criterion: Criterion,
+        criterion: Callable[..., torch.Tensor],
         device: torch.device | str,
         reduction: Reduction = "mean",
         **options: Any,
@@ -207,15 +216,9 @@ class AttributionMetric(ABC):
         self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
     ) -> list[Site]:
         """Return the sites where the unit groups' activations are read."""
-        if not unit_groups.joint:
-            return [
-                Site(
-                    graph.site(unit_groups.first, after_activation),
-                    self._axis(unit_groups.first),
-                    None,
-                    unit_groups.first,
-                )
-            ]
+        if unit_groups.count is None:
+            module = unit_groups.first
+            return [Site(graph.site(module, after_activation), self._axis(module), None, module)]
         sites = [
             Site(node, self._axis(module), row, module)
             for module, row in unit_groups.members.items()
@@ -225,7 +228,8 @@ class AttributionMetric(ABC):
             raise UserError(
                 f"{unit_groups.first} and the layers coupled to it never run: nothing to score."
             )
-        if len(sites) == 1 and every_unit(sites[0].row):
+        row = sites[0].row
+        if len(sites) == 1 and row is not None and torch.equal(row.cpu(), torch.arange(len(row))):
             return [sites[0]._replace(row=None)]  # permutations through the next layer need this
         return sites
 
@@ -244,7 +248,7 @@ class AttributionMetric(ABC):
         with torch.no_grad(), passes.checking():
             _, activations = graph.record(self.batches.example(), nodes)
         read = dict(zip(nodes, activations, strict=True))
-        widths = [by_unit(read[site.node], site.axis, site.module).shape[1] for site in sites]
+        widths = [site.by_unit(read[site.node]).shape[1] for site in sites]
         return [groups.count or width for groups, width in zip(unit_groups, widths, strict=True)]
 
     def _graph(self, unit_groups: Sequence[UnitGroups] = ()) -> ModelGraph:
@@ -282,16 +286,6 @@ class AttributionMetric(ABC):
         return raw_losses(self.criterion, output, target)
 
 
-def by_unit(activation: object, axis: int, module: nn.Module) -> torch.Tensor:
-    """Reshape an activation to (samples, units, positions); UserError if it has no units."""
-    if not isinstance(activation, torch.Tensor) or activation.ndim < 2:
-        raise UserError(
-            f"{type(module).__name__} has no units: its output is not a tensor (samples, units, "
-            "...). Score a Linear, a convolution, or what follows one."
-        )
-    return activation.movedim(axis, 1).reshape(len(activation), activation.shape[axis], -1)
-
-
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode without parameter gradients; restore everything afterwards.
@@ -299,33 +293,16 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     That includes what its code writes to its modules, and the random streams (a DataLoader shuffles
     by them). Inside, float32 has full precision on GPUs, and compiled code runs uncompiled.
     """
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    devices = {parameter.device for parameter in wanted if parameter.is_cuda}
-    try:
-        for parameter in wanted:
+    parameters = list(model.parameters())
+    kept = streams_kept({parameter.device for parameter in parameters})
+    with ExitStack() as stack, state_kept(model), evaluating(model), uncompiled(), kept:
+        for parameter in parameters:
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad_(False)
-        kept = streams_kept(devices)
-        with state_kept(model), evaluating(model), uncompiled(), kept, _full_precision():
-            yield
-    finally:
-        for parameter, requires_grad in wanted.items():
-            parameter.requires_grad_(requires_grad)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply float32 numbers on a GPU as precisely as a CPU does, whatever torch is set to.
-
-    By default a GPU rounds the factors of convolutions to TF32's ten bits, which changes the third
-    digit of scores.
-    """
-    backends: Any = torch.backends
-    switches = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
+        backends: Any = torch.backends
+        # by default a GPU rounds the factors of convolutions to TF32's ten bits, which changes the
+        # third digit of scores
+        for switch in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
+            stack.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
             switch.fp32_precision = "ieee"
         yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision

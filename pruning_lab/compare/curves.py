@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pruning_lab.compare.exact import band_factor
 from pruning_lab.compare.runs import check_comparable, measure_of, rows_of, was_finetuned
+from pruning_lab.compare.statistics import band_factor
 from pruning_lab.compare.style import bare, in_order, style_of
 from pruning_lab.errors import check_choice
 from pruning_lab.records.step import MAIN, STALE, UNTUNED

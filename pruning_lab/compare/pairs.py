@@ -4,8 +4,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from pruning_lab.compare.exact import sign_flip_p
-from pruning_lab.compare.statistics import holm, paired
+from pruning_lab.compare.statistics import holm, paired, sign_flip_p
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.errors import UserError
 

@@ -15,12 +15,11 @@ from pruning_lab.coupling.follow import follow
 from pruning_lab.coupling.slots import components
 from pruning_lab.coupling.values import Key
 from pruning_lab.coupling.widths import add_sizes, read_unnoticed, watch
-from pruning_lab.graph.added_code import added_code
+from pruning_lab.graph.added_code import added_code, skeleton
 from pruning_lab.graph.as_run import check_as_run
 from pruning_lab.graph.kinds import LAYERS
 from pruning_lab.graph.refusals import UntraceableError, check_initialised, told, untraceable
-from pruning_lab.graph.skeleton import skeleton
-from pruning_lab.graph.tracing import operations
+from pruning_lab.graph.tracing import constants_of, operations
 from pruning_lab.runtime.model_state import state_kept
 
 STAYS = -1
@@ -230,8 +229,10 @@ def _described(bones: nn.Module, graph: fx.Graph) -> str:
     def arguments(node: fx.Node) -> Any:
         return fx.node.map_aggregate((node.args, node.kwargs), named)
 
+    constants = constants_of(graph)
+
     def target(node: fx.Node) -> Any:
-        if node.op != "get_attr" or not str(node.target).startswith("_tensor_constant"):
+        if node not in constants:
             return node.target
         constant = getattr(bones, str(node.target))
         return constant.shape if constant.is_meta else (constant.dtype, constant.tolist())

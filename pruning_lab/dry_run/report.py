@@ -40,12 +40,12 @@ def _network_title(setup: Setup) -> str:
     size, shape = setup.network.original, " x ".join(map(str, setup.splits.input_size))
     return (
         f"{type(setup.network.model).__name__} on {shape}: {amount(size.flops)}FLOPs, "
-        f"{size.parameters:,} parameters, {size.units:,} units that may go"
+        f"{size.parameters:,} parameters, {size.units:,} removable units"
     )
 
 
 def _layers(setup: Setup) -> list[str]:
-    """Return the table of the layers that may lose units, with the layers coupled to them."""
+    """Return the table of the layers with removable units, with the layers coupled to them."""
     network = setup.network
     flops = flops_by_module(network.model, network.input_size)
     home = {
@@ -62,7 +62,7 @@ def _layers(setup: Setup) -> list[str]:
             [name, kind_of(layer), f"{units_of(layer):,}", f"{100 * share:.1f} %",
              others[0] + more if others else "", "" if name in network.layers else "no"]
         )  # fmt: skip
-    heads = ["layer", "kind", "units", "FLOPs", "goes with", "scored"]
+    heads = ["layer", "kind", "units", "FLOPs", "coupled to", "scored"]
     filled = [place for place in range(len(heads)) if any(row[place] for row in rows)]
     heads, *rows = ([row[place] for place in filled] for row in (heads, *rows))
     return table(heads, rows, "llrrll"[: len(filled)])
@@ -82,7 +82,7 @@ def _steps_title(forecast: Forecast) -> str:
     schedule = forecast.schedule
     of = f" (of the {schedule.of})" if isinstance(schedule, ToTarget) else ""
     if isinstance(schedule, LayerByLayer):
-        of = " (target: of one layer, the last first; gone: of all units)"
+        of = " (target: of one layer, the last first; removed: of all units)"
     bounded = any(stage.scoring and stage.scoring.at_most for stage in forecast.stages)
     chosen = forecast.setup.names.metric
     return f"Steps{of}, scored by {chosen}" + (f": {AT_MOST}" if bounded else "")
@@ -92,17 +92,17 @@ def _steps(forecast: Forecast) -> list[str]:
     rows, schedule = [], forecast.schedule
     for number, stage in enumerate(forecast.stages, 1):
         of = schedule.of if isinstance(schedule, ToTarget) else "units"
-        gone = 100 * (1 - getattr(stage.size, of) / getattr(forecast.network.original, of))
+        removed = 100 * (1 - getattr(stage.size, of) / getattr(forecast.network.original, of))
         aim, reached = forecast.aim(stage.step), ["below 0", "unknown"]
         if aim is not None:
-            reached = [f"{100 * aim:.1f} %", f"{gone:.1f} %"]
+            reached = [f"{100 * aim:.1f} %", f"{removed:.1f} %"]
         cells = ["as above", "", ""] if number == 1 else _cells(stage.scoring)
         rows.append(
             [str(number), *reached, str(stage.scored), amount(stage.size.flops),
              amount(stage.size.parameters), f"{stage.size.units:,}", *cells,
              duration(forecast.tuning(stage).seconds)]
         )  # fmt: skip
-    heads = ["step", "target", "gone", "scored", "FLOPs", "params", "units",
+    heads = ["step", "target", "removed", "scored", "FLOPs", "params", "units",
              "forward", "backward", "scoring", "fine-tuning"]  # fmt: skip
     return table(heads, rows, "r" * len(heads))
 

@@ -25,8 +25,8 @@ class Conditions:
         schedule: what is removed at each step.
         finetune: the training after each cut.
         order: seeds the order of the training data.
-        recalibrate: from how many training samples BatchNorm's statistics are made anew after a
-            cut; 0 for not at all.
+        recalibrate: number of training samples from which BatchNorm's statistics are recomputed
+            after a cut; 0: they are kept.
         undo_harm: undo fine-tuning that does not improve the primary measure on ``val``; between
             equal values the validation loss decides.
         every_stage: measure after the cut and before fine-tuning, too. Without it a step is

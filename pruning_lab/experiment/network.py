@@ -162,7 +162,7 @@ def choose_layers(
         log.info("'%s' keeps %s, since %s.", layer, which, reason)
     for layer in (layer for group in groups for layer in group.unit_groups):
         if layer not in home:
-            why = f"'{layer}' goes with units that cannot be scored."
+            why = f"'{layer}' is coupled to units that cannot be scored."
             log.info("Left alone: %s", unread.get(layer, why))
         elif layer in unread:
             log.info("Pruned with '%s', not scored: %s", home[layer], unread[layer])

@@ -38,7 +38,7 @@ def build_data(config: DictConfig) -> Splits:
 
 
 def build_model(config: DictConfig, splits: Splits, task: Task) -> nn.Module:
-    """The model, told of the data set what its signature asks for."""
+    """Build the model with what its signature asks for of the data set."""
     known = {
         "num_classes": splits.num_classes,
         "in_channels": splits.in_channels,

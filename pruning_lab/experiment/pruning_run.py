@@ -63,7 +63,7 @@ class NullStepStore:
 
 
 class NullRecorder:
-    """Records nothing. Subclass it to be told of a run's scores and steps as they come."""
+    """Records nothing. Subclass it to receive a run's scores and steps."""
 
     def scores(self, run: "PruningRun", number: int, estimates: LayerEstimates) -> None:
         """The scores that lead to a step, before anything is cut."""
@@ -111,7 +111,7 @@ def prune(
         score: scores layers of the network in its present state.
         first: the scores of the unpruned network, if they are known already.
         store: keeps finished steps; nothing by default.
-        recorder: is told of scores and steps; nobody by default.
+        recorder: receives scores and steps; nobody by default.
         whole: the measurements of the unpruned network, if they are known already.
 
     Returns the results, the unpruned network's first.
@@ -166,7 +166,7 @@ def _layers(run: PruningRun, step: Step) -> tuple[str, ...]:
 def _lost(run: PruningRun, layers: tuple[str, ...]) -> Scored:
     raise UserError(
         f"The scores of a finished step of the track '{run.name}' are missing beside it. Give "
-        "force=true to run it anew."
+        "force=true to run it again."
     )
 
 

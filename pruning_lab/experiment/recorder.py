@@ -134,7 +134,7 @@ class MlflowRecorder(RunRecorder):
         self._samples |= {(track, number, stage): each for stage, each in result.test.items()}
         self._steps[track, number] = record
         log.info(
-            "Step %d of %d%s: %.1f %% of the FLOPs gone, test %s %s, validation %s %s",
+            "Step %d of %d%s: %.1f %% of the FLOPs removed, test %s %s, validation %s %s",
             number, len(self.setup.steps), "" if main else f", {track}",
             100 * record.removed_flops, self.primary.label,
             _story(record, self.primary, "training" if track == SCRATCH else "fine-tuning"),
@@ -148,7 +148,7 @@ class MlflowRecorder(RunRecorder):
         folder = self.setup.checkpoint.folder / f"model-{number:03d}"
         if not (folder / RECIPE).exists():
             if not current:
-                log.warning("The model after step %d is gone: keep=all was not set then.", number)
+                log.warning("Model %d was not saved: keep=all was not set at that step.", number)
                 return
             save_pruned(run.network.model, folder, run.network.pruner.kept)
         self.run.folder(folder, f"pruned_models/step_{number:03d}")

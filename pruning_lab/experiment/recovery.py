@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from pruning_lab.experiment.conditions import Conditions, Stages
 from pruning_lab.experiment.network import Network
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.training.fit import NullEpochStore, fit, part, snapshot
 from pruning_lab.training.recalibration import recalibrate, with_statistics
 

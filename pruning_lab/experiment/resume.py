@@ -71,7 +71,7 @@ class Checkpoint:
             token, belongs = str(found["token"]), found["forced"] or not forced
             reason = self.seen.changed_since(found.get("seen"))
         if reason is not None:
-            log.warning("The run that was cut off is begun anew: %s.", reason)
+            log.warning("The interrupted run starts again from its beginning: %s.", reason)
         return token if belongs and reason is None else None
 
     def begin(self, forced: bool, about: Mapping[str, Any]) -> str:
@@ -248,8 +248,8 @@ def undamaged(path: Path, folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:  # of the disk, not of what is on it
             raise
         raise UserError(
-            f"{path} is damaged ({error}). Delete {folder} and run again: it holds nothing but "
-            "what this program makes anew."
+            f"{path} is damaged ({error}). Delete {folder} and run again: it holds only what this "
+            "program computes again."
         ) from error
 
 

@@ -17,9 +17,9 @@ from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.config.build import plain
 from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.pruning_run import Scored
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.profiling.passes import measured
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.runtime.terminal import layers_in_words
 
 log = logging.getLogger(__name__)

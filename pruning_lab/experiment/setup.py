@@ -29,13 +29,13 @@ from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.pruning_run import PruningRun
 from pruning_lab.experiment.rehearsal import check_storable, check_trained_state
 from pruning_lab.experiment.resume import Checkpoint
-from pruning_lab.experiment.seeds import seed_of
 from pruning_lab.provenance.environment import working
 from pruning_lab.provenance.inputs_read import watching
 from pruning_lab.pruner.saved_model import load_state
 from pruning_lab.pruning.schedules import TOGETHER, NegativeScores, Schedule, Step, ToTarget
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.files import check_folder
+from pruning_lab.runtime.random_streams import seed_of
 from pruning_lab.tasks.task import Pairs, Task
 from pruning_lab.training.recipe import Training
 

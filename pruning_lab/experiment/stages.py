@@ -14,7 +14,6 @@ from pruning_lab.experiment.pruning_run import PruningRun, Scored, StepResult, p
 from pruning_lab.experiment.recorder import RunRecorder
 from pruning_lab.experiment.resume import DiskStepStore
 from pruning_lab.experiment.scoring import score_network, score_together, settings_in_words
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.experiment.setup import Setup, fresh_network
 from pruning_lab.profiling.passes import ScoringCost
 from pruning_lab.provenance.source_code import digest_of_program
@@ -22,6 +21,7 @@ from pruning_lab.pruner.saved_model import load_state, save_pruned
 from pruning_lab.pruning.plan import Plan
 from pruning_lab.records.step import SCRATCH
 from pruning_lab.runtime import distributed
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.training.fit import NullEpochStore, fit
 from pruning_lab.training.recalibration import with_statistics
 

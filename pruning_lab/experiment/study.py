@@ -16,10 +16,9 @@ from pruning_lab.experiment.conditions import Conditions, Measured
 from pruning_lab.experiment.network import Network
 from pruning_lab.experiment.pruning_run import NullRecorder, PruningRun, Scored, StepResult, prune
 from pruning_lab.experiment.scoring import score
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.pruning.schedules import Schedule
 from pruning_lab.records.step import MAIN
-from pruning_lab.runtime.random_streams import streams_kept
+from pruning_lab.runtime.random_streams import seeded, streams_kept
 from pruning_lab.tasks import Classification, Task
 from pruning_lab.tasks.task import Pairs
 from pruning_lab.training.recipe import Training
@@ -65,8 +64,8 @@ def compare_criteria(
             the name in its column ``finetune`` (keep one for figures), from the same first scores.
         untuned: prune a copy without fine-tuning, too.
         stale: prune a copy without fine-tuning and recalibration, too.
-        recalibrate: from how many training samples BatchNorm's statistics are made anew after a
-            cut; 0 for not at all.
+        recalibrate: number of training samples from which BatchNorm's statistics are recomputed
+            after a cut; 0: they are kept.
         undo_harm: undo fine-tuning that does not improve the primary measure on val.
         every_stage: measure right after the cut and before fine-tuning, too; without it a step is
             measured at its end only, which is faster, and the columns of other stages have gaps.

@@ -1,5 +1,9 @@
-"""Find code that runs outside a module's forward, such as hooks: units cannot be followed there."""
+"""Find code that runs outside a module's forward, such as hooks, and copy models without it.
 
+Units cannot be followed through such code.
+"""
+
+import copy
 import functools
 import types
 import weakref
@@ -9,8 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.modules import module as torch_module
+from torch.nn.modules import module as every
 from torch.nn.utils.parametrize import is_parametrized
+
+from pruning_lab.graph.refusals import untraceable
 
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 """Tensors of any other type may run code of their own."""
@@ -39,12 +45,10 @@ def added_code(model: nn.Module) -> dict[str, str]:
     this code can reach are included. Code that concerns the whole model is under ''. What torch
     itself adds to compute a weight (a parametrization) does not count: it shows in the weight.
     """
-    names = {id(module): name for name, module in model.named_modules()}
-    owners = {
-        id(tensor): name
+    names = {
+        id(thing): name
         for name, module in model.named_modules()
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None
+        for thing in (module, *module.parameters(recurse=False), *module.buffers(recurse=False))
     }
     reasons: dict[str, str] = {}
     for name, module in model.named_modules():
@@ -52,30 +56,28 @@ def added_code(model: nn.Module) -> dict[str, str]:
             reason = f"its units meet {what}, which cannot be followed"
             reasons.setdefault(name, reason)
             for thing in _within_reach(code):
-                inside = thing.modules() if isinstance(thing, nn.Module) else [thing]
-                for number in map(id, inside):
-                    if number in names or number in owners:
-                        reasons.setdefault(names.get(number, owners.get(number, "")), reason)
+                for inner in thing.modules() if isinstance(thing, nn.Module) else [thing]:
+                    if id(inner) in names:
+                        reasons.setdefault(names[id(inner)], reason)
         for key, held in vars(module).items():
-            if not isinstance(held, types.FunctionType | weakref.ref):
-                continue
-            inside = [names.get(id(thing), owners.get(id(thing))) for thing in _within_reach(held)]
-            for path in (path for path in inside if path is not None):
-                what = f"'{path}', reached through {key} of '{name}' and not as a submodule"
-                reasons.setdefault(path, f"its units meet {what}, which cannot be followed")
+            refers = isinstance(held, types.FunctionType | weakref.ref)
+            for thing in _within_reach(held) if refers else ():
+                if (path := names.get(id(thing))) is not None:
+                    what = f"'{path}', reached through {key} of '{name}' and not as a submodule"
+                    reasons.setdefault(path, f"its units meet {what}, which cannot be followed")
     return reasons
 
 
 def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
     """Yield code that runs outside the forward of the module's class, and its description."""
-    for before, hooks in ((True, module._forward_pre_hooks), (False, module._forward_hooks)):
+    for kind, hooks in (("pre-hook", module._forward_pre_hooks), ("hook", module._forward_hooks)):
         for hook in hooks.values():
             if not _defined_in(type(hook).__call__, "torch.nn.utils."):
-                kind = "pre-hook" if before else "hook"
                 what = f"the forward {kind} {_named(hook)} of '{name}'"
                 yield hook, f"{what} (handle.remove() removes it)"
     if not name:
-        for hook in _hooks_of_all_modules():
+        before_all, after_all = every._global_forward_pre_hooks, every._global_forward_hooks
+        for hook in (*before_all.values(), *after_all.values()):
             yield hook, f"{_named(hook)}, a hook of all modules (handle.remove() removes it)"
         for key, code in vars(F).items():
             public = isinstance(code, types.FunctionType) and not key.startswith("_")
@@ -107,13 +109,6 @@ def _code_of(name: str, module: nn.Module) -> Iterator[tuple[Any, str]]:
             yield None, f"the {key} of '{name}', a {type(tensor).__name__}"
 
 
-def _hooks_of_all_modules() -> list[Any]:
-    return [
-        *torch_module._global_forward_pre_hooks.values(),
-        *torch_module._global_forward_hooks.values(),
-    ]
-
-
 def _defined_in(code: Any, *packages: str) -> bool:
     """Return True if a class or function was written in one of these packages."""
     written = getattr(code, "__module__", None)
@@ -125,15 +120,6 @@ def _defined_in(code: Any, *packages: str) -> bool:
 def _named(code: Any) -> str:
     plain = code.func if isinstance(code, functools.partial) else code
     return f"`{getattr(plain, '__name__', type(plain).__name__)}`"
-
-
-def tensors_at(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield the tensors of a module and of all modules that its attributes refer to."""
-    for thing in _within_reach(vars(module)):
-        if isinstance(thing, torch.Tensor):
-            yield thing
-        else:
-            yield from (*thing.parameters(), *thing.buffers())
 
 
 def _within_reach(code: Any) -> list[Any]:
@@ -167,19 +153,60 @@ def _held_by(thing: Any) -> list[Any]:
     held = list(getattr(thing, "__dict__", {}).values())
     if isinstance(thing, types.FunctionType):
         held += [thing.__defaults__, thing.__kwdefaults__]
-        held += [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+        assigned = (cell for cell in thing.__closure__ or () if cell != types.CellType())
+        held += [cell.cell_contents for cell in assigned]
         named = _names_in(thing.__code__) & thing.__globals__.keys()
         held += [thing.__globals__[name] for name in named]
     return held
 
 
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:  # not assigned yet
-        return False
-
-
 def _names_in(code: types.CodeType) -> set[str]:
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names_in, inner))
+
+
+def tensors_at(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a module and of all modules that its attributes refer to."""
+    for thing in _within_reach(vars(module)):
+        if isinstance(thing, torch.Tensor):
+            yield thing
+        else:
+            yield from (*thing.parameters(), *thing.buffers())
+
+
+def skeleton(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on the meta device, without data and without code added to it.
+
+    Raises UntraceableError for a model that cannot be copied.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    memo: dict[int, Any] = {id(tensor): _empty(tensor) for tensor in tensors}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                memo[id(value)] = value.detach().to("meta")
+            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+                memo[id(value)] = type(value)()
+    try:
+        bones = copy.deepcopy(model, memo)
+    except Exception as error:  # attributes of the user's modules may refuse to be copied
+        raise untraceable(model, f"it cannot be copied, {error}") from error
+    for module in bones.modules():
+        forward = vars(module).get("forward")
+        if is_compiled(module):
+            vars(module)["forward"] = module._orig_mod
+        elif getattr(forward, "__self__", None) is not module:
+            vars(module).pop("forward", None)
+    return bones
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a parameter or buffer of the same shape, without data."""
+    if type(tensor) in PLAIN_TENSORS:
+        empty = tensor.detach().to("meta")
+    else:
+        with torch._C.DisableTorchFunction():
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, tensor.requires_grad)
+    return empty

@@ -1,15 +1,14 @@
 """Compare the operations of a model with those of its trace, and with those of its pruned copy."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pruning_lab.graph.refusals import untraceable
 from pruning_lab.runtime.model_state import state_kept
@@ -54,10 +53,10 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
     Traced code sees a symbol instead of a tensor and may branch differently. Both run on meta
     tensors: in train mode with gradients, in eval mode with gradients and without.
     """
-    traced = _Running(bones, graph=graph)
+    traced = _Running(bones, graph=graph).run
     try:
         with torch.set_grad_enabled(bones.training):
-            expected = _noted(traced.run, bones, x)
+            expected = _noted(traced, bones, x)
             _noted(bones, bones, x, expected)
         if bones.training:
             return
@@ -65,7 +64,7 @@ def check_as_run(bones: nn.Module, graph: fx.Graph, x: torch.Tensor) -> None:
             try:
                 _noted(bones, bones, x, expected)
             except _OtherwiseError:  # torch itself may choose other kernels
-                _noted(bones, bones, x, _noted(traced.run, bones, x))
+                _noted(bones, bones, x, _noted(traced, bones, x))
     except Exception as error:  # the user's code runs on shapes: anything may be raised
         raise untraceable(bones, error) from error
 
@@ -85,21 +84,20 @@ def check_after_cut(bones: nn.Module, cut: nn.Module, x: torch.Tensor) -> None:
 
 
 def _noted(
-    run: Any,
+    run: Callable[[torch.Tensor], object],
     bones: nn.Module,
     x: torch.Tensor,
     expected: list[Operation] | None = None,
     sizes: bool = True,
 ) -> list[Operation]:
     """Run and return the operations; raise _OtherwiseError if they differ from ``expected``."""
-    named = dict([*bones.named_parameters(), *bones.named_buffers()])
-    with streams_kept(), state_kept(bones), _Noting(x, named) as noting:
-        noting.expected, noting.sizes = expected, sizes
+    noting = _Noting(x, bones, expected, sizes)
+    with streams_kept(), state_kept(bones), noting:
         run(x)
     if noting.otherwise is not None:  # the model's code caught it
         raise noting.otherwise
     if expected is not None and len(noting.noted) < len(expected):
-        raise noting.error("ends", expected[len(noting.noted)][0])
+        raise noting.error("ends", expected[len(noting.noted)])
     return noting.noted
 
 
@@ -111,12 +109,14 @@ class _Noting(TorchDispatchMode):
     computed from parameters alone by a hash of that computation. All others are constants.
     """
 
-    def __init__(self, x: torch.Tensor, named: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, x: torch.Tensor, bones: nn.Module, expected: list[Operation] | None, sizes: bool
+    ) -> None:
         super().__init__()
         self.noted: list[Operation] = []
-        self.expected: list[Operation] | None = None
-        self.sizes = True
         self.otherwise: _OtherwiseError | None = None
+        self._expected, self._sizes = expected, sizes
+        named = dict([*bones.named_parameters(), *bones.named_buffers()])
         self._alive = [x, *named.values()]  # keeps their storage from being reused
         self._next = itertools.count()
         self._names: dict[int, Any] = {_place(tensor): name for name, tensor in named.items()}
@@ -126,7 +126,7 @@ class _Noting(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        values = _flat([*_numbers(func, args), *kwargs.values()])
+        values = tree_leaves((_numbers(func, args), kwargs))
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
         known = [self._names.get(_place(tensor)) for tensor in tensors]
         operations = [
@@ -136,9 +136,9 @@ class _Noting(TorchDispatchMode):
         flows = any(isinstance(name, int) for name in known)
         if flows and func is not torch.ops.aten.detach.default:  # autograd calls it itself
             for operation in operations:
-                self._note(operation)
+                self._note(*operation)
         if len({tensor.is_meta for tensor in tensors}) > 1:
-            args, kwargs = tree_map_only(torch.Tensor, _on_meta, (args, kwargs))
+            args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to("meta"), (args, kwargs))
         result = _run(func, args, kwargs)
         if flows:
             self._name(result, func, lambda: next(self._next))
@@ -146,33 +146,30 @@ class _Noting(TorchDispatchMode):
             self._name(result, func, lambda: str(hash(str(operations))))
         return result
 
-    def _note(self, operation: Operation) -> None:
-        """Record an operation; without ``sizes`` only its name and its numbers for arithmetic."""
-        if not self.sizes:
-            name, arguments = operation
-            numbers = [value for value in arguments if isinstance(value, float | bool)]
-            if name in BY_LAYOUT and not numbers:
+    def _note(self, name: str, arguments: list[Any]) -> None:
+        """Record an operation; without sizes only its name and its numbers for arithmetic."""
+        if not self._sizes:
+            arguments = [value for value in arguments if isinstance(value, float | bool)]
+            if name in BY_LAYOUT and not arguments:
                 return
-            operation = name, numbers
-        self._compare(operation)
+        operation = name, arguments
+        if self._expected is not None:
+            position = len(self.noted)
+            more = position < len(self._expected)
+            wanted = self._expected[position] if more else ("nothing", [])
+            if operation != wanted:
+                self.otherwise = self.error(f"runs {name}", wanted, name == wanted[0])
+                raise self.otherwise
         self.noted.append(operation)
 
-    def _compare(self, operation: Operation) -> None:
-        if self.expected is None:
-            return
-        position = len(self.noted)
-        wanted = self.expected[position] if position < len(self.expected) else ("nothing", [])
-        if operation != wanted:
-            same = operation[0] == wanted[0]
-            self.otherwise = self.error(f"runs {operation[0]}", wanted[0], same)
-            raise self.otherwise
-
-    def error(self, does: str, wanted: str, same: bool = False) -> _OtherwiseError:
+    def error(self, does: str, wanted: Operation, same: bool = False) -> _OtherwiseError:
         """Return the error for another operation, or for the ``same`` with other arguments."""
-        it, usual = ("it", "its trace") if self.sizes else ("with fewer units it", "the full model")
+        it, usual = "it", "its trace"
+        if not self._sizes:
+            it, usual = "with fewer units it", "the full model"
         where = f"with other arguments than {usual}"
         return _OtherwiseError(
-            f"{it} {does} " + (where if same else f"where {usual} runs {wanted}")
+            f"{it} {does} " + (where if same else f"where {usual} runs {wanted[0]}")
         )
 
     def _described(self, value: Any) -> Any:
@@ -182,13 +179,13 @@ class _Noting(TorchDispatchMode):
         layout = None if name is None else (value.stride(), value.storage_offset())
         return name, tuple(value.shape), layout, value.dtype
 
-    def _name(self, result: Any, func: Any, new: Any) -> None:
+    def _name(self, result: Any, func: Any, new: Callable[[], int | str]) -> None:
         """Name the tensors in ``result``: views keep their storage's name, others get a new one.
 
         A tensor that was modified in place gets a new name as well, so that reads of its old and
         of its new values differ.
         """
-        for value in _flat([result]):
+        for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 self._alive.append(value)
                 if func._schema.is_mutable or _place(value) not in self._names:
@@ -204,46 +201,21 @@ def _as_traced(func: Any, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
         x, dim = (*values, 0)[:2]
         yield from (("aten.select.int", [x, dim, index]) for index in range(x.shape[dim]))
     else:
-        yield _named(func), values
+        yield str(func).replace("_.", "."), values
 
 
-def _flat(values: Iterable[Any]) -> list[Any]:
-    """Return the values with lists and tuples replaced by their entries."""
-    flat: list[Any] = []
-    for value in values:
-        flat += value if isinstance(value, list | tuple) else [value]
-    return flat
-
-
-@cache
-def _calculates(func: Any) -> list[bool]:
-    """Return, for each argument of an operation, True if it is used in arithmetic (not a size)."""
-    return [str(argument.type) in ("Tensor", "number") for argument in func._schema.arguments]
-
-
-def _numbers(func: Any, args: Any) -> list[Any]:
-    """Return the arguments, with integers that are used in arithmetic converted to floats."""
+def _numbers(func: Any, args: Sequence[Any]) -> list[Any]:
+    """Return the arguments, with integers that are used in arithmetic (no sizes) as floats."""
     return [
-        float(value) if type(value) is int and calculates else value
-        for value, calculates in zip(args, _calculates(func), strict=False)
+        float(value) if type(value) is int and str(kind.type) in ("Tensor", "number") else value
+        for value, kind in zip(args, func._schema.arguments, strict=False)
     ]
-
-
-@cache
-def _named(func: Any) -> str:
-    """Return an operation's name; in-place operations have that of their out-of-place form."""
-    return str(func).replace("_.", ".")
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is torch.ops.aten.native_batch_norm.default:  # torch needs 4 ms to infer its shapes
         return torch.empty_like(args[0]), *(args[0].new_empty(0) for _ in range(2))
     return func(*args, **kwargs)
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    """Move a constant to the meta device; tensors already there stay the same objects."""
-    return tensor if tensor.is_meta else tensor.to("meta")
 
 
 def _place(tensor: torch.Tensor) -> int:

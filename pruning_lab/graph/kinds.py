@@ -63,30 +63,28 @@ NON_LINEARITIES: tuple[type[nn.Module], ...] = (
 )
 """Elementwise, without parameters: no unit affects another."""
 
-NON_LINEAR_FUNCTIONS = frozenset(
-    {
-        F.celu,
-        F.elu,
-        F.gelu,
-        F.hardsigmoid,
-        F.hardswish,
-        F.hardtanh,
-        F.leaky_relu,
-        F.mish,
-        F.relu,
-        F.relu6,
-        F.selu,
-        F.sigmoid,
-        F.silu,
-        F.softplus,
-        F.tanh,
-        torch.relu,
-        torch.relu_,
-        torch.sigmoid,
-        torch.tanh,
-    }
-)
-NON_LINEAR_METHODS = frozenset({"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"})
+NON_LINEAR_FUNCTIONS = {
+    F.celu,
+    F.elu,
+    F.gelu,
+    F.hardsigmoid,
+    F.hardswish,
+    F.hardtanh,
+    F.leaky_relu,
+    F.mish,
+    F.relu,
+    F.relu6,
+    F.selu,
+    F.sigmoid,
+    F.silu,
+    F.softplus,
+    F.tanh,
+    torch.relu,
+    torch.relu_,
+    torch.sigmoid,
+    torch.tanh,
+}
+NON_LINEAR_METHODS = {"relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_"}
 
 
 def is_non_linearity(op: object) -> bool:

@@ -38,9 +38,10 @@ def told(reason: object) -> str:
 
 
 def _what_to_do(model: nn.Module, reason: object) -> str:
-    inside = _inner(model)
-    if inside is not None:
-        return f"If it only wraps its .{inside}, give that instead. "
+    children = list(model.named_children())
+    tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
+    if len(children) == 1 and not tensors and list(children[0][1].children()):
+        return f"If it only wraps its .{children[0][0]}, give that instead. "
     if "is not a member of this module" in str(reason) or "not installed as" in str(reason):
         return "Layers in a Python list are not part of a model: put them in an nn.ModuleList. "
     if isinstance(reason, BaseException) and _line(reason):
@@ -48,32 +49,20 @@ def _what_to_do(model: nn.Module, reason: object) -> str:
     return ""
 
 
-def _inner(model: nn.Module) -> str | None:
-    """Return the name of the only child if ``model`` may be a mere wrapper of it, else None."""
-    children = list(model.named_children())
-    tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
-    if len(children) != 1 or tensors or not list(children[0][1].children()):
-        return None
-    return children[0][0]
-
-
-PLACES = (
-    Path(torch.__file__).parent,
-    Path(__file__).parents[1],
-    Path(sysconfig.get_path("stdlib")),
-)
-"""Folders that hold no user's model: torch, this package, Python's standard library."""
+PACKAGES = (Path(torch.__file__).parent, Path(__file__).parents[1])
+STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 def _line(error: BaseException) -> str | None:
-    """Return file, line and text of the innermost frame of an exception in the user's code."""
+    """Return file, line and text of the innermost frame of an exception in the user's code.
+
+    That is code outside of torch, this package and Python's standard library.
+    """
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        installed = "site-packages" in path.parts
-        *packages, library = PLACES
-        if frame.filename.startswith("<") or any(map(path.is_relative_to, packages)):
-            continue
-        if installed or not path.is_relative_to(library):
+        of_python = path.is_relative_to(STDLIB) and "site-packages" not in path.parts
+        generated = frame.filename.startswith("<")
+        if not (generated or of_python or any(map(path.is_relative_to, PACKAGES))):
             return f"{path.name}, line {frame.lineno}: `{frame.line}`"
     return None
 

@@ -1,12 +1,13 @@
 """Trace a model with torch.fx: its operations, and the nodes that are outputs of its modules."""
 
+import inspect
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.refusals import check_takes, told, untraceable
 from pruning_lab.runtime.model_state import state_kept, uncompiled
 from pruning_lab.runtime.random_streams import streams_kept
@@ -23,16 +24,17 @@ class _Proxy(fx.Proxy):
 class Tracer(fx.Tracer):
     """Trace into all modules but torch's own and ``whole``; ``outputs`` are the modules' nodes.
 
-    A module whose forward cannot be traced becomes one operation, too; ``kept`` holds the reason.
+    A module whose forward cannot be traced becomes one operation, too; ``kept`` holds the reason by
+    its name. ``constants`` are the tensors that the code makes, by the attribute that holds them.
     ``bare``: the model's hooks were removed before, so that a new one comes from its code.
     """
 
     def __init__(self, whole: Collection[nn.Module] = (), bare: bool = False) -> None:
         super().__init__()
         self._whole, self._bare = whole, bare
-        self._tensors: dict[int, str] | None = None  # by id, once the model is known
         self.outputs: dict[nn.Module, list[fx.Node]] = {}
-        self.kept: dict[nn.Module, str] = {}
+        self.kept: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Call the model with one tensor, as its users do; Python fills in the defaults."""
@@ -56,12 +58,14 @@ class Tracer(fx.Tracer):
             "number of names instead (n, c, h, w = x.shape)"
         )
 
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """Names of the model's tensors by id; torch itself searches them all at every read."""
+        named = (*self.root.named_parameters(), *self.root.named_buffers())
+        return {id(tensor): name for name, tensor in named}
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Do the same as torch, which searches all the model's parameters at every read."""
-        if self._tensors is None:
-            named = (*self.root.named_parameters(), *self.root.named_buffers())
-            self._tensors = {id(tensor): name for name, tensor in named}
-        name = self._tensors.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        name = self._names.get(id(attr_val))
         if name is None:
             return attr_val
         if name not in parameter_proxy_cache:
@@ -79,40 +83,31 @@ class Tracer(fx.Tracer):
         except Exception as error:  # tracing runs the user's code: anything may be raised
             self._forget_after(last)
             self.module_stack = stack
-            self.kept[m] = told(error)
+            self.kept[self.path_of_module(m)] = told(error)
             output = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
         if isinstance(output, fx.Proxy):
             self.outputs.setdefault(m, []).append(output.node)
         return output
 
     def _forget_after(self, last: fx.Node) -> None:
-        erased = set()
-        for node in reversed(self.graph.nodes):
-            if node is last:
-                break
+        while (node := next(iter(reversed(self.graph.nodes)))) is not last:
             self.graph.erase_node(node)
-            erased.add(node)
+        remaining = set(self.graph.nodes)
         for module, nodes in self.outputs.items():
-            self.outputs[module] = [node for node in nodes if node not in erased]
+            self.outputs[module] = [node for node in nodes if node in remaining]
 
 
 def operations(model: nn.Module, whole: Collection[nn.Module] = ()) -> fx.Graph:
-    """Return the graph of a skeleton's operations; raise UntraceableError as ``traced`` does.
-
-    The modules ``whole`` are one operation each. Tensors that the code makes stay in ``model``.
-    """
-    tracer, constants = traced(model, whole, bare=True)
-    use_results(tracer.graph, model)
-    vars(model).update(constants)
-    return tracer.graph
+    """Return the graph of a skeleton's operations; see ``traced``."""
+    return traced(model, whole, bare=True).graph
 
 
-def traced(
-    model: nn.Module, whole: Collection[nn.Module] = (), bare: bool = False
-) -> tuple[Tracer, dict[str, torch.Tensor]]:
-    """Trace a model, which stays as it was; return the tracer and the tensors that its code makes.
+def traced(model: nn.Module, whole: Collection[nn.Module] = (), bare: bool = False) -> Tracer:
+    """Trace a model, which stays as it was but for the tensors that its code makes, ``constants``.
 
-    Raises UserError if its forward does not take one tensor, UntraceableError if tracing fails.
+    Operations after an in-place operation read its result, not the value that it changed: parts of
+    the graph can run on their own. Raises UserError if the model's forward does not take one
+    tensor, UntraceableError if tracing fails.
     """
     check_takes(model, None)
     tracer = Tracer(whole, bare)
@@ -121,15 +116,45 @@ def traced(
             graph = tracer.trace(model)
         except Exception as error:  # tracing runs the user's code: anything may be raised
             raise untraceable(model, error) from error
-        made = {str(node.target): getattr(model, str(node.target)) for node in constants_of(graph)}
-    known: set[fx.Node] = set()
-    for node in graph.nodes:
-        if not known.issuperset(node.all_input_nodes):
+        names = [str(node.target) for node in constants_of(graph)]
+        tracer.constants = {name: getattr(model, name) for name in names}
+    position = {node: number for number, node in enumerate(graph.nodes)}
+    for node, number in position.items():
+        if any(position.get(source, number) >= number for source in node.all_input_nodes):
             raise untraceable(model, "its code stores results for use in a later call")
-        known.add(node)
-    return tracer, made
+    for node, number in position.items():
+        if (changed := _changed(node, model)) is not None:
+            for user in list(changed.users):
+                if position[user] > number:
+                    user.replace_input_with(changed, node)
+    vars(model).update(tracer.constants)
+    return tracer
 
 
 def constants_of(graph: fx.Graph) -> list[fx.Node]:
     """Return the nodes that read tensors which the traced code makes."""
     return [n for n in graph.nodes if n.op == "get_attr" and str(n.target).startswith(CONSTANT)]
+
+
+def _changed(node: fx.Node, model: nn.Module) -> fx.Node | None:
+    """Return the node whose value this operation changes in place, or None."""
+    if node.op == "call_module":
+        in_place = getattr(model.get_submodule(str(node.target)), "inplace", False)
+    elif node.op in ("call_method", "call_function"):
+        name = getattr(node.target, "__name__", str(node.target))
+        plain = name.endswith("__") or getattr(node.target, "__module__", "") == "_operator"  # and_
+        in_place = (name.endswith("_") and not plain) or _argument(node, "inplace")
+    else:
+        return None
+    first = next(iter([*node.args, *node.kwargs.values()]), None)
+    return first if in_place is True and isinstance(first, fx.Node) else None
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """Return an argument by name, passed by position or by keyword; None if there is none."""
+    if name in node.kwargs or not callable(node.target):
+        return node.kwargs.get(name)
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get(name)
+    except (TypeError, ValueError):  # torch's built-in functions have no signature
+        return None

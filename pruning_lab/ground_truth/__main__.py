@@ -28,7 +28,6 @@ from pruning_lab.errors import UserError, check_choice, check_count
 from pruning_lab.experiment.labels import git_commit
 from pruning_lab.experiment.pruning_run import Scored
 from pruning_lab.experiment.scoring import score_network
-from pruning_lab.experiment.seeds import seeded
 from pruning_lab.experiment.setup import build_metric, set_up
 from pruning_lab.experiment.stages import obtain_baseline
 from pruning_lab.ground_truth.figures import (
@@ -49,6 +48,7 @@ from pruning_lab.ground_truth.tables import (
     readable,
 )
 from pruning_lab.provenance.source_code import digest_of_program
+from pruning_lab.runtime.random_streams import seeded
 from pruning_lab.tasks.task import MEASURE
 from pruning_lab.tracking import connect, keys, store, write
 from pruning_lab.training.evaluation import evaluate
@@ -109,8 +109,6 @@ class Truth:
         self._record(truths, layers, table)
         return table
 
-    # -- setup and checks, before any work starts ---------------------------------------------
-
     def _settings(self, name: str) -> DictConfig:
         """Return a criterion's settings, with references to the configuration resolved."""
         config = OmegaConf.create(plain(self.config) | {"own": criteria.settings(name)})
@@ -137,8 +135,6 @@ class Truth:
             except UserError as error:
                 log.info("%s cannot score '%s': %s", name, layer, error)
         return accepted
-
-    # -- the stages ---------------------------------------------------------------------------
 
     def _scores(self, name: str, unit_groups: dict[str, UnitGroups]) -> Scored:
         """Score by one criterion, or read its scores and cost from the baseline's folder."""

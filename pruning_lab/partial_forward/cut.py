@@ -1,17 +1,18 @@
 """Split a traced model at a layer: run the part before it once, the part after it many times."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.parts import descendants, graded, masked_units, part
 from pruning_lab.partial_forward.first_layer import Entry, find_entry
-from pruning_lab.partial_forward.folding import Seen, Sizes, Substitutes, made_faster
-from pruning_lab.partial_forward.shares import share_of
+from pruning_lab.partial_forward.folding import Seen, Substitutes, made_faster
+from pruning_lab.partial_forward.parts import descendants, masked_units, part, share_of
 from pruning_lab.profiling import passes
 from pruning_lab.runtime.inputs import Inputs, copied, select
 
@@ -60,16 +61,11 @@ class Cut:
         self._made = made
         self._axes = [axis for _, axis in sites]
         nodes = [node for node, _ in sites]
-        self._later = [
-            any(node in descendants([earlier]) for earlier in nodes if earlier is not node)
-            for node in nodes
-        ]
-        first = [node for node, later in zip(nodes, self._later, strict=True) if not later]
-        masked = {
-            node: axis for (node, axis), later in zip(sites, self._later, strict=True) if later
-        }
+        dependent = descendants(user for node in nodes for user in node.users)
+        self._later = [node in dependent for node in nodes]
+        first = [node for node in nodes if node not in dependent]
+        masked = {node: axis for node, axis in sites if node in dependent}
         output = next(node for node in module.graph.nodes if node.op == "output")
-        dependent = descendants(nodes)
         if output not in dependent:
             raise UserError(
                 f"The model's output does not depend on `{nodes[0]}`: nothing to score."
@@ -77,14 +73,13 @@ class Cut:
         inputs = dict.fromkeys(
             source
             for node in module.graph.nodes
-            if node in dependent and node not in first
+            if node in dependent
             for source in node.all_input_nodes
-            if source not in dependent and source.op != "get_attr"
+            if source not in dependent and source not in first and source.op != "get_attr"
         )
-        given = descendants([node for node in module.graph.nodes if node.op == "placeholder"])
+        given = descendants(node for node in module.graph.nodes if node.op == "placeholder")
         self._from_x = [node in given for node in inputs]
-        self._by_sample: list[bool] = []
-        self._stackable: bool | None = None
+        self._by_sample: list[bool] | None = None
         self._before = part(module, [], [*first, *inputs])
         self._after = part(module, [*first, *inputs], output.args[0], masked)
         self.entry: Entry | None = find_entry(self._after, sites[0][1]) if len(sites) == 1 else None
@@ -98,23 +93,27 @@ class Cut:
         """
         parts, seen = self._parts(), self._sizes(state) if many else {}
         later = {module for after in parts for module in after.modules()}
-        self._keep_made(lambda modules, _: later.issuperset(modules))  # frees memory first
+        for key in [key for key in self._made if not later.issuperset(key[0])]:
+            del self._made[key]  # frees memory first
         used = set().union(*(made_faster(after, seen, self._made) for after in parts))
-        self._keep_made(lambda _, module: module in used)
-
-    def _keep_made(self, wanted: Callable[[tuple[nn.Module, ...], nn.Module], bool]) -> None:
-        for key, module in list(self._made.items()):
-            if not wanted(key[0], module):
-                del self._made[key]
+        for key in [key for key, module in self._made.items() if module not in used]:
+            del self._made[key]
 
     def _sizes(self, state: State) -> Seen:
         """Return the sizes of the maps that the convolutions after the sites see."""
-        given = [value.clone() for value in state.activations if value is not None]
-        masks = [given[0].new_ones(len(state), 1) for value in state.activations if value is None]
-        passes.forward(len(state), self.share_after.forward)
-        sizes = Sizes(self._after)
-        sizes.run(*given, *state.rows(torch.arange(len(state), device=given[0].device)), *masks)
-        return sizes.seen
+        seen: Seen = defaultdict(set)
+        names = {module: name for name, module in self._after.named_modules()}
+
+        def look(module: nn.Module, given: tuple[Any, ...]) -> None:
+            known = isinstance(module, nn.Conv2d) and module in names
+            if known and given and given[0].ndim == 4:
+                seen[names[module]].add(tuple(given[0].shape[2:]))
+
+        keep = state.activation.new_ones(len(state), 1)
+        every = torch.arange(len(state), device=keep.device)
+        with register_module_forward_pre_hook(look):
+            self.after(state, every, [keep] * len(self._axes))
+        return seen
 
     def close(self) -> None:
         """Release the modules after the sites, which reference cycles would keep for a while."""
@@ -127,28 +126,25 @@ class Cut:
     @torch.no_grad()
     def before(self, x: torch.Tensor) -> State:
         """Run on ``x`` the operations that the sites, and everything after them, need."""
-        if self._stackable is None:
-            self._stackable = self._look(x)
+        if self._by_sample is None:
+            self._by_sample = self._look(x)
         activations, live = self._run_before(x)
         read = iter(activations)
         by_site = [None if later else next(read) for later in self._later]
-        return State(by_site, live, self._by_sample, self._stackable)
+        return State(by_site, live, self._by_sample, self._by_sample == self._from_x)
 
     def _run_before(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[Any]]:
         passes.forward(len(x), self.share_before.forward)
-        values, first = self._before(x), len(self._later) - sum(self._later)
+        values, first = self._before(x), self._later.count(False)
         return values[:first], values[first:]
 
-    def _look(self, x: torch.Tensor) -> bool:
-        """Note the live values that have a row per sample; return True if all from ``x`` have."""
+    def _look(self, x: torch.Tensor) -> list[bool]:
+        """Return, for each live value, whether it has a row per sample."""
         with passes.checking():
             two, three = (self._run_before(samples) for samples in two_and_three(x))
         check_rows(two[0], three[0])
-        pairs = list(zip(two[1], three[1], strict=True))
-        self._by_sample = [
-            from_x and has_rows(*pair) for from_x, pair in zip(self._from_x, pairs, strict=True)
-        ]
-        return self._by_sample == self._from_x
+        live = zip(self._from_x, two[1], three[1], strict=True)
+        return [from_x and has_rows(few, more) for from_x, few, more in live]
 
     def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
         """Return the model's output for ``samples`` with the units that ``keep`` excludes set to 0.
@@ -208,23 +204,12 @@ def samples_elsewhere(activation: object) -> UserError:
     )
 
 
-def record(
-    module: fx.GraphModule, x: torch.Tensor, sites: list[fx.Node]
-) -> tuple[Any, list[torch.Tensor]]:
-    """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
-    passes.forward(len(x))
-    recorded: dict[fx.Node, torch.Tensor | None] = dict.fromkeys(sites)
-    interpreter = fx.Interpreter(module, garbage_collect_values=False)
-    interpreter.env, interpreter.args_iter = {}, iter((x,))
-    value = None
-    for node in module.graph.nodes:
-        value = interpreter.run_node(node)
-        if node in recorded:
-            if not isinstance(value, torch.Tensor):
-                raise samples_elsewhere(value)
-            recorded[node] = graded(value) if torch.is_grad_enabled() else value
-            # pass on a copy: an in-place ReLU after the site would overwrite the recorded tensor
-            value = value.clone()
-        interpreter.env[node] = value
-    activations = [recorded[site] for site in sites]
-    return value, [activation for activation in activations if activation is not None]
+def recordable(value: object, graded: bool) -> torch.Tensor:
+    """Return an activation, which now requires a gradient if ``graded`` and if it can have one.
+
+    Raises UserError if it is no tensor.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise samples_elsewhere(value)
+    able = graded and value.is_floating_point() and not value.is_inference()
+    return value.requires_grad_() if able and not value.requires_grad else value

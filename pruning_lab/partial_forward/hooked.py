@@ -1,16 +1,16 @@
 """The interface of ``traced``, by forward hooks: slower, for models that cannot be traced."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.parts import graded, masked_units
-from pruning_lab.partial_forward.cut import State, samples_elsewhere
-from pruning_lab.partial_forward.shares import Share
+from pruning_lab.partial_forward.cut import State, recordable
+from pruning_lab.partial_forward.parts import Share, masked_units
 from pruning_lab.partial_forward.traced import Graph
 from pruning_lab.profiling import passes
 from pruning_lab.runtime.inputs import Inputs, call, length
@@ -26,17 +26,19 @@ class Entering:
 Runs = dict[nn.Module | Entering, list[torch.Tensor]]
 """Site -> its activations, one for each time that it runs."""
 
+WHOLE = Share(1.0, 1.0)
 
+
+@dataclass(frozen=True)
 class HookedGraph:
     """Graph with modules as sites; every evaluation is a pass through the whole model.
 
     ``traced`` is an inexact trace, if there is one: it tells which module follows another.
     """
 
-    def __init__(self, model: nn.Module, reason: UserError, traced: Graph | None = None) -> None:
-        self._model = model
-        self._reason = reason
-        self._traced = traced
+    model: nn.Module
+    reason: UserError
+    traced: Graph | None = None
 
     def site(self, module: nn.Module, after_activation: bool = False) -> nn.Module:
         """Return the module itself, or with ``after_activation`` the last that follows directly.
@@ -44,14 +46,14 @@ class HookedGraph:
         Raises UserError if it is unknown what follows, or if that is not a module.
         """
         if after_activation:
-            last = None if self._traced is None else self._traced.module_after(module)
+            last = None if self.traced is None else self.traced.module_after(module)
             if last is not None:
                 return last
             raise UserError(
-                f"The site after {type(module).__name__} cannot be found. {self._reason} To score "
+                f"The site after {type(module).__name__} cannot be found. {self.reason} To score "
                 "there, call run() with the module whose output is to be read."
             )
-        if all(module is not known for known in self._model.modules()):
+        if all(module is not known for known in self.model.modules()):
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")
         return module
 
@@ -65,28 +67,28 @@ class HookedGraph:
 
     def norm_after(self, module: nn.Module) -> nn.Module | None:
         """Return the BatchNorm that directly follows, or None; UserError if that is unknown."""
-        if self._traced is None:
+        if self.traced is None:
             raise UserError(
-                f"The BatchNorm after {type(module).__name__} cannot be found. {self._reason}"
+                f"The BatchNorm after {type(module).__name__} cannot be found. {self.reason}"
             )
-        return self._traced.norm_after(module)
+        return self.traced.norm_after(module)
 
     def share(self, site: nn.Module) -> Share:
         """Return the share of a pass that ``site`` takes: unknown here, so all of it."""
-        return Share(1.0, 1.0)
+        return WHOLE
 
     def share_back(self, sites: Sequence[nn.Module]) -> float:
         """Return the share of a backward pass that leads to ``sites``: unknown, so all of it."""
         return 1.0
 
     def cut(self, sites: Sequence[tuple[nn.Module, int]]) -> "HookedCut":
-        return HookedCut(self._model, sites)
+        return HookedCut(self.model, sites)
 
     def record(
         self, x: Inputs, sites: Sequence[nn.Module | Entering]
     ) -> tuple[Any, list[torch.Tensor]]:
         """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
-        output, runs = recorded(self._model, x, sites)
+        output, runs = recorded(self.model, x, sites)
         for site in sites:
             if not runs[site]:
                 raise UserError(f"{site} never runs in a forward pass: it has no activation.")
@@ -103,9 +105,7 @@ def recorded(
     taped = torch.is_grad_enabled()  # read here: the model may switch it off for a while
 
     def keep(site: nn.Module | Entering, value: torch.Tensor) -> torch.Tensor:
-        if not isinstance(value, torch.Tensor):
-            raise samples_elsewhere(value)
-        runs[site].append(graded(value) if taped else value)
+        runs[site].append(recordable(value, taped))
         return value.clone()  # a later in-place operation must not overwrite the record
 
     def entered(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -113,25 +113,20 @@ def recorded(
             raise UserError(f"{module} is not called with a tensor as its first argument.")
         return (keep(Entering(module), given[0]), *given[1:])
 
-    handles = [
+    hooks = [
         site.module.register_forward_pre_hook(entered)
-        for site in sites
         if isinstance(site, Entering)
+        else site.register_forward_hook(lambda module, _, value: keep(module, value))
+        for site in sites
     ]
-    modules = [site for site in sites if isinstance(site, nn.Module)]
-    try:
-        output = _hooked(model, x, modules, lambda module, _, value: keep(module, value))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return output, runs
+    return _run(model, x, hooks), runs
 
 
 class HookedCut:
     """``before`` and ``after`` of Cut, by passes through the whole model."""
 
     entry = None
-    share_before = share_after = Share(1.0, 1.0)
+    share_before = share_after = WHOLE
 
     def __init__(self, model: nn.Module, sites: Sequence[tuple[nn.Module, int]]) -> None:
         self._model = model
@@ -145,8 +140,7 @@ class HookedCut:
 
     @torch.no_grad()
     def before(self, x: Inputs) -> State:
-        sites = list(self._axes)
-        _, activations = HookedGraph(self._model, UserError()).record(x, sites)
+        _, activations = HookedGraph(self._model, UserError()).record(x, list(self._axes))
         return State(list(activations), [x], [True], True)
 
     def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:
@@ -155,16 +149,15 @@ class HookedCut:
         def mask(module: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:
             return masked_units(output, masks[module], self._axes[module])
 
-        return _hooked(self._model, state.rows(samples)[0], list(self._axes), mask)
+        hooks = [module.register_forward_hook(mask) for module in self._axes]
+        return _run(self._model, state.rows(samples)[0], hooks)
 
 
-def _hooked(
-    model: nn.Module, x: Inputs, modules: list[nn.Module], hook: Callable[..., torch.Tensor]
-) -> Any:
-    passes.forward(length(x))
-    handles = [module.register_forward_hook(hook) for module in modules]
+def _run(model: nn.Module, x: Inputs, hooks: Sequence[RemovableHandle]) -> Any:
+    """Return the model's output for ``x``; remove the hooks afterwards."""
     try:
+        passes.forward(length(x))
         return call(model, x)
     finally:
-        for handle in handles:
-            handle.remove()
+        for hook in hooks:
+            hook.remove()

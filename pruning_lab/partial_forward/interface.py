@@ -8,7 +8,7 @@ from torch import nn
 
 from pruning_lab.partial_forward.cut import State
 from pruning_lab.partial_forward.first_layer import Entry
-from pruning_lab.partial_forward.shares import Share
+from pruning_lab.partial_forward.parts import Share
 from pruning_lab.runtime.inputs import Inputs
 
 Place = Any

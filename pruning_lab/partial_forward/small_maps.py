@@ -70,7 +70,7 @@ class Products(nn.Module):
 
 def faster(
     convolution: nn.Module, size: tuple[int, int], most: float = math.inf
-) -> nn.Module | None:
+) -> Dense | Products | None:
     """Return a module that computes ``convolution`` on maps of this size faster on a CPU, or None.
 
     It is faster from about 16 rows on; its matrices take at most ``most`` bytes. It holds a copy of
@@ -80,15 +80,13 @@ def faster(
     changed = convolution._forward_hooks or convolution._forward_pre_hooks
     if type(convolution) is not nn.Conv2d or changed or "forward" in vars(convolution):
         return None
-    if convolution.weight.device.type != "cpu":
+    dtype, device = convolution.weight.dtype, convolution.weight.device
+    if device.type != "cpu" or convolution.groups != 1 or convolution.padding_mode != "zeros":
         return None
-    if convolution.groups != 1 or convolution.padding_mode != "zeros":
-        return None
-    if convolution.weight.dtype in (torch.float32, torch.float64):
+    if dtype in (torch.float32, torch.float64):
         return _products(convolution, size, most) or _dense(convolution, size, most)
     # Products would triple the error of bfloat16: the forms would be rounded to it, too
-    in_bf16 = convolution.weight.dtype == torch.bfloat16
-    return _dense(convolution, size, most) if in_bf16 else None
+    return _dense(convolution, size, most) if dtype == torch.bfloat16 else None
 
 
 def _products(convolution: nn.Conv2d, size: tuple[int, int], most: float) -> Products | None:

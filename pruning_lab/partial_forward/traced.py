@@ -1,40 +1,29 @@
 """A model's operations, traced once: the sites where units are read, and cuts at them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from pruning_lab.errors import UserError
-from pruning_lab.graph.in_place import use_results
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, is_non_linearity, units_of
-from pruning_lab.graph.parts import descendants
 from pruning_lab.graph.refusals import UntraceableError
-from pruning_lab.graph.tracing import constants_of, traced
-from pruning_lab.partial_forward.cut import Cut, record
+from pruning_lab.graph.tracing import Tracer, constants_of, traced
+from pruning_lab.partial_forward.cut import Cut, recordable
 from pruning_lab.partial_forward.folding import Substitutes
-from pruning_lab.partial_forward.shares import Share, share_of, weigh
+from pruning_lab.partial_forward.parts import Share, called, descendants, share_of, weigh
+from pruning_lab.profiling import passes
 
 
 def trace(model: nn.Module) -> "Graph":
     """Trace ``model`` with torch.fx; raise UntraceableError, with torch's reason, if that fails."""
-    tracer, constants = traced(model)
-    _make_anew(tracer.graph)
-    use_results(tracer.graph, model)
-    vars(model).update(constants)
+    tracer = traced(model)
     try:
-        return Graph(model, tracer.graph, tracer.outputs, tracer.kept)
+        return Graph(model, tracer)
     finally:
-        for name in constants:
+        for name in tracer.constants:
             del vars(model)[name]
-
-
-def _make_anew(graph: fx.Graph) -> None:
-    """Copy the constants in every pass, since the code creates them anew in every call."""
-    for node in constants_of(graph):
-        with graph.inserting_after(node):
-            new = graph.call_method("clone", (node,))
-        node.replace_all_uses_with(new, lambda user, new=new: user is not new)  # type: ignore[misc]
 
 
 class Graph:
@@ -44,17 +33,14 @@ class Graph:
     number, and after a change of weights, since cuts share modules made from the weights.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: fx.Graph,
-        outputs: dict[nn.Module, list[fx.Node]],
-        kept: dict[nn.Module, str],
-    ) -> None:
-        self.module = fx.GraphModule(model, graph)
+    def __init__(self, model: nn.Module, tracer: Tracer) -> None:
+        for node in constants_of(tracer.graph):  # the code creates them anew in every call
+            with tracer.graph.inserting_after(node):
+                new = tracer.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(new, lambda user, new=new: user is not new)  # type: ignore[misc]
+        self.module = fx.GraphModule(model, tracer.graph)
         self._names = {module: name for name, module in model.named_modules()}
-        self._outputs = outputs
-        self._kept = kept
+        self._outputs, self._kept = tracer.outputs, tracer.kept
         self._made: Substitutes = {}
 
     def site(self, module: nn.Module, after_activation: bool = False) -> fx.Node:
@@ -85,16 +71,15 @@ class Graph:
         if len(self.sites(module)) == times:
             return
         name = self._names[module]
-        enclosing = (m for m in reversed(self._kept) if name.startswith(f"{self._names[m]}."))
-        around = next(enclosing, None)
-        why = "" if around is None else f", '{self._names[around]}': {self._kept[around]}"
+        kept = [path for path in self._kept if name.startswith(f"{path}.")]
+        why = f", '{kept[-1]}': {self._kept[kept[-1]]}" if kept else ""
         raise UntraceableError(f"'{name}' runs inside a module that is kept whole{why}.")
 
     def module_after(self, module: nn.Module) -> nn.Module | None:
         """Return the module whose output is read after ``module``; None if it is a function."""
         runs = self.sites(module, after_activation=True)
-        one = len(runs) == 1 and runs[0].op == "call_module"
-        return self._called(runs[0]) if one else None
+        last = called(self.module, runs[0]) if len(runs) == 1 else None
+        return last if isinstance(last, nn.Module) else None
 
     def entering(self, module: nn.Module) -> fx.Node:
         """Return the node that is the input of ``module``, which runs once.
@@ -115,22 +100,20 @@ class Graph:
 
         None also if its channels are not the module's units: it may normalise another dimension.
         """
-        node = self.site(module)
-        user = next(iter(node.users)) if len(node.users) == 1 else node
-        norm = self._called(user) if user.op == "call_module" else None
-        if user is node or not isinstance(norm, BatchNorm) or not isinstance(module, LAYERS):
-            return None
-        return norm if norm.num_features == units_of(module) else None
+        norm = self._next(self.site(module))[1]
+        fits = isinstance(norm, BatchNorm) and isinstance(module, LAYERS)
+        return norm if fits and norm.num_features == units_of(module) else None
 
     def _last(self, node: fx.Node) -> fx.Node:
         """Return the last of the BatchNorms and non-linearities that directly follow ``node``."""
-        while len(node.users) == 1:
-            user = next(iter(node.users))
-            op = self._called(user) if user.op == "call_module" else user.target
-            if not (isinstance(op, BatchNorm) or is_non_linearity(op)):
-                break
-            node = user
-        return node
+        user, op = self._next(node)
+        follows = isinstance(op, BatchNorm) or is_non_linearity(op)
+        return self._last(user) if follows else node
+
+    def _next(self, node: fx.Node) -> tuple[fx.Node, Any]:
+        """Return the only node that reads ``node``, and what it calls; None if there are others."""
+        user = next(iter(node.users), node)
+        return user, called(self.module, user) if len(node.users) == 1 else None
 
     def weigh(self, x: torch.Tensor) -> None:
         """Measure the share of a pass that each operation takes; cuts made afterwards use it."""
@@ -142,8 +125,7 @@ class Graph:
 
     def share_back(self, sites: Sequence[fx.Node]) -> float:
         """Return the share of a backward pass that leads to ``sites``; 0 before ``weigh``."""
-        users = [user for site in sites for user in site.users]
-        return share_of(descendants(users)).backward
+        return share_of(descendants(user for site in sites for user in site.users)).backward
 
     def cut(self, sites: Sequence[tuple[fx.Node, int]]) -> Cut:
         """Split the model after ``sites``, each with the dimension of its units."""
@@ -153,7 +135,14 @@ class Graph:
         self, x: torch.Tensor, sites: list[fx.Node]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the output for ``x`` and the activations at ``sites``, connected by autograd."""
-        return record(self.module, x, sites)
-
-    def _called(self, node: fx.Node) -> nn.Module:
-        return self.module.get_submodule(str(node.target))
+        passes.forward(len(x))
+        wanted, recorded = set(sites), {}
+        interpreter = fx.Interpreter(self.module, garbage_collect_values=False)
+        interpreter.env, interpreter.args_iter = {}, iter((x,))
+        for node in self.module.graph.nodes:
+            value = interpreter.run_node(node)
+            if node in wanted:
+                recorded[node] = recordable(value, graded=torch.is_grad_enabled())
+                value = value.clone()  # an in-place ReLU may follow
+            interpreter.env[node] = value
+        return value, [recorded[site] for site in sites]

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from pruning_lab.graph.added_code import added_code
-from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.graph.added_code import added_code, skeleton
 from pruning_lab.runtime.model_state import evaluating
 
 Shape = Sequence[int]

@@ -63,7 +63,10 @@ def is_installed(name: str) -> bool:
     if (file := file_of(name)) is None or file.startswith(INSIDE):
         return True
     outside = any(Path(file).is_relative_to(place) for place in _lent_places())
-    return outside and name.partition(".")[0] in _distributions()
+    # a package's compiled modules may stand under another name: scipy._cyutility as _cyutility
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    full_name = name if spec is None else spec.name
+    return outside and full_name.partition(".")[0] in _distributions()
 
 
 def file_of(name: str) -> str | None:

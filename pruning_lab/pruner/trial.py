@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pruning_lab.coupling.structure import CoupledLayers, Structure
+from pruning_lab.graph.added_code import skeleton
 from pruning_lab.graph.as_run import check_after_cut
-from pruning_lab.graph.skeleton import skeleton
 from pruning_lab.profiling.flops import copy_to_count
 from pruning_lab.pruner.removal import Indices, classes_of_plan, remove
 from pruning_lab.pruning.plan import Plan

@@ -56,13 +56,13 @@ def make_plan(
     groups: Mapping[str, CoupledLayers],
     step: Step,
     schedule: Schedule,
-    gone: Callable[[Plan], float],
+    removed_share: Callable[[Plan], float],
     flops: Mapping[str, np.ndarray] | None = None,
 ) -> Plan:
     """Return the plan for one step of ``schedule``.
 
-    ``gone(plan)`` is the share of the original model that is removed after the plan; ``flops`` are
-    the FLOPs saved by each unit group, (unit groups,), needed only for a ``flops_penalty``. Raises
+    ``removed_share(plan)`` is the share of the original model that is removed after the plan;
+    ``flops`` (unit groups,) are the FLOPs saved by each, needed for a ``flops_penalty``. Raises
     UserError when scores are not finite or the minimum of units makes the ratio impossible.
     """
     for name, values in scores.items():
@@ -82,7 +82,7 @@ def make_plan(
         }
     if not isinstance(schedule, ToTarget) or step.ratio is None:
         raise TypeError(f"no plan is known for {schedule} and {step}")
-    return _smallest_to_reach(step.ratio, rankings, schedule.scope, gone)
+    return _smallest_to_reach(step.ratio, rankings, schedule.scope, removed_share)
 
 
 def _ranking(
@@ -116,7 +116,7 @@ def _scale(values: np.ndarray, normalise: str) -> float:
 
 
 def _smallest_to_reach(
-    ratio: float, rankings: dict[str, Ranking], scope: str, gone: Callable[[Plan], float]
+    ratio: float, rankings: dict[str, Ranking], scope: str, removed_share: Callable[[Plan], float]
 ) -> Plan:
     """Return the smallest plan that removes at least ``ratio``.
 
@@ -137,7 +137,7 @@ def _smallest_to_reach(
         numbered = zip(rankings.items(), counts, strict=True)
         return {name: ranking.first(count) for (name, ranking), count in numbered}
 
-    most = gone(candidate(total))
+    most = removed_share(candidate(total))
     if most < ratio:
         raise UserError(
             f"A share of {ratio:.3f} cannot be removed: with the minimum of units in every layer "
@@ -146,4 +146,4 @@ def _smallest_to_reach(
             "at the start of a run and by plan=true."
         )
     # a larger candidate removes no less
-    return candidate(bisect_left(range(total), ratio, key=lambda k: gone(candidate(k))))
+    return candidate(bisect_left(range(total), ratio, key=lambda k: removed_share(candidate(k))))

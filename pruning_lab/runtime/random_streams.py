@@ -23,6 +23,21 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def seeded(seed: int, stage: int) -> torch.Generator:
+    """Seed every stream for one stage of an experiment, whatever ran before; return another one.
+
+    Dropout and augmentation draw from the streams that everybody shares.
+    """
+    own = seed_of(seed, stage)
+    seed_all(own)
+    return torch.Generator().manual_seed(own)
+
+
+def seed_of(seed: int, stage: int) -> int:
+    """Return a seed of its own for each stage."""
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])
+
+
 def states(device: torch.device) -> States:
     """Return the state of every stream as tensors, of ``device`` too if it is a GPU."""
     version, numbers, gauss = random.getstate()

@@ -150,8 +150,6 @@ class Task(ABC):
     def uninformed_loss(self, splits: Splits) -> float:
         """Return the loss of a network that knows nothing of its input."""
 
-    # -- batches ------------------------------------------------------------------------------
-
     def inputs(self, batch: Any) -> Inputs:
         """Return the model's arguments: a tensor, a tuple of several, or a dictionary of names."""
         return inputs_and_target(batch, self.target_key)[0]
@@ -167,8 +165,6 @@ class Task(ABC):
     def run(self, model: nn.Module, batch: Any) -> Any:
         """Return the model's output for a batch."""
         return self.output(call(model, self.inputs(batch)))
-
-    # -- for the criteria ---------------------------------------------------------------------
 
     def criterion(self, given: Any, target: Any, reduction: str = "mean") -> torch.Tensor:
         """Return the loss of what a model gives: the loss function that the criteria take."""

@@ -33,7 +33,6 @@ def test_every_unit_of_a_module_is_a_player():
     unit_groups = units_of_module(layer)
     assert unit_groups.first is layer
     assert unit_groups.count is None
-    assert not unit_groups.joint
 
 
 def test_the_players_of_a_group_are_those_of_all_its_layers():
@@ -43,7 +42,6 @@ def test_the_players_of_a_group_are_those_of_all_its_layers():
     assert list(unit_groups.members) == [model["a"], model["b"]]
     assert unit_groups.first is model["a"]
     assert unit_groups.count == 3
-    assert unit_groups.joint
 
 
 def test_a_mask_of_players_keeps_their_units_and_those_of_nobody():

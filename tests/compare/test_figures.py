@@ -20,8 +20,8 @@ from pruning_lab.compare import (
     style_of,
     widths,
 )
-from pruning_lab.compare.exact import band_factor
 from pruning_lab.compare.figures import rank_correlations, sorted_scores
+from pruning_lab.compare.statistics import band_factor
 from pruning_lab.compare.style import NAMES, STYLES, in_order
 from pruning_lab.errors import UserError
 

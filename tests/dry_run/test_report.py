@@ -125,7 +125,7 @@ def test_a_share_of_each_layer_is_known_before(tmp_path):
     )
     assert [stage.size.units for stage in told.stages] == [whole - last, whole - last - first]
     steps = rows_of(
-        dry_run(made.setup), "Steps (target: of one layer, the last first; gone: of all units)"
+        dry_run(made.setup), "Steps (target: of one layer, the last first; removed: of all units)"
     )
     gone = [100 * taken / whole for taken in (last, last + first)]
     assert [steps[n][:2] for n in "12"] == [["50.0 %", f"{each:.1f} %"] for each in gone]

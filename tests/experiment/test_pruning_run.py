@@ -8,13 +8,13 @@ import torch
 
 from pruning_lab import tracking
 from pruning_lab.errors import UserError
-from pruning_lab.experiment import labels, recovery, runner
+from pruning_lab.experiment import labels, recovery, stages
 from pruning_lab.experiment.conditions import Measured
-from pruning_lab.experiment.seeds import seed_of, seeded
 from pruning_lab.models.mlp import MLP
 from pruning_lab.pruner.saved_model import save_state
 from pruning_lab.records import per_sample
 from pruning_lab.records.step import MAIN, SCRATCH, STAGES, STALE, UNTUNED
+from pruning_lab.runtime.random_streams import seed_of, seeded
 from pruning_lab.tasks import Classification
 from pruning_lab.training.evaluation import Evaluation, evaluate
 from pruning_lab.training.fit import fit
@@ -99,7 +99,7 @@ def test_what_is_left_is_trained_from_scratch_as_the_baseline_was(tmp_path):
 
 def test_the_run_is_kept_when_a_control_fails(tmp_path, monkeypatch):
     done = two_steps(tmp_path, *CHEAP, "controls.scratch=true")
-    monkeypatch.setattr(runner, "train_from_scratch", lambda *_: 1 / 0)
+    monkeypatch.setattr(stages, "train_from_scratch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         done.run()
     files = {file.path for file in done.client.list_artifacts(done.record.run.run_id)}
@@ -150,7 +150,7 @@ CONVNET = ["model=convnet", "model.channels=[4,6]", "model.hidden=8", "baseline.
            "attributions=none"]  # fmt: skip
 
 
-def stages(row, split="test"):
+def stage_losses(row, split="test"):
     return [row[f"{split}_loss_{stage}"] for stage in STAGES]
 
 
@@ -169,16 +169,16 @@ def test_each_stage_of_a_step_is_measured(repaired):
     expected = {MAIN: (True, True), UNTUNED: (True, False), STALE: (False, False)}
     for name, changes in expected.items():
         before, *steps = repaired.record.of(name)
-        assert len(set(stages(before))) == 1
+        assert len(set(stage_losses(before))) == 1
         for row in steps:
-            cut, recalibrated, tuned = stages(row)
+            cut, recalibrated, tuned = stage_losses(row)
             assert (cut != recalibrated, recalibrated != tuned) == changes
             assert (row["recalibrate_seconds"] > 0) == changes[0]
             assert ("finetune_kept" in row) == changes[1]
     tracks = [repaired.record.of(name) for name in expected]
-    assert len({stages(each[0])[0] for each in tracks}) == 1
-    assert len({stages(each[1])[0] for each in tracks}) == 1  # the same first cut
-    assert len({stages(each[2])[0] for each in tracks}) == 3
+    assert len({stage_losses(each[0])[0] for each in tracks}) == 1
+    assert len({stage_losses(each[1])[0] for each in tracks}) == 1  # the same first cut
+    assert len({stage_losses(each[2])[0] for each in tracks}) == 3
 
 
 def test_a_stale_track_is_the_run_without_repair(repaired, tmp_path):
@@ -212,8 +212,8 @@ def test_fine_tuning_that_harms_is_undone(tmp_path):
     kept.run()
     assert [row["finetune_kept"] for row in kept.record.of(MAIN)[1:]] == [1, 1]
     one, other = (each.record.of(MAIN)[1] for each in (done, kept))
-    assert stages(one)[:2] == stages(other)[:2]
-    assert stages(one, "val")[2] < stages(other, "val")[2]
+    assert stage_losses(one)[:2] == stage_losses(other)[:2]
+    assert stage_losses(one, "val")[2] < stage_losses(other, "val")[2]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pruning_lab import tracking
 from pruning_lab.attributions import RandomAttributionMetric
 from pruning_lab.attributions.estimation.reduction import Estimate
 from pruning_lab.errors import UserError
-from pruning_lab.experiment import recorder, resume, runner
+from pruning_lab.experiment import recorder, resume, stages
 from pruning_lab.experiment.resume import DiskEpochStore, DiskStepStore
 from pruning_lab.records import per_sample
 from pruning_lab.records.step import OF_THE_MACHINE
@@ -160,7 +160,7 @@ def test_what_is_finished_is_not_done_again_but_by_force(tmp_path, caplog, monke
     first = two_steps(tmp_path, *settings)
     accuracy = first.run()
     again = two_steps(tmp_path, *settings)
-    monkeypatch.setattr(runner, "obtain_baseline", lambda _: pytest.fail("it was done again"))
+    monkeypatch.setattr(stages, "obtain_baseline", lambda _: pytest.fail("it was done again"))
     with caplog.at_level("INFO"):
         assert again.run() == accuracy
     monkeypatch.undo()
@@ -312,7 +312,7 @@ def test_a_model_of_a_step_that_is_gone_is_not_replaced_by_another(tmp_path, mon
     again.run()
     files = again.client.list_artifacts(again.record.run.run_id, "pruned_models")
     assert [file.path for file in files] == ["pruned_models/step_002"]
-    assert "The model after step 1 is gone: keep=all was not set then." in caplog.text
+    assert "Model 1 was not saved: keep=all was not set at that step." in caplog.text
 
 
 def test_a_forced_run_that_was_cut_off_goes_on(tmp_path, monkeypatch):

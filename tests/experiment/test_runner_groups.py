@@ -159,7 +159,7 @@ def test_a_group_that_cannot_be_scored_is_left_alone_and_told_of(tmp_path, caplo
     done = experiment(
         tmp_path, f"model._target_={__name__}.Unread", "schedule.target=0.01", base=BRANCHES
     )
-    assert "Left alone: 'once' goes with units that cannot be scored." in caplog.text
+    assert "Left alone: 'once' is coupled to units that cannot be scored." in caplog.text
     assert "Left alone: 'twice' runs 2 times" in caplog.text
     assert "Left alone: 'both' runs 2 times" in caplog.text
     done.run()

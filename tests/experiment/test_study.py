@@ -15,7 +15,7 @@ from pruning_lab.compare import quality_curves
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pairs import by_block, differences
 from pruning_lab.errors import UserError
-from pruning_lab.experiment import runner
+from pruning_lab.experiment import stages
 from pruning_lab.experiment.conditions import Conditions
 from pruning_lab.experiment.study import compare_criteria
 from pruning_lab.pruning.schedules import Geometric
@@ -29,7 +29,7 @@ NUMBERS = ["removed_flops", "test_accuracy_before", "test_accuracy_after", "test
 
 def test_rows_are_those_of_an_experiment(tmp_path, monkeypatch):
     done = two_steps(tmp_path, "attributions=none", "controls.untuned=true")
-    monkeypatch.setattr(runner, "obtain_baseline", lambda _: None)  # as it was drawn
+    monkeypatch.setattr(stages, "obtain_baseline", lambda _: None)  # as it was drawn
     before = {key: value.clone() for key, value in done.model.state_dict().items()}
     found = compare_criteria(
         done.model, done.splits, {"taylor": TaylorAttributionMetric}, done.schedule, done.finetune

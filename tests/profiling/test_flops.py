@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning_lab.coupling.structure import find_structure
-from pruning_lab.graph.skeleton import skeleton
+from pruning_lab.graph.added_code import skeleton
 from pruning_lab.profiling.flops import (
     FORMULAS,
     copy_to_count,

@@ -7,7 +7,7 @@ import torch
 from pruning_lab.attributions.evidence.game import Game
 from pruning_lab.attributions.evidence.masks import OneRoundMetric
 from pruning_lab.errors import UserError
-from pruning_lab.partial_forward.products import product
+from pruning_lab.partial_forward.first_layer import product
 
 LARGEST = 20
 """Most units of a layer: 2^20 coalitions, about a million evaluations per sample."""

@@ -9,17 +9,14 @@ import torch
 
 from pruning_lab.attributions.base import AttributionMetric, Progress, at_rest
 from pruning_lab.attributions.estimation.reduction import Estimate, Reducer, finite
-from pruning_lab.attributions.evidence.formulas import ask
-from pruning_lab.attributions.evidence.gathering import Evidence, Gathering
-from pruning_lab.attributions.observation.apart import check_apart
-from pruning_lab.attributions.observation.batches import Batch, parts
-from pruning_lab.attributions.observation.checks import check_graded, check_samples_apart
-from pruning_lab.attributions.observation.memory import Made
+from pruning_lab.attributions.evidence.gathering import Evidence, Gathering, ask
+from pruning_lab.attributions.observation.batches import Batch, Made, parts
+from pruning_lab.attributions.observation.checks import check_apart, check_graded, check_statistics
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
-from pruning_lab.graph.parts import gradients as led_back
 from pruning_lab.partial_forward.cut import check_rows, two_and_three
 from pruning_lab.partial_forward.interface import ModelGraph
+from pruning_lab.partial_forward.parts import gradients as led_back
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction
 from pruning_lab.runtime import distributed
@@ -57,7 +54,7 @@ class ActivationMetric(AttributionMetric):
 
     def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
         """Try every site on two samples, and the formula for the first unit groups."""
-        check_samples_apart(self.model)
+        check_statistics(self.model)
         graph = self._graph(unit_groups)
         gatherings = [self._gathering(graph, groups, after_activation) for groups in unit_groups]
         if length(self.batches.first(2)) > 1:
@@ -82,7 +79,8 @@ class ActivationMetric(AttributionMetric):
     def _predict(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> Prediction:
         graph, samples = self._graph(unit_groups), self.batches.count(self.samples)
         places = Places([self._gathering(graph, g, after_activation) for g in unit_groups])
-        return Prediction(samples, samples * self._share_back(graph, places))
+        share_back = graph.share_back(places.graded) if self.needs_gradient else 0.0
+        return Prediction(samples, samples * share_back)
 
     def _gathering(
         self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
@@ -97,10 +95,6 @@ class ActivationMetric(AttributionMetric):
     def _reducer(self) -> Reducer:
         """Return the reducer of the per-sample scores."""
         return Reducer(self.reduction)
-
-    def _share_back(self, graph: ModelGraph, places: "Places") -> float:
-        """Return the share of a whole backward pass that computes the gradients."""
-        return graph.share_back(places.graded) if self.needs_gradient else 0.0
 
     def _at_once(self, graph: ModelGraph, places: "Places") -> int:
         """Return the number of samples that fit into ``memory``, measured on the first one."""
@@ -120,7 +114,7 @@ class ActivationMetric(AttributionMetric):
             recorded = dict(zip(places.nodes, activations, strict=True))
             gradients = {}
             if self.needs_gradient:
-                passes.backward(length(x), self._share_back(graph, places))
+                passes.backward(length(x), graph.share_back(places.graded))
                 wanted = [recorded[node] for node in places.graded]
                 loss = self._losses(output, target).sum()
                 check_graded(loss)
@@ -133,8 +127,9 @@ class Places:
 
     def __init__(self, gatherings: Iterable[Gathering]) -> None:
         every = list(gatherings)
-        self.nodes = list(dict.fromkeys(node for place in every for node in place.nodes))
-        self.graded = list(dict.fromkeys(node for place in every for node in place.graded))
+        self.graded = list(dict.fromkeys(site.node for place in every for site in place.sites))
+        inputs = [node for place in every for node, _ in place.inputs]
+        self.nodes = list(dict.fromkeys([*self.graded, *inputs]))
 
 
 class MapMetric(ActivationMetric):
@@ -170,15 +165,13 @@ def run_together(
     for metric in metrics:
         if not shares_pass(metric):
             raise UserError(f"{type(metric).__name__} takes passes of its own: use estimate.")
-    for name in ("model", "data_generator", "criterion"):
-        value = getattr(first, name)
-        same = eq if name == "criterion" else is_  # a bound method is a new object at each access
-        if not all(same(getattr(metric, name), value) for metric in metrics):
+    # a bound method, as a criterion may be, is a new object at each access
+    for name, same in (("model", is_), ("data_generator", is_), ("criterion", eq)):
+        if not all(same(getattr(metric, name), getattr(first, name)) for metric in metrics):
             raise UserError(f"Metrics that run together must have the same {name}.")
+    anew = [metric._with({}) for metric in metrics]
     with at_rest(first.model):
-        return _one_pass(
-            [metric._with({}) for metric in metrics], unit_groups, find_best_evaluation_module
-        )
+        return _one_pass(anew, unit_groups, find_best_evaluation_module)
 
 
 def _one_pass(
@@ -186,7 +179,7 @@ def _one_pass(
 ) -> list[list[Estimate]]:
     """Return, for each metric, the scores of each set of unit groups."""
     leading = next((metric for metric in metrics if metric.needs_gradient), metrics[0])
-    check_samples_apart(leading.model)
+    check_statistics(leading.model)
     graph = leading._graph(unit_groups)
     gatherings = [
         [m._gathering(graph, groups, after_activation) for groups in unit_groups] for m in metrics

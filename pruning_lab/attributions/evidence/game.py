@@ -7,23 +7,14 @@ from typing import Any
 
 import torch
 
-from pruning_lab.attributions.base import Site, by_unit
+from pruning_lab.attributions.base import Site
+from pruning_lab.attributions.observation.batches import Room
 from pruning_lab.attributions.observation.checks import check_graded
-from pruning_lab.attributions.observation.memory import Room
-from pruning_lab.attributions.unit_groups import keep_rows
+from pruning_lab.attributions.unit_groups import count_of, keep_rows
 from pruning_lab.partial_forward.cut import Cut, State
 from pruning_lab.partial_forward.first_layer import Units
 from pruning_lab.partial_forward.interface import ModelCut
 from pruning_lab.profiling import passes
-
-Walked = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Samples and steps of the evaluated rows, and their losses (ways, rows)."""
-
-Feed = Callable[[torch.Tensor], torch.Tensor]
-"""Steps -> the inputs at these steps, (ways, samples, steps, ...)."""
-
-Feeder = Callable[[torch.Tensor, torch.Tensor, int], Feed]
-"""Samples, the permutation of their players, and ways (2: also its reverse) -> a Feed."""
 
 
 class Game:
@@ -41,78 +32,61 @@ class Game:
         state: State,
         losses: Callable[[Any, torch.Tensor], torch.Tensor],
         room: Room,
-        precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+        precision: AbstractContextManager[None] | None = None,
     ) -> None:
-        self._cut, self._sites, self._losses, self._precision = cut, sites, losses, precision
-        self._state = state
-        self._activation = by_unit(state.activation, sites[0].axis, sites[0].module)
+        self._cut, self._sites, self._state, self._losses = cut, sites, state, losses
+        self._precision = precision or nullcontext()
+        self._activation = sites[0].by_unit(state.activation)
         self.samples, self.device = len(state), self._activation.device
         self.dtype = self._activation.dtype
         self.rows = room.rows if state.stackable else self.samples
         self._taped = room.taped if state.stackable else self.samples
-        given = [site.row for site in sites if site.row is not None]
-        self.players = (
-            int(max(row.max() for row in given)) + 1 if given else self._activation.shape[1]
-        )
+        self.players = count_of(site.row for site in sites) or self._activation.shape[1]
 
     def losses(self, keep: torch.Tensor) -> torch.Tensor:
         """Return the losses (coalitions, samples) of ``keep`` (coalitions, samples, players)."""
         every = torch.arange(self.samples, device=self.device)
-        at_once = max(1, self.rows // self.samples)
-        losses = [
-            self._masked(every.repeat(len(masks)), masks.flatten(0, 1)).view(len(masks), -1)
-            for masks in keep.split(at_once)
-        ]
-        return torch.cat(losses)
-
-    def gradients(self, keep: torch.Tensor) -> torch.Tensor:
-        """Return the gradients of ``losses(keep)`` with respect to ``keep``, in its shape."""
-        samples = torch.arange(self.samples, device=self.device).repeat(len(keep))
-        masks = keep.flatten(0, 1).split(self._taped)
-        rows = zip(samples.split(self._taped), masks, strict=True)
-        gradients = [self._gradient(*chunk) for chunk in rows]
-        return torch.cat(gradients).view_as(keep)
+        chunks = keep.split(max(1, self.rows // self.samples))
+        losses = [self._masked(every.repeat(len(masks)), masks.flatten(0, 1)) for masks in chunks]
+        return torch.cat(losses).view(keep.shape[:2])
 
     @torch.enable_grad()
-    def _gradient(self, samples: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        keep = keep.detach().requires_grad_()
-        passes.backward(len(samples), self._cut.share_after.backward)
-        total = self._masked(samples, keep).sum()
-        check_graded(total)
-        (gradient,) = torch.autograd.grad(total, keep)
-        return gradient
+    def gradients(self, keep: torch.Tensor) -> torch.Tensor:
+        """Return the gradients of ``losses(keep)`` with respect to ``keep``, in its shape."""
+        every = torch.arange(self.samples, device=self.device).repeat(len(keep))
+        masks, gradients = keep.flatten(0, 1).split(self._taped), []
+        for samples, of_rows in zip(every.split(self._taped), masks, strict=True):
+            mask = of_rows.detach().requires_grad_()
+            passes.backward(len(samples), self._cut.share_after.backward)
+            total = self._masked(samples, mask).sum()
+            check_graded(total)
+            gradients += torch.autograd.grad(total, mask)
+        return torch.cat(gradients).view_as(keep)
 
     @property
-    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the losses with all players and with none, (samples,) each."""
-        full, none = self._ends
-        return full.clone(), none.clone()
+    def ends(self) -> torch.Tensor:
+        """A copy of the losses with all players, and with none, (2, samples)."""
+        return self._ends.clone()
 
     @cached_property
-    def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _ends(self) -> torch.Tensor:
         keep = torch.ones(2, self.samples, self.players, device=self.device)
         keep[1] = 0
-        full, none = self.losses(keep)
-        return full, none
+        return self.losses(keep)
 
-    def full_by_entry(self) -> torch.Tensor:
-        """Return the losses with all players, (samples,), if possible through the entry layer."""
-        if self._units is None:
-            return self.ends[0]
-        every = torch.arange(self.samples, device=self.device)
-        return self._resumed(every, self._units.whole.clone())  # an in-place ReLU may follow
-
-    def half(self) -> list[torch.Tensor]:
-        """Return the losses (samples,) without half of the players, by masks and by entry layer."""
+    def by_both(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the losses of all players and of half, by masks and by the entry layer if any."""
         every = torch.arange(self.samples, device=self.device)
         order = torch.randperm(self.players, generator=torch.Generator().manual_seed(0))
         order, removed = order.to(self.device).expand(self.samples, -1), max(1, self.players // 2)
         keep = torch.ones(self.samples, self.players, device=self.device)
-        losses = [self._masked(every, keep.scatter(1, order[:, :removed], 0.0))]
-        if self._units is not None:
-            rows = self._sums(every, order, 1)(torch.arange(1, removed + 1))
-            losses.append(self._resumed(every, rows[0, :, -1]))
-        return losses
+        full = [self.ends[0]]
+        half = [self._masked(every, keep.scatter(1, order[:, :removed], 0.0))]
+        if self.units is not None:
+            full.append(self._resumed(every, self.units.whole.clone()))  # a ReLU may write to it
+            rows = self._feed_entry(every, order, 1)(torch.arange(1, removed + 1))
+            half.append(self._resumed(every, rows[0, :, -1]))
+        return full, half
 
     @cached_property
     def alive(self) -> torch.Tensor:
@@ -144,8 +118,7 @@ class Game:
         path = torch.stack(  # losses with so many players removed, and with so many kept
             [torch.where(ended, ends[1 - way], ends[way]) for way in range(ways)]
         ).double()
-        feeds = (self._sums, self._masks)
-        for samples, steps, losses in self._coalitions(order, left.tolist(), ways, feeds):
+        for samples, steps, losses in self._coalitions(order, left.tolist(), ways):
             path[:, samples, steps] = losses.double()
         rises = path.diff()
         rises[1:] *= -1
@@ -157,7 +130,7 @@ class Game:
         left = (self.alive.sum(1) + 1).tolist()
         full = self.ends[0].double()
         rises = torch.zeros(order.shape, dtype=torch.float64, device=self.device)
-        for samples, steps, losses in self._coalitions(order, left, 1, (self._others, self._all)):
+        for samples, steps, losses in self._coalitions(order, left, ways=1, alone=True):
             rises[samples, order[samples, steps - 1]] = losses[0].double() - full[samples]
         return rises
 
@@ -166,25 +139,28 @@ class Game:
 
         (samples, players, players); None if no entry layer sums over the players.
         """
-        if self._units is None or self._cut.entry is None:
+        if self.units is None or self._cut.entry is None:
             return None
-        return self._cut.entry.gram(self._units.own)
+        return self._cut.entry.gram(self.units.own)
 
     def _coalitions(
-        self, order: torch.Tensor, left: list[int], ways: int, feeds: tuple[Feeder, Feeder]
-    ) -> Iterator[Walked]:
-        """Yield the losses at the steps from 1 on that are below ``left``.
+        self, order: torch.Tensor, left: list[int], ways: int, alone: bool = False
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield samples and steps (from 1 on, below ``left``) of rows, and losses (ways, rows).
 
-        ``feeds`` make the inputs: the first through the entry layer, the second by masks.
+        At a step, the players of ``order`` up to it are removed; with ``alone`` only its own.
+        ``ways=2``: also those of the reverse order, where they are kept and all others removed.
         """
         most = max(2, *left) - 1
         group = max(1, self.rows // (ways * most)) if self._state.stackable else self.samples
-        feed, run = (feeds[0], self._resumed) if self._units else (feeds[1], self._masked)
+        feed, run = (
+            (self._feed_entry, self._resumed) if self.units else (self._feed_masks, self._masked)
+        )
         for samples in torch.arange(self.samples).split(group):
             turns = torch.tensor([left[sample] for sample in samples])
             if turns.max() < 2:  # no coalition between all and none
                 continue
-            fed = feed(samples.to(self.device), order[samples.to(self.device)], ways)
+            fed = feed(samples.to(self.device), order[samples.to(self.device)], ways, alone)
             steps = torch.arange(1, int(turns.max()))
             for chunk in steps.split(max(1, self.rows // (ways * len(samples)))):
                 rows = fed(chunk)  # (ways, samples, steps, ...)
@@ -197,65 +173,47 @@ class Game:
                 losses = run(places.repeat(ways), rows.flatten(0, 1))
                 yield places, chunk[step].to(self.device), losses.view(ways, -1)
 
-    def _sums(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
-        """Feed the entry layer's outputs: each step changes them by one player's contribution."""
-        assert self._units is not None
+    def _feed_entry(
+        self, samples: torch.Tensor, order: torch.Tensor, ways: int, alone: bool = False
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function: steps -> the entry layer's outputs, (ways, samples, steps, ...)."""
+        assert self.units is not None
         assert self._cut.entry is not None
-        entry, inputs, none = self._cut.entry, self._units.own[samples], self._units.none
-        full = self._units.whole[samples].unsqueeze(1)
+        entry, inputs, none = self._cut.entry, self.units.own[samples], self.units.none
+        full = self.units.whole[samples].unsqueeze(1)
         total = torch.zeros_like(full)
 
         def fed(steps: torch.Tensor) -> torch.Tensor:
             nonlocal total
             turns = order[:, int(steps[0]) - 1 : int(steps[-1])]
-            contributed = entry.contributions(inputs, turns).view(*turns.shape, *full.shape[2:])
-            sums = torch.cumsum(contributed, 1, out=contributed).add_(total)
-            total = sums[:, -1:].clone()
+            removed = entry.contributions(inputs, turns).view(*turns.shape, *full.shape[2:])
+            if not alone:
+                torch.cumsum(removed, 1, out=removed).add_(total)
+                total = removed[:, -1:].clone()
             if ways == 1:
-                return torch.sub(full, sums, out=sums).unsqueeze(0)
-            rows = torch.stack([sums, sums])
-            torch.sub(full, sums, out=rows[0])
+                return torch.sub(full, removed, out=removed).unsqueeze(0)
+            rows = torch.stack([removed, removed])
+            torch.sub(full, removed, out=rows[0])
             rows[1] += none
             return rows
 
         return fed
 
-    def _others(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
-        """Feed the entry layer's outputs without the contribution of the step's player."""
-        assert self._units is not None
-        assert self._cut.entry is not None
-        entry, inputs = self._cut.entry, self._units.own[samples]
-        full = self._units.whole[samples].unsqueeze(1)
-
-        def fed(steps: torch.Tensor) -> torch.Tensor:
-            turns = order[:, int(steps[0]) - 1 : int(steps[-1])]
-            contributed = entry.contributions(inputs, turns).view(*turns.shape, *full.shape[2:])
-            return torch.sub(full, contributed, out=contributed).unsqueeze(0)
-
-        return fed
-
-    def _all(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
-        """Feed masks that keep all players except the step's."""
-        turn = order.argsort(1).unsqueeze(1)
-        return lambda steps: (turn != steps.to(self.device)[:, None] - 1).unsqueeze(0)
-
-    def _masks(self, samples: torch.Tensor, order: torch.Tensor, ways: int) -> Feed:
-        """Feed masks of the players that are kept at each step."""
+    def _feed_masks(
+        self, samples: torch.Tensor, order: torch.Tensor, ways: int, alone: bool = False
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function: steps -> masks of the kept players, in the same shape."""
         turn = order.argsort(1).unsqueeze(1)
 
         def fed(steps: torch.Tensor) -> torch.Tensor:
-            removed = turn < steps.to(self.device)[:, None]
+            step = steps.to(self.device)[:, None] - 1
+            removed = turn == step if alone else turn <= step
             return torch.stack([~removed, removed][:ways])
 
         return fed
 
-    @property
-    def by_entry(self) -> bool:
-        """True if permutations are evaluated through the entry layer, player by player."""
-        return self._units is not None
-
     @cached_property
-    def _units(self) -> Units | None:
+    def units(self) -> Units | None:
         """The players' inputs to the entry layer; None if they cannot be separated."""
         entry, (site, *further) = self._cut.entry, self._sites
         if entry is None or further or site.row is not None or not self._state.stackable:
@@ -284,7 +242,7 @@ class Game:
         at_once = len(rows) if self._state.stackable else self.samples
         if len(rows) <= at_once:
             try:
-                with self._precision():
+                with self._precision:
                     output = run(samples, rows)
                 return self._losses(output, samples)
             except torch.cuda.OutOfMemoryError:

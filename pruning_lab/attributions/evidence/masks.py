@@ -3,33 +3,28 @@
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from pruning_lab.attributions.base import AttributionMetric, Progress, Site
 from pruning_lab.attributions.estimation.reduction import Estimate, Reducer
-from pruning_lab.attributions.evidence.formulas import fitting
 from pruning_lab.attributions.evidence.game import Game
-from pruning_lab.attributions.observation.apart import check_apart
-from pruning_lab.attributions.observation.batches import Part, parts
-from pruning_lab.attributions.observation.checks import check_samples_apart, same
-from pruning_lab.attributions.observation.memory import Made, Room
+from pruning_lab.attributions.evidence.gathering import fitting
+from pruning_lab.attributions.observation.batches import Made, Part, Room, parts
+from pruning_lab.attributions.observation.checks import check_apart, check_statistics, same
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_choice, check_count
-from pruning_lab.partial_forward.cut import State, two_and_three
+from pruning_lab.partial_forward.cut import State
 from pruning_lab.partial_forward.interface import ModelCut, ModelGraph
-from pruning_lab.partial_forward.shares import Share
+from pruning_lab.partial_forward.parts import Share
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction
 from pruning_lab.runtime import distributed
 from pruning_lab.runtime.inputs import Inputs, copied, in_float32, length, select
-
-PRECISIONS = ("fp32", "bf16")
 
 MEMORY = defaultdict(lambda: 32 * 2**20, cuda=2**30)
 """Approximate limit in bytes for the activations of a batch, and of its masked rows, by device:
@@ -42,8 +37,7 @@ MANY = 16
 """Number of rows from which matrix products for small maps pay off."""
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Cost of a sample as shares of a whole pass: before the sites of ``players``, and after them.
 
     ``entered``: the cost after the sites if permutations are evaluated through the entry layer
@@ -96,7 +90,7 @@ class MaskMetric(AttributionMetric):
     def _check_options(self) -> None:
         if self.samples is not None:
             check_count("samples", self.samples)
-        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("precision", self.precision, ("fp32", "bf16"))
 
     def _games(
         self,
@@ -118,24 +112,23 @@ class MaskMetric(AttributionMetric):
             for batch in self.batches.read(stop, start):
                 if room is None:
                     room = self._room(cut, play, *batch)
-                    at_once = distributed.agreed(
-                        partial(min, room.samples, at_most or room.samples)
-                    )
+                    most = at_most or room.samples
+                    at_once = distributed.agreed(partial(min, room.samples, most))
                 for part in parts(batch, at_once, seen):
                     yield play(cut.before(part.inputs), part.target, room), part
                 seen += length(batch)
 
     def _cut(
         self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
-    ) -> tuple[list[Site], Any]:
+    ) -> tuple[list[Site], ModelCut]:
         sites = self._sites(graph, unit_groups, after_activation)
         return sites, graph.cut([(site.node, site.axis) for site in sites])
 
     def _opened(
         self, unit_groups: Sequence[UnitGroups], after_activation: bool
-    ) -> tuple[Any, list[int]]:
+    ) -> tuple[ModelGraph, list[int]]:
         """Return the model's graph and the numbers of players; UserError if some have no scores."""
-        check_samples_apart(self.model)
+        check_statistics(self.model)
         graph = self._graph(unit_groups)
         for groups in unit_groups:
             self._cut(graph, groups, after_activation)
@@ -146,13 +139,13 @@ class MaskMetric(AttributionMetric):
     def _parts(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> list[Parts]:
         """Return the cost of a sample for each set of unit groups, measured on the first one."""
         graph, counts = self._opened(unit_groups, after_activation)
-        x, target = two_and_three(next(self.batches.read(1)))[0]
+        x, target = select(next(self.batches.read(1)), [0, 0])
         costs = []
         for groups, count in zip(unit_groups, counts, strict=True):
             sites, opened = self._cut(graph, groups, after_activation)
             with closing(opened) as cut:
                 game = self._game(cut, sites, cut.before(copied(x)), target, Room(2, 2, 2))
-                entry = cut.entry if game.by_entry else None
+                entry = cut.entry if game.units else None
                 entered = (entry.share.forward, entry.share_rest.forward) if entry else None
                 costs.append(Parts(count, cut.share_before.forward, cut.share_after, entered))
         return costs
@@ -161,10 +154,11 @@ class MaskMetric(AttributionMetric):
         self, cut: ModelCut, sites: list[Site], state: State, targets: Inputs, room: Room
     ) -> Game:
         def losses(output: Any, samples: torch.Tensor) -> torch.Tensor:
-            exact = output if self.precision == "fp32" else in_float32(output)
-            return self._losses(exact, select(targets, samples))
+            return self._losses(in_float32(output) if low else output, select(targets, samples))
 
-        return Game(cut, sites, state, losses, room, self._autocast)
+        low = self.precision == "bf16"
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
+        return Game(cut, sites, state, losses, room, autocast)
 
     @torch.no_grad()
     @passes.checking()
@@ -172,17 +166,16 @@ class MaskMetric(AttributionMetric):
         self, cut: ModelCut, play: Callable[..., Game], batch: Inputs, targets: Inputs
     ) -> Room:
         """Return the batch sizes that fit into ``memory``, by the first sample; prepare ``cut``."""
-        x, target = two_and_three((batch, targets))[0]
+        x, target = select((batch, targets), [0, 0])
         cut.before(copied(x))  # the first call also checks the model
         with Made(self.model) as before:
             state = cut.before(copied(x))
         played = play(state, target, Room(2, 2, 2))
         with Made(self.model) as after:
             _ = played.ends
-        largest = max(1, after.largest // 2)
         room = Room(
             max(1, self.memory // max(1, before.bytes)),  # of two samples: units' inputs fit, too
-            max(FEWEST_ROWS, min(MOST_ROWS, self.memory // (4 * largest))),
+            max(FEWEST_ROWS, min(MOST_ROWS, self.memory // (4 * max(1, after.largest // 2)))),
             max(1, 2 * self.memory // max(1, after.bytes)),  # of two rows: forward and backward
         )
         exact = self.precision == "fp32"
@@ -195,26 +188,21 @@ class MaskMetric(AttributionMetric):
         """Raise UserError unless the parts of the model give the loss of the whole model."""
         expected = self._losses(self._output(copied(x)), target)
         scale = max(losses.abs().max().item() for losses in (expected, *played.ends))
-        for losses in (played.ends[0], played.full_by_entry()):
+        full, half = played.by_both()
+        for losses in full:
             if np.isfinite(scale) and not same(expected, losses, scale):
                 raise UserError(
                     f"{type(self.model).__name__}, run in two parts, gives the loss "
                     f"{losses[0]:.6g} instead of {expected[0]:.6g}: perhaps a tensor is changed in "
                     "place under two names, or the code draws at random."
                 )
-        halves = played.half()
-        if np.isfinite(scale) and not all(same(halves[0], losses, scale) for losses in halves):
+        if np.isfinite(scale) and not all(same(half[0], losses, scale) for losses in half):
             raise UserError(
                 f"Without half of the units {type(self.model).__name__} gives the loss "
-                f"{halves[0][0]:.6g}, but {halves[1][0]:.6g} when they are subtracted from the "
+                f"{half[0][0]:.6g}, but {half[1][0]:.6g} when they are subtracted from the "
                 "next layer's output: a hook, or code that replaces torch's own, changes values "
                 "between the two layers. Remove it, or put it into a module of its own."
             )
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
 
 
 class OneRoundMetric(MaskMetric):

@@ -58,13 +58,10 @@ class RemovalMetric(OneRoundMetric):
     @torch.no_grad()
     def _score(self, game: Game, first: int) -> tuple[torch.Tensor, torch.Tensor]:
         keep = torch.as_tensor(~self._sets(), device=self.device)
-        rises = torch.cat([self._rises(game, chunk) for chunk in keep.split(CHUNK)]).T
+        masks = keep.unsqueeze(1).expand(-1, game.samples, -1)
+        losses = torch.cat([game.losses(chunk) for chunk in masks.split(CHUNK)])
+        rises = (losses.double() - game.ends[0].double()).T
         return rises, torch.zeros_like(rises)
-
-    def _rises(self, game: Game, keep: torch.Tensor) -> torch.Tensor:
-        """Return the rises (sets, samples), in float64."""
-        every = keep.unsqueeze(1).expand(-1, game.samples, -1)
-        return game.losses(every).double() - game.ends[0].double()
 
 
 def sets_of(units: int, size: int) -> np.ndarray:
@@ -86,9 +83,7 @@ def sets_of(units: int, size: int) -> np.ndarray:
 
 def first_of(order: np.ndarray, counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the first ``counts`` units of an order of removal as masks (counts, units)."""
-    turn = np.empty(len(order), dtype=int)
-    turn[order] = np.arange(len(order))
-    return turn < np.asarray(counts)[:, None]
+    return np.argsort(order) < np.asarray(counts)[:, None]  # the turn of each unit
 
 
 def oracle_rank(scores: np.ndarray, size: int, rises: np.ndarray) -> np.ndarray:

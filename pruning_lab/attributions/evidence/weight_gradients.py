@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,8 +11,7 @@ from torch.func import functional_call, vjp, vmap
 
 from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.evidence.activations import ActivationMetric
-from pruning_lab.attributions.evidence.formulas import ask
-from pruning_lab.attributions.evidence.gathering import Evidence, Gathering
+from pruning_lab.attributions.evidence.gathering import Evidence, Gathering, ask
 from pruning_lab.attributions.evidence.weights import rows_of, weight_of
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
@@ -38,17 +37,17 @@ class WeightGradientMetric(ActivationMetric):
     def _predict(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> Prediction:
         """Add to the shared pass that each layer runs again, and as much for its weights."""
         shared, graph = super()._predict(unit_groups, after_activation), self._graph(unit_groups)
-        shares = sum(
-            sum(self._gathering(graph, groups, after_activation).shares) for groups in unit_groups
-        )
+        gatherings = [self._gathering(graph, groups, after_activation) for groups in unit_groups]
+        shares = sum(sum(share for _, share in places.inputs) for places in gatherings)
         return replace(shared, forward=shared.forward * (1 + 2 * shares))
 
     def _gathering(
         self, graph: ModelGraph, unit_groups: UnitGroups, after_activation: bool
-    ) -> "_WithInputs":
-        return _WithInputs(
-            graph, self._sites(graph, unit_groups, after_activation=False), unit_groups.count
-        )
+    ) -> Gathering:
+        sites = self._sites(graph, unit_groups, after_activation=False)
+        shares = [graph.share(site.node).forward for site in sites]
+        nodes = [graph.entering(site.module) for site in sites]
+        return Gathering(sites, unit_groups.count, list(zip(nodes, shares, strict=True)))
 
     def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
         for module in (module for groups in unit_groups for module in groups.members):
@@ -56,38 +55,30 @@ class WeightGradientMetric(ActivationMetric):
         super()._check_unit_groups(unit_groups, after_activation)
 
     def _scores(self, gathering: Gathering, evidence: Evidence) -> torch.Tensor:
-        assert isinstance(gathering, _WithInputs)
-        places = zip(gathering.sites, gathering.inputs, gathering.shares, strict=True)
         scores = []
-        for site, given, share in places:
-            x, gradient = evidence[given][0], evidence[site.node][1]
+        for site, (node, share) in zip(gathering.sites, gathering.inputs, strict=True):
+            x, gradient = evidence[node][0], evidence[site.node][1]
             passes.forward(2 * len(x), share)
             scores.append(self._of_site(site, x, gradient))
         return gathering.summed(scores)
 
     def _of_site(self, site: Site, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Return (N, units), in chunks: every sample has as many gradients as there are weights."""
-        weight = own_weight(site.module)
+        module, weight = site.module, own_weight(site.module)
+
+        def of_sample(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+            def output(weight: torch.Tensor) -> torch.Tensor:
+                return functional_call(module, {"weight": weight}, (x.unsqueeze(0),))
+
+            pull = vjp(output, weight)[1]
+            return rows_of(module, pull(gradient.unsqueeze(0))[0])
+
         at_once = max(1, self.memory // (2 * weight.nbytes))
-        rows = rows_of(site.module, weight)
-        pairs = zip(x.split(at_once), gradient.split(at_once), strict=True)
-        gradients = (gradients_of_weight(site.module, *pair) for pair in pairs)
-        return torch.cat(
-            [ask(self.formula, g.shape[:2], "(samples, units)", rows, g) for g in gradients]
-        )
-
-
-class _WithInputs(Gathering):
-    """A gathering that also records the inputs of the sites' modules."""
-
-    def __init__(self, graph: ModelGraph, sites: list[Site], count: int | None) -> None:
-        super().__init__(sites, count)
-        self.inputs = [graph.entering(site.module) for site in sites]
-        self.shares = [graph.share(site.node).forward for site in sites]
-
-    @property
-    def nodes(self) -> list[Any]:
-        return [*super().nodes, *self.inputs]
+        rows, scores = rows_of(module, weight), []
+        for pair in zip(x.split(at_once), gradient.split(at_once), strict=True):
+            g = vmap(of_sample)(*pair)  # (samples, units, weights of each)
+            scores.append(ask(self.formula, g.shape[:2], "(samples, units)", rows, g))
+        return torch.cat(scores)
 
 
 def own_weight(module: nn.Module) -> torch.Tensor:
@@ -99,20 +90,3 @@ def own_weight(module: nn.Module) -> torch.Tensor:
             "that of a parameter. Remove the parametrization before scoring."
         )
     return weight
-
-
-def gradients_of_weight(module: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Return the gradients with respect to ``module``'s weight, (N, units, weights of each).
-
-    ``x`` is the module's input, ``gradient`` that at its output, a row for each sample.
-    """
-    weight = own_weight(module)
-
-    def of_sample(x: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        def output(weight: torch.Tensor) -> torch.Tensor:
-            return functional_call(module, {"weight": weight}, (x.unsqueeze(0),))
-
-        pull = vjp(output, weight)[1]
-        return rows_of(module, pull(gradient.unsqueeze(0))[0])
-
-    return vmap(of_sample)(x.detach(), gradient)

@@ -9,8 +9,7 @@ from torch import nn
 
 from pruning_lab.attributions.base import AttributionMetric, Progress
 from pruning_lab.attributions.estimation.reduction import Estimate
-from pruning_lab.attributions.evidence.formulas import ask
-from pruning_lab.attributions.evidence.gathering import sum_of_members
+from pruning_lab.attributions.evidence.gathering import ask, sum_of_members
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
 from pruning_lab.graph.kinds import LAYERS, TransposedConvolution
@@ -34,7 +33,7 @@ class WeightMetric(AttributionMetric):
         self, unit_groups: Sequence[UnitGroups], after_activation: bool, progress: Progress
     ) -> list[Estimate]:
         read = self._reader()
-        return [Estimate(self._scores(groups, read).cpu().numpy()) for groups in unit_groups]
+        return [Estimate(self._scores(groups, read).numpy()) for groups in unit_groups]
 
     def _check_unit_groups(self, unit_groups: Sequence[UnitGroups], after_activation: bool) -> None:
         read = self._reader()
@@ -53,20 +52,15 @@ class WeightMetric(AttributionMetric):
     def _scores(
         self, unit_groups: UnitGroups, read: Callable[[nn.Module], torch.Tensor]
     ) -> torch.Tensor:
-        if unit_groups.count is None:
-            return self._of(read(unit_groups.first))
-        rows = {module: row for module, row in unit_groups.members.items() if row is not None}
-        scores = [self._of(read(module)).cpu() for module in rows]
-        return sum_of_members(scores, list(rows.values()), unit_groups.count)
-
-    def _of(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the formula's scores of a module's units."""
-        scores = ask(self.formula, weights.shape[:1], "(units,)", weights.double())
-        if not scores.isfinite().all():
-            raise UserError(
-                f"{type(self).__name__}: scores are not finite. Look at the model's weights."
-            )
-        return scores
+        scores = []
+        for weights in map(read, unit_groups.members):
+            of_units = ask(self.formula, weights.shape[:1], "(units,)", weights.double())
+            if not of_units.isfinite().all():
+                raise UserError(
+                    f"{type(self).__name__}: scores are not finite. Look at the model's weights."
+                )
+            scores.append(of_units.cpu())
+        return sum_of_members(scores, unit_groups.members.values(), unit_groups.count)
 
 
 def weight_of(module: nn.Module) -> torch.Tensor:

@@ -1,22 +1,24 @@
 """Find the dimension of a module's output along which its units lie."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
-from pruning_lab.attributions.observation.apart import drawn_alike
+from pruning_lab.attributions.observation.checks import drawn_alike
 from pruning_lab.errors import UserError
 from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm, unit_axis
 from pruning_lab.profiling import passes
 from pruning_lab.runtime.inputs import Inputs, call, length
+from pruning_lab.runtime.model_state import state_kept
 
 LAST = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 """Torch's own modules besides LAYERS whose units lie in the last dimension."""
+
+Changes = Iterator[tuple[torch.Tensor, int]]
+"""Outputs after a change to one unit, each with the number of units."""
 
 
 @torch.no_grad()
@@ -32,11 +34,10 @@ def axis_of(model: nn.Module, module: nn.Module, example: Callable[[], Inputs]) 
     if known is not None:
         return known
     x = example()
-    before, ran = drawn_alike(partial(_run, model, module), x)
+    before, ran = _run(model, module, x)
     if not isinstance(before, torch.Tensor) or before.ndim < 3:
         return 1
-    by_weights, by_layer = _by_weights(model, module, x), _by_layer(model, module, x, ran[-1:])
-    for changes in (by_weights, by_layer):
+    for changes in (_by_weights(model, module, x), _by_layer(model, module, x, ran[-1:])):
         axes = {axis for after, units in changes for axis in _changed(before, after, units)}
         if len(axes) == 1:
             return axes.pop()
@@ -54,9 +55,8 @@ def _known(module: nn.Module) -> int | None:
     of_torch = type(module).__module__.startswith("torch.nn.")
     if of_torch and isinstance(module, (*LAYERS, BatchNorm)):
         return unit_axis(module)
-    return (
-        -1 if type(module) in LAST and len(getattr(module, "normalized_shape", "1")) == 1 else None
-    )
+    one_dimension = len(getattr(module, "normalized_shape", "1")) == 1
+    return -1 if type(module) in LAST and one_dimension else None
 
 
 def _run(
@@ -79,50 +79,31 @@ def _run(
     handles = [m.register_forward_hook(hook) for m in hooked]
     try:
         passes.forward(length(x))
-        call(model, x)
+        drawn_alike(call, model, x)
     finally:
         for handle in handles:
             handle.remove()
     return (outputs[0] if outputs else None), ran
 
 
-Changes = Iterator[tuple[torch.Tensor, int]]
-"""Outputs after a change to one unit, each with the number of units."""
-
-
 def _by_weights(model: nn.Module, module: nn.Module, x: Inputs) -> Changes:
     """Change the last index of each dimension of the module's own weight and bias."""
-    (name,) = (name for name, candidate in model.named_modules() if candidate is module)
-    held = module._parameters
-    for kind, tensor in ((kind, held.get(kind)) for kind in ("weight", "bias")):
-        for dim in range(0 if tensor is None else tensor.ndim):
-            assert tensor is not None
-            changed = {f"{name}.{kind}".lstrip("."): _with_another(tensor, dim)}
-
-            def run(x: Inputs, changed: Any = changed) -> Any:
-                read = _Reads(model, module)
-                functional_call(read, {f"model.{key}": new for key, new in changed.items()}, (x,))
-                return read.found
-
-            yield drawn_alike(run, x), tensor.shape[dim]
-
-
-class _Reads(nn.Module):
-    """A model whose call stores a module's output in ``found``."""
-
-    def __init__(self, model: nn.Module, module: nn.Module) -> None:
-        super().__init__()
-        self.model, self._of, self.found = model, [module], None
-
-    def forward(self, x: Inputs) -> None:
-        self.found, _ = _run(self.model, self._of[0], x)
+    held = (module._parameters.get(kind) for kind in ("weight", "bias"))
+    for tensor in (tensor for tensor in held if tensor is not None):
+        for dim, units in enumerate(tensor.shape):
+            changed = nn.Parameter(_with_another(tensor, dim), requires_grad=False)
+            with state_kept(model):  # puts the weights back
+                for own in (m._parameters for m in model.modules()):
+                    own.update({name: changed for name, p in own.items() if p is tensor})
+                after, _ = _run(model, module, x)
+            yield after, units
 
 
 def _by_layer(model: nn.Module, module: nn.Module, x: Inputs, last: list[nn.Module]) -> Changes:
     """Change the last unit of the layer that ran last, if there is one."""
     for layer in last:
-        output, _ = drawn_alike(partial(_run, model, layer), x)
-        after, _ = drawn_alike(partial(_run, model, module, at=layer), x)
+        output, _ = _run(model, layer, x)
+        after, _ = _run(model, module, x, at=layer)
         yield after, output.shape[_known(layer)]
 
 

@@ -1,15 +1,16 @@
-"""The data to score on: every reading must give the same samples in the same order."""
+"""The data to score on, the same samples at every reading, and how many of them fit in memory."""
 
 import math
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import BatchSampler
 
 from pruning_lab.errors import UserError
-from pruning_lab.partial_forward.cut import two_and_three
 from pruning_lab.runtime import distributed
 from pruning_lab.runtime.inputs import (
     Inputs,
@@ -55,8 +56,10 @@ class Batches:
 
         Random streams are restored afterwards, so that a DataLoader shuffles the same every time.
         """
-        seen = 0
-        with _streams_put_back(self._data):
+        seen, own = 0, getattr(self._data, "generator", None)
+        with ExitStack() as stack, streams_kept():
+            if isinstance(own, torch.Generator):  # that of a DataLoader
+                stack.callback(own.set_state, own.get_state())
             batches = iter(self._data)
             if batches is self._data:
                 raise UserError(
@@ -74,7 +77,12 @@ class Batches:
                     return
         if seen == 0:
             raise UserError("The data_generator yielded no batch: nothing to score on.")
-        self._check_count(seen)
+        expected = max(self.available(), len(self._digests))
+        if seen != expected:
+            raise UserError(
+                f"The data_generator gave {seen} samples and not {expected}, its length or that of "
+                f"an earlier reading. {SAME_AGAIN}"
+            )
 
     def first(self, limit: int) -> Inputs:
         """Return the inputs of up to ``limit`` samples of the first batch."""
@@ -82,7 +90,7 @@ class Batches:
 
     def example(self) -> Inputs:
         """Return the first sample twice: code may drop the dimension of a single one."""
-        return two_and_three(self.first(1))[0]
+        return select(self.first(1), [0, 0])
 
     def pair(self) -> Batch:
         """Return two samples that differ, if possible in their targets.
@@ -105,10 +113,13 @@ class Batches:
 
     def available(self, limit: int | None = None) -> int:
         """Return the number of samples that ``read`` yields; 0 if it is not known beforehand."""
-        if isinstance(self._data, list | tuple):
-            count = sum(length(_checked(batch)) for batch in self._data)
-        else:
-            count = _length(self._data)
+        data, count = self._data, 0
+        batches = getattr(data, "batch_sampler", None) or getattr(data, "sampler", None)
+        if isinstance(data, list | tuple):
+            count = sum(length(_checked(batch)) for batch in data)
+        elif type(batches) is BatchSampler and isinstance(batches.sampler, Sized):
+            count = len(batches.sampler)
+            count -= count % batches.batch_size if batches.drop_last else 0
         return min(count, limit or count)
 
     def _compare(self, seen: int, pair: Batch) -> None:
@@ -122,21 +133,9 @@ class Batches:
                 )
         self._digests += digests[max(0, len(self._digests) - seen) :]
 
-    def _check_count(self, seen: int) -> None:
-        """Raise UserError unless a complete reading had as many samples as expected."""
-        expected = max(self.available(), len(self._digests))
-        if seen != expected:
-            raise UserError(
-                f"The data_generator gave {seen} samples and not {expected}, its length or that of "
-                f"an earlier reading. {SAME_AGAIN}"
-            )
-
 
 class Part(NamedTuple):
-    """This rank's share of ``samples`` consecutive ones; ``first``: its first sample's number.
-
-    The share is all of them if there is one rank, or fewer samples than ranks.
-    """
+    """This rank's share of ``samples`` consecutive ones; ``first``: its first sample's number."""
 
     inputs: Inputs
     target: Inputs
@@ -154,28 +153,6 @@ def parts(batch: Batch, at_once: int, seen: int = 0) -> Iterator[Part]:
         yield Part(inputs, target, seen + start + share.start, length(part))
 
 
-@contextmanager
-def _streams_put_back(data: object) -> Iterator[None]:
-    """Restore all random streams afterwards, also that of a DataLoader with its own generator."""
-    generator = getattr(data, "generator", None)
-    state = generator.get_state() if isinstance(generator, torch.Generator) else None
-    try:
-        with streams_kept():
-            yield
-    finally:
-        if isinstance(generator, torch.Generator) and state is not None:
-            generator.set_state(state)
-
-
-def _length(data: object) -> int:
-    """Return the number of samples in a DataLoader's batches; 0 if it is not known."""
-    batches = getattr(data, "batch_sampler", None) or getattr(data, "sampler", None)
-    if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
-        return 0
-    count = len(batches.sampler)
-    return count - count % batches.batch_size if batches.drop_last else count
-
-
 def _checked(batch: Any) -> Batch:
     pair = inputs, target = inputs_and_target(batch)
     for role, given in (("inputs", inputs), ("target", target)):
@@ -186,19 +163,16 @@ def _checked(batch: Any) -> Batch:
             )
     shapes = _shapes(pair)
     if len({shape[:1] for shape in shapes}) > 1 or () in shapes:
+        of_inputs, of_target = (", ".join(map(str, _shapes(given))) for given in pair)
         raise UserError(
             "All tensors of a batch must have the samples in their first dimension; there are "
-            f"inputs {_told(inputs)} and target {_told(target)}."
+            f"inputs {of_inputs} and target {of_target}."
         )
     return pair
 
 
 def _shapes(inputs: Inputs) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for tensor in tensors(inputs)]
-
-
-def _told(inputs: Inputs) -> str:
-    return ", ".join(map(str, _shapes(inputs)))
 
 
 def _equal(one: Inputs, other: Inputs) -> bool:
@@ -209,3 +183,33 @@ def _bytes(samples: torch.Tensor) -> Iterator[bytes]:
     """Yield the exact bytes of each sample."""
     rows = samples.detach().cpu().reshape(len(samples), math.prod(samples.shape[1:])).contiguous()
     return (row.tobytes() for row in rows.view(torch.uint8).numpy())
+
+
+class Room(NamedTuple):
+    """Numbers of samples, masked rows, and masked rows with a backward pass that fit at once."""
+
+    samples: int
+    rows: int
+    taped: int
+
+
+class Made(TorchDispatchMode):
+    """Count the ``bytes`` of all tensors that are created inside, and of the ``largest``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.bytes = self.largest = 0
+        existing = (*model.parameters(), *model.buffers())
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in existing}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tensors(result):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._seen:
+                self._seen.add(storage.data_ptr())
+                self.bytes += storage.nbytes()
+                self.largest = max(self.largest, storage.nbytes())
+        return result

@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.evidence.game import Game
-from pruning_lab.attributions.observation.memory import Room
+from pruning_lab.attributions.observation.batches import Room
 from pruning_lab.coupling.structure import find_structure
 from pruning_lab.models.resnet_cifar import ResNet
 from pruning_lab.partial_forward.hooked import HookedGraph

@@ -13,7 +13,7 @@ from pruning_lab.attributions import (
     TaylorAttributionMetric,
 )
 from pruning_lab.attributions.evidence.activations import run_together
-from pruning_lab.attributions.observation.apart import ROWS
+from pruning_lab.attributions.observation.checks import ROWS
 from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.errors import UserError
 from tests.oracles import textbook

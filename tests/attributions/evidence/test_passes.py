@@ -20,8 +20,8 @@ from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMet
 from pruning_lab.attributions.unit_groups import unit_groups_of, units_of_module
 from pruning_lab.coupling.structure import find_structure
 from pruning_lab.errors import UserError
-from pruning_lab.graph.parts import gradients
 from pruning_lab.models.resnet_cifar import ResNet
+from pruning_lab.partial_forward.parts import gradients
 from pruning_lab.partial_forward.small_maps import Products
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.flops import count_flops, counting, flops_by_module

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruning_lab.compare.exact import ENUMERATED, band_factor, sign_flip_p
+from pruning_lab.compare.statistics import ENUMERATED, band_factor, sign_flip_p
 from pruning_lab.errors import UserError
 
 
