@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import BatchSampler
 
@@ -200,7 +201,7 @@ class Made(TorchDispatchMode):
         super().__init__()
         self.bytes = self.largest = 0
         existing = (*model.parameters(), *model.buffers())
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in existing}
+        self._seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in existing}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -208,8 +209,9 @@ class Made(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in tensors(result):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._seen:
-                self._seen.add(storage.data_ptr())
+            reference = StorageWeakRef(storage)  # an address may be that of memory freed before
+            if reference not in self._seen:
+                self._seen.add(reference)
                 self.bytes += storage.nbytes()
                 self.largest = max(self.largest, storage.nbytes())
         return result

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -12,7 +13,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from pruning_lab.attributions.observation.batches import Batches
+from pruning_lab.attributions.observation.batches import Batches, Made
 from pruning_lab.datasets import loader
 from pruning_lab.datasets.splits import Images
 from pruning_lab.errors import UserError
@@ -153,3 +154,17 @@ def test_a_target_for_every_sample():
 )
 def test_a_pair_has_two_targets_where_there_are_two(targets, expected):
     assert Batches(pairs(*targets), torch.device("cpu")).pair()[1].tolist() == expected
+
+
+@torch.no_grad()
+def test_memory_is_that_of_all_tensors_also_of_freed_ones():
+    model, x = nn.Sequential(*[nn.Linear(1000, 1000) for _ in range(20)]), torch.zeros(2, 1000)
+    counts = set()
+    for _ in range(5):
+        with Made(model) as made:
+            model(x)
+        counts.add((made.bytes, made.largest))
+    assert counts == {(20 * 8000, 8000)}
+    with Made(model) as made:
+        model[0](x).view(4, 500).relu_()  # views and changes in place make no tensor
+    assert made.bytes == 8000
