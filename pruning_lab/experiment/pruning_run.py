@@ -129,8 +129,7 @@ def prune(
         if number:
             scores, _ = _scores(run, number, steps[number - 1], _lost, first, store)
             recorder.scores(run, number, scores)
-        is_last = number == len(results) - 1
-        recorder.step(run, number, replace(result, is_current=is_last))
+        recorder.step(run, number, replace(result, is_current=number == len(results) - 1))
     recovery = Recovery(network, conditions, optimizer)
     if not results:
         stages = {"cut": whole or conditions.measure(network)}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import nn
@@ -75,17 +76,12 @@ def fit(
     done = epochs.restore(model, optimizer, generator)
     step = done * per_epoch
     lr_schedule = _lr_schedule(optimizer, training, steps, step)
-    with tqdm(
-        total=steps, initial=step, desc=label, unit="batch", disable=distributed.silent(),
-        leave=False,
-    ) as bar:  # fmt: skip
+    about = {"desc": label, "unit": "batch", "disable": distributed.silent(), "leave": False}
+    with tqdm(total=steps, initial=step, **about) as bar:
         for epoch in range(done, -(-steps // max(1, per_epoch))):
             distributed.draw_apart(generator)
-            for batch in batches:
-                if step == steps:
-                    break
-                if length(batch) == 1:
-                    continue
+            whole = (batch for batch in batches if length(batch) > 1)
+            for batch in islice(whole, steps - step):
                 step += 1
                 bar.update()
                 optimizer.zero_grad()
