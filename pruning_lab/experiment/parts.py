@@ -49,6 +49,11 @@ def build_model(config: DictConfig, splits: Splits, task: Task) -> nn.Module:
     try:
         model: nn.Module = build(config, "model", nn.Module, **missing)
     except UserError as error:
+        if len(splits.input_size) != 3:
+            raise UserError(
+                f"{error} The inputs of this data set have the shape {splits.input_size}, not that "
+                "of pictures; model=mlp takes any."
+            ) from error
         if "required positional argument" not in str(error):
             raise
         raise UserError(

@@ -117,7 +117,8 @@ def report() -> None:
     if not (problems or unseen):
         print(f"All {len(jobs)} jobs finished.\n")
         return
-    print(f"\n{len(jobs) - len(problems)} of {unseen + len(jobs)} jobs finished. The others:")
+    all_jobs = f"{unseen + len(jobs)} jobs" if sweep.total else f"{len(jobs)} jobs that began"
+    print(f"\n{len(jobs) - len(problems)} of {all_jobs} finished. The others:")
     for job, problem in problems:
         own = [each for each in job["overrides"] if each not in alike] or job["overrides"]
         print(f"  {without_password(shlex.join(own))}")

@@ -50,8 +50,9 @@ class HookedGraph:
             if last is not None:
                 return last
             raise UserError(
-                f"The site after {type(module).__name__} cannot be found. {self.reason} To score "
-                "there, call run() with the module whose output is to be read."
+                f"The site after {type(module).__name__} cannot be found: call run() with the "
+                "module whose output is to be read, without find_best_evaluation_module. "
+                f"{self.reason}"
             )
         if all(module is not known for known in self.model.modules()):
             raise UserError(f"This {type(module).__name__} is not part of the model: {module}.")

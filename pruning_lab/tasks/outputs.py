@@ -15,12 +15,16 @@ ROUNDING = 1e-3
 """By what share of the largest output one sample's may differ with the size of its batch."""
 
 
+TASK_OF = {"class": "classification", "labels": "multilabel", "numbers": "regression"}
+"""Kind of targets -> the task that is for them."""
+
+
 def check_targets(task: Task, splits: Splits) -> None:
     """UserError unless the data set's targets are of the kind that the task is for."""
     if splits.targets != task.targets:
         raise UserError(
             f"{type(task).__name__} is for targets that are {TARGETS[task.targets]}, but those of "
-            f"this data set are {TARGETS[splits.targets]}. Choose another task or data set."
+            f"this data set are {TARGETS[splits.targets]}. Choose task={TASK_OF[splits.targets]}."
         )
 
 

@@ -64,9 +64,11 @@ def read_runs(uri: str, *experiments: str) -> pd.DataFrame:
 
     It has one row per run, track and step. Columns: ``run_id metric model dataset schedule
     finetune baseline setting metric_settings block measure measure_label measure_unit
-    measure_better seed track`` and those of the run's step table. Raises UserError for an
-    experiment that does not exist.
+    measure_better seed track`` and those of the run's step table. Raises UserError for no
+    experiment, or one that does not exist.
     """
+    if not experiments:
+        raise UserError("Name one experiment or more: 'pruning_lab' is the default of the runs.")
     return find_runs(uri, experiments).frame
 
 

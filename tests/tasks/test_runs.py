@@ -120,12 +120,17 @@ def test_targets_are_those_of_the_data():
             Regression(),
             digits(8, multilabel=True),
             3,
-            "one or more numbers a sample, but those of this",
+            "one or more numbers a sample, but those of this.* Choose task=multilabel",
         ),
-        (Multilabel(), diabetes(), 1, "Multilabel is for targets that are 0 or 1 for each of sev"),
+        (Multilabel(), diabetes(), 1, "are 0 or 1 for each of sev.*Choose task=regression"),
         (Regression(), diabetes(), 2, r"it must give a tensor of shape \(2, 1\)"),
     ],
 )
 def test_what_a_task_is_not_for_is_refused(task, splits, outputs, message):
     with pytest.raises(UserError, match=message):
         task.check(MLP(outputs, splits.input_size, [4]), splits)
+
+
+def test_a_network_for_pictures_says_so_of_other_inputs(tmp_path):
+    with pytest.raises(UserError, match=r"the shape \(10,\), not that of pictures; model=mlp"):
+        experiment(tmp_path, "dataset=diabetes", "task=regression", "model=convnet", base=[])

@@ -470,3 +470,8 @@ def test_names_in_figures_are_no_formulas(tmp_path):
     with write.run(tracking.connect(f"sqlite:///{tmp_path}/m.db"), "mine", "a", {}, {}) as run:
         run.figure(figure, "odd")
     assert len(list(tmp_path.rglob("odd.png"))) == 1
+
+
+def test_runs_of_no_experiment_are_refused(tmp_path):
+    with pytest.raises(UserError, match="Name one experiment or more"):
+        tracking.read_runs(f"sqlite:///{tmp_path}/mlflow.db")
