@@ -31,7 +31,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 log = logging.getLogger("pruning_lab")
 
-DRY = ("dry_run=true", "plan=true")
+DRY = {"dry_run=true", "plan=true"}
 
 NO_SWEEP = (
     "-m is not possible under torchrun: all its processes work on one run. Start one torchrun "
@@ -55,7 +55,10 @@ def main(config: DictConfig) -> float:
 
                 config.device = spread(config.device, hydra_config.job.num)
             output = Path(hydra_config.runtime.output_dir)
-            return _job(config, names, output, hydra_config.overrides.task)
+            result = _job(config, names, output, hydra_config.overrides.task)
+            if math.isnan(result) and hydra_config.mode == RunMode.MULTIRUN and not config.dry_run:
+                raise UserError("The primary measure on val is not a number: no result of a job.")
+            return result
     except UserError as error:
         raise CompactHydraException(_once(str(error))) from None  # printed without traceback
     except OSError as error:  # of a disk or a network
@@ -112,7 +115,7 @@ def _run() -> None:
         sys.exit(NO_SWEEP if _once(NO_SWEEP) == NO_SWEEP else 1)
     if not _leads():
         logging.disable(logging.INFO)
-    elif not any(each.lower().lstrip("+") in DRY for each in sys.argv):
+    elif not {each.lower().lstrip("+") for each in sys.argv} & DRY or "dry_run=false" in sys.argv:
         main()
         return
     with tempfile.TemporaryDirectory() as nowhere:  # Hydra writes down what it composed

@@ -88,19 +88,36 @@ def test_a_study_that_was_killed_ends_as_one_that_was_not(tmp_path):
     [
         (
             ["hydra.sweeper.direction=minimize"],
-            "direction=minimize would choose the worst accuracy",
+            "direction=minimize is not possible: a job returns accuracy on val",
         ),
         (
             ["task=regression", "hydra.sweeper.direction=maximize"],
-            "maximize would choose the worst RMSE on val.*Set hydra.sweeper.direction=minimize",
+            "direction=maximize is not .*RMSE on val, which gets better by minimize",
         ),
-        (["hydra/sweeper=optuna"], "minimize would choose the worst accuracy"),  # the plugin's own
+        (
+            ["hydra.sweeper.direction=[minimize]"],
+            "accuracy on val, which gets better by max",
+        ),
+        (["task=choice(classification,regression)"], "The task cannot be chosen by a search"),
+        (
+            ["hydra.searchpath=['file://FOLDER/own']", "experiment=mine"],
+            "The task cannot be chosen by a search",
+        ),
+        (["dry_run=true"], "dry_run=true has no results to search by"),
+        (
+            ["hydra/sweeper=optuna"],
+            "accuracy on val, which gets better by max",
+        ),  # the plugin's own
     ],
 )
 def test_the_worst_is_never_chosen(overrides, message, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="Optuna is not installed")
+    own = tmp_path / "own/experiment/mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nhydra:\n  sweeper:\n    params:\n      task: regression\n")
     given = [each for each in TUNE if "n_startup" not in each]
-    done = python(tmp_path, "-m", "pruning_lab", *given, *overrides)
+    own_overrides = [each.replace("FOLDER", str(tmp_path)) for each in overrides]
+    done = python(tmp_path, "-m", "pruning_lab", *given, *own_overrides)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
     assert not (tmp_path / "mlflow.db").exists()

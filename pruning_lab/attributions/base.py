@@ -17,8 +17,8 @@ from pruning_lab.attributions.observation.checks import check_trace, observe, ra
 from pruning_lab.attributions.unit_groups import UnitGroups, units_of_module
 from pruning_lab.errors import UserError
 from pruning_lab.graph.refusals import UntraceableError, untraceable
+from pruning_lab.partial_forward.cut import ModelGraph
 from pruning_lab.partial_forward.hooked import HookedGraph
-from pruning_lab.partial_forward.interface import ModelGraph
 from pruning_lab.partial_forward.traced import trace
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Passes, Prediction, counted

@@ -13,7 +13,6 @@ import pandas as pd
 
 from pruning_lab.compare.best import Value, best_runs
 from pruning_lab.compare.pages import write_report
-from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.recorded import (
     baseline_scores,
     number_or_text,
@@ -24,6 +23,7 @@ from pruning_lab.compare.recorded import (
 )
 from pruning_lab.compare.report import Section, across, sections
 from pruning_lab.compare.runs import comparable
+from pruning_lab.compare.statistics import counted
 from pruning_lab.errors import UserError
 from pruning_lab.tracking.read import Runs, find_runs
 from pruning_lab.tracking.write import keep_report

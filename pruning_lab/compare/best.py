@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from pruning_lab.compare.pairs import counted
 from pruning_lab.compare.report import Section, mean_and_half_width
 from pruning_lab.compare.runs import main_track, measure_of
+from pruning_lab.compare.statistics import counted
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.errors import UserError
 from pruning_lab.tasks.task import Measure

@@ -16,7 +16,6 @@ from pruning_lab.compare.figures import (
     rank_correlations,
 )
 from pruning_lab.compare.measures import SPEED_UPS, measure_runs, quality_table
-from pruning_lab.compare.pairs import by_block, complete, counted, differences
 from pruning_lab.compare.runs import (
     GIVEN,
     main_track,
@@ -25,7 +24,14 @@ from pruning_lab.compare.runs import (
     told_apart,
     was_finetuned,
 )
-from pruning_lab.compare.statistics import half_width, ranking
+from pruning_lab.compare.statistics import (
+    by_block,
+    complete,
+    counted,
+    differences,
+    half_width,
+    ranking,
+)
 from pruning_lab.compare.style import in_order, style_of
 from pruning_lab.compare.words import on_differences, on_ranking
 from pruning_lab.records.step import STALE, UNTUNED
@@ -120,7 +126,7 @@ def _summary(
             "FLOPs over the remaining ones, compression its parameters over the remaining ones; "
             "the latency ratio was measured on one sample, beside whatever else ran on the "
             "machine. – stands where not all runs got to a speed-up. No interval covers the "
-            "choice of the test samples: all runs share them.",
+            "choice of the test samples: all runs share them."
         ],
         tables={"summary": pd.DataFrame(rows).T.rename_axis("criterion")},
     )
@@ -194,7 +200,7 @@ def _agreement(scores: Sequence[Scores]) -> Section:
             f"Of the scores of the unpruned networks, by layer, averaged over the layers of "
             f"{counted(len(scores), 'baseline')}: Spearman's and Kendall's correlation (tau-b), "
             f"and the share of the {LOWEST:.0%} lowest units that two criteria have in common, "
-            "beside what it is by chance. Of tied units those count as lower that a plan takes.",
+            "beside what it is by chance. Of tied units those count as lower that a plan takes."
         ],
         {"agreement": correlation_map(square, "Spearman's ρ (mean)")},
         {"agreement": means},

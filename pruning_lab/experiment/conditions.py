@@ -102,8 +102,9 @@ class Measured:
         """Compare the primary measure on val; the losses where it is equal."""
         primary = self.task.primary
         own, others = (each.val.values for each in (self, other))
-        if own[primary.name] != others[primary.name]:
-            return primary.is_better(own[primary.name], others[primary.name])
+        pair = own[primary.name], others[primary.name]
+        if not np.array_equal(*pair, equal_nan=True):
+            return primary.is_better(*pair)
         losses = (np.nan_to_num(each[LOSS.name], nan=np.inf) for each in (own, others))
         return bool(np.less(*losses))
 

@@ -208,10 +208,7 @@ def baseline_determinants(start: Mapping[str, Any], model: nn.Module) -> dict[st
     the training imports.
     """
     kinds: set[Any] = {type(module) for module in model.modules()}
-    code = {
-        "model": sorted(map(digest_of_program, kinds)),
-        "training": digest_of_program(fit),
-    }
+    code = {"model": sorted(map(digest_of_program, kinds)), "training": digest_of_program(fit)}
     return {**start, "code": code}
 
 

@@ -43,7 +43,10 @@ class Network:
         rescale_dropout: bool = True,
     ) -> None:
         self.model, self.input_size = model, tuple(input_size)
-        self.pruner = Pruner(model, input_size, device, rescale_dropout=rescale_dropout)
+        # a resumed run makes its cuts without the forwards between them
+        self.pruner = Pruner(
+            model, input_size, device, rescale_dropout=rescale_dropout, watch=False
+        )
         self.layers, self.pruned = choose_layers(model, self.pruner.structure, input_size)
         self.original = self.size()
 
@@ -54,7 +57,7 @@ class Network:
         other.model = copy.deepcopy(self.model)
         other.pruner = Pruner(
             other.model, self.input_size, self.pruner.device, structure=self.pruner.structure,
-            rescale_dropout=self.pruner.rescale_dropout,
+            rescale_dropout=self.pruner.rescale_dropout, watch=False,
         )  # fmt: skip
         other.layers, other.pruned = (
             {name: other.model.get_submodule(name) for name in names}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
+from torch.utils.data import Subset
 
 from pruning_lab.attributions import AttributionMetric
 from pruning_lab.config.build import build
@@ -36,7 +37,8 @@ from pruning_lab.pruning.schedules import TOGETHER, NegativeScores, Schedule, St
 from pruning_lab.records.step import MAIN
 from pruning_lab.runtime.files import check_folder
 from pruning_lab.runtime.random_streams import seed_of
-from pruning_lab.tasks.task import Pairs, Task
+from pruning_lab.tasks.task import LOSS, Pairs, Task
+from pruning_lab.training.evaluation import evaluate
 from pruning_lab.training.recipe import Training
 
 
@@ -101,7 +103,7 @@ def set_up(config: DictConfig, names: Names) -> Setup:
         settings.after_cut.recalibrate, settings.after_cut.undo_harm,
     )  # fmt: skip
     _check_controls(settings, job.training)
-    batches = job.task.pairs(loader(job.splits.score, settings.batch_size))
+    batches = Pairs(job.task, loader(job.splits.score, settings.batch_size))
     criteria = {**config.attributions, names.metric: config.metric}
     _check_sign(criteria[names.metric], job.schedule)
     metrics = {
@@ -114,7 +116,20 @@ def set_up(config: DictConfig, names: Names) -> Setup:
         baseline=baseline, checkpoint=checkpoint,
     )  # fmt: skip
     _check_scores_and_target(setup)
+    _check_measures(setup)
     return setup
+
+
+def _check_measures(setup: Setup) -> None:
+    """Raise UserError for a task that does not return a measure that it declares."""
+    few = Subset(setup.splits.val, range(min(64, len(setup.splits.val))))  # type: ignore[arg-type]
+    values = evaluate(setup.network.model, few, setup.task).values
+    missing = [each.name for each in setup.task.measures if each.name not in values]
+    if missing or LOSS.name not in values:
+        raise UserError(
+            f"{type(setup.task).__name__}.measure gives {', '.join(values)}, without "
+            f"{', '.join(missing) or LOSS.name}: it must give every measure, and the loss."
+        )
 
 
 def build_metric(

@@ -77,19 +77,18 @@ def compare_criteria(
 
     Raises:
         UserError: for no baseline or criterion, for ``undo_harm`` without ``every_stage``, which it
-            compares, for splits with samples that are none of theirs or
-            of another split, and for what cannot be pruned or scored.
+            compares, for invalid splits, and for what cannot be pruned or scored.
     """
     given = [baselines] if isinstance(baselines, nn.Module) else list(baselines)
     orders = list(range(len(given)) if seeds is None else seeds)
     task, device = task or Classification(), torch.device(device)
-    _check(given, splits, criteria, orders, task)
     if isinstance(finetune, Training):
         finetune = {"sgd" if finetune else "none": finetune}
-    batches = task.pairs(loader(splits.score, batch_size))
+    _check(given, splits, criteria, orders, task, finetune)
+    batches = Pairs(task, loader(splits.score, batch_size))
     about = {
         "model": type(given[0]).__name__, "dataset": "given", "schedule": type(schedule).__name__,
-        "setting": "", "metric_settings": "{}",
+        "setting": "", "metric_settings": "{}", **task.primary.recorded(),
     }  # fmt: skip
     rows: list[dict[str, Any]] = []
     bar = tqdm(total=len(given) * len(criteria), desc="Comparing", disable=None)
@@ -118,11 +117,15 @@ def _check(
     criteria: Collection[str],
     seeds: Sequence[int],
     task: Task,
+    finetune: Collection[str],
 ) -> None:
     """Raise UserError for what cannot be compared."""
     count = len(baselines)
-    if not baselines or not criteria:
-        raise UserError(f"There are {count} baselines and {len(criteria)} criteria to compare.")
+    if not (baselines and criteria and finetune):
+        raise UserError(
+            f"There are {count} baselines, {len(criteria)} criteria and {len(finetune)} ways of "
+            "fine-tuning to compare; one of each is needed."
+        )
     if not len(set(seeds)) == len(seeds) == count:
         raise UserError(
             f"seeds={seeds} are not possible for {count} baselines: give each one its own."

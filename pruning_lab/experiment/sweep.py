@@ -59,6 +59,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Say how many jobs are finished already, and how many are left."""
+        if "direction" in config.hydra.sweeper:
+            _set_direction(config)
         if config.get("dry_run"):
             return
         notes = Path(config.hydra.sweep.dir).resolve() / NOTES / uuid4().hex  # its time stands now
@@ -69,8 +71,6 @@ class Sweep(Callback):
             return  # Hydra itself will say it
         if jobs is None and not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
             _refuse_folder(f"All jobs would write to {config.hydra.sweep.subdir}")
-        if "direction" in config.hydra.sweeper:
-            _set_direction(config)
         self.notes, Sweep.current = notes, self
         self.store = (config.tracking.uri, config.tracking.experiment)
         if states is not None:
@@ -114,7 +114,7 @@ def report() -> None:
     alike = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs else set()
     problems = [(job, job["problem"]) for job in jobs if job["problem"]]
     unseen = (sweep.total or len(jobs)) - len(jobs)
-    if not (problems or unseen):
+    if jobs and not (problems or unseen):
         print(f"All {len(jobs)} jobs finished.\n")
         return
     all_jobs = f"{unseen + len(jobs)} jobs" if sweep.total else f"{len(jobs)} jobs that began"
@@ -179,22 +179,32 @@ def _refuse_folder(reason: str) -> NoReturn:
 
 
 def _set_direction(config: DictConfig) -> None:
-    """Let an optimising sweeper seek better values of the primary measure; refuse the opposite."""
+    """Let a sweeper that searches seek better values of the primary measure on val.
+
+    Ends the sweep for what would choose by anything else.
+    """
+    sweeper, parser = config.hydra.sweeper, OverridesParser.create()
+    if config.dry_run:
+        sys.exit("dry_run=true has no results to search by: give it without -m, for one job.")
+    overrides = parser.parse_overrides(list(config.hydra.overrides.task))
+    chosen = [each.key_or_group for each in overrides if each.is_sweep_override()]
+    if any(key.split(".")[0] == "task" for key in (*chosen, *(sweeper.params or {}))):
+        sys.exit("The task cannot be chosen by a search: give it as it is, task=regression.")
     try:
         primary = build(config.task, "task", Task).primary
     except UserError:  # the jobs will say it
         return
     better = "maximize" if primary.higher_is_better else "minimize"
-    given = getattr(config.hydra.sweeper.direction, "name", config.hydra.sweeper.direction)
-    if given in ("maximize", "minimize") and given != better:
+    given = getattr(sweeper.direction, "name", sweeper.direction)
+    if given not in (better, None):
         sys.exit(
-            f"hydra.sweeper.direction={given} would choose the worst {primary.label} on val, which "
-            f"is what a job returns. Set hydra.sweeper.direction={better}, or use "
-            "hydra/sweeper=tune, which does so."
+            f"hydra.sweeper.direction={given} is not possible: a job returns {primary.label} on "
+            f"val, which gets better by {better}. Use hydra/sweeper=tune, which sets it."
         )
-    if given is None:
-        with flag_override(config.hydra, ["readonly", "struct"], False):
-            config.hydra.sweeper.direction = better
+    if "seed" in sweeper.sampler and sweeper.sampler.seed is None:
+        log.warning("hydra.sweeper.sampler.seed is null: given again, this is another study.")
+    with flag_override(config.hydra, ["readonly", "struct"], False):
+        sweeper.direction = better
 
 
 def _state(config: DictConfig) -> str:

@@ -93,4 +93,4 @@ def check_takes(model: nn.Module, inputs: Inputs) -> None:
 def _described(inputs: Inputs) -> str:
     if isinstance(inputs, Mapping):
         return f"the named arguments {', '.join(map(str, inputs))}"
-    return f"{len(inputs)} arguments" if isinstance(inputs, tuple) else "one tensor"
+    return f"{len(inputs)} arguments" if isinstance(inputs, tuple | list) else "one tensor"

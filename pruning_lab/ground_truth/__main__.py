@@ -39,17 +39,10 @@ from pruning_lab.ground_truth.figures import (
 from pruning_lab.ground_truth.layer import LayerTruth, Settings, judge
 from pruning_lab.ground_truth.recalibrated import calibration_pictures
 from pruning_lab.ground_truth.removals import Removals, check_task
-from pruning_lab.ground_truth.tables import (
-    MEASURES,
-    RANDOM,
-    VERSUS,
-    by_layer,
-    overall,
-    readable,
-)
+from pruning_lab.ground_truth.tables import MEASURES, RANDOM, VERSUS, by_layer, overall, readable
 from pruning_lab.provenance.source_code import digest_of_program
 from pruning_lab.runtime.random_streams import seeded
-from pruning_lab.tasks.task import MEASURE
+from pruning_lab.tasks.task import MEASURE, Pairs
 from pruning_lab.tracking import connect, keys, store, write
 from pruning_lab.training.evaluation import evaluate
 
@@ -153,7 +146,7 @@ class Truth:
         pictures = calibration_pictures(
             splits.train, self.recalibrate, seeded(setup.settings.seeds.score, 1)
         )
-        batches = setup.task.pairs(loader(splits.test, setup.settings.batch_size))
+        batches = Pairs(setup.task, loader(splits.test, setup.settings.batch_size))
         removals = Removals(
             self.network.model, batches, setup.device, self.samples, setup.task,
             setup.task.uninformed_loss(splits), pictures, self.baseline.folder / "truth",

@@ -14,8 +14,7 @@ from pruning_lab.attributions.evidence.removals import RemovalMetric
 from pruning_lab.attributions.unit_groups import UnitGroups, keep_rows
 from pruning_lab.datasets import loader
 from pruning_lab.errors import UserError
-from pruning_lab.partial_forward.cut import Cut, State
-from pruning_lab.partial_forward.interface import ModelCut
+from pruning_lab.partial_forward.cut import Cut, ModelCut, State
 from pruning_lab.runtime.inputs import Inputs, inputs_and_target, move
 from pruning_lab.tasks.task import Task
 from pruning_lab.training.recalibration import with_statistics

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from pruning_lab.errors import UserError
 from pruning_lab.partial_forward.first_layer import Entry, find_entry
 from pruning_lab.partial_forward.folding import Seen, Substitutes, made_faster
-from pruning_lab.partial_forward.parts import descendants, masked_units, part, share_of
+from pruning_lab.partial_forward.parts import Share, descendants, masked_units, part, share_of
 from pruning_lab.profiling import passes
 from pruning_lab.runtime.inputs import Inputs, copied, select
 
@@ -213,3 +213,35 @@ def recordable(value: object, graded: bool) -> torch.Tensor:
         raise samples_elsewhere(value)
     able = graded and value.is_floating_point() and not value.is_inference()
     return value.requires_grad_() if able and not value.requires_grad else value
+
+
+Place = Any
+"""Where a value is read: an operation of the traced model, or with hooks a module or its input."""
+
+
+class ModelCut(Protocol):
+    """A model split after some sites; see ``Cut``."""
+
+    @property
+    def entry(self) -> Entry | None: ...
+    @property
+    def share_before(self) -> Share: ...
+    @property
+    def share_after(self) -> Share: ...
+    def prepare(self, state: State, many: bool) -> None: ...
+    def before(self, x: Inputs) -> State: ...
+    def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any: ...
+    def close(self) -> None: ...
+
+
+class ModelGraph(Protocol):
+    """A model's sites and cuts; see ``Graph``, by its traced operations, and ``HookedGraph``."""
+
+    def site(self, module: nn.Module, after_activation: bool = False) -> Place: ...
+    def sites(self, module: nn.Module, after_activation: bool = False) -> Sequence[Place]: ...
+    def entering(self, module: nn.Module) -> Place: ...
+    def norm_after(self, module: nn.Module) -> nn.Module | None: ...
+    def share(self, site: Place) -> Share: ...
+    def share_back(self, sites: Sequence[Place]) -> float: ...
+    def cut(self, sites: Sequence[tuple[Place, int]]) -> ModelCut: ...
+    def record(self, x: Inputs, sites: list[Place]) -> tuple[Any, list[torch.Tensor]]: ...

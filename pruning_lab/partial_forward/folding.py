@@ -86,10 +86,7 @@ def norm_after(part: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 
 def _substitute(
-    modules: tuple[Any, ...],
-    sizes: set[tuple[int, int]],
-    made: Substitutes,
-    bytes_left: int,
+    modules: tuple[Any, ...], sizes: set[tuple[int, int]], made: Substitutes, bytes_left: int
 ) -> nn.Module | None:
     """Return a faster module that computes the same as ``modules``, or None if there is none."""
     size = next(iter(sizes)) if len(sizes) == 1 else None

@@ -13,7 +13,7 @@ from pruning_lab.partial_forward.cut import State, recordable
 from pruning_lab.partial_forward.parts import Share, masked_units
 from pruning_lab.partial_forward.traced import Graph
 from pruning_lab.profiling import passes
-from pruning_lab.runtime.inputs import Inputs, call, length
+from pruning_lab.runtime.inputs import Inputs, call, copied, length
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ class HookedCut:
 
     @torch.no_grad()
     def before(self, x: Inputs) -> State:
-        _, activations = HookedGraph(self._model, UserError()).record(x, list(self._axes))
+        graph = HookedGraph(self._model, UserError())
+        _, activations = graph.record(copied(x), list(self._axes))
         return State(list(activations), [x], [True], True)
 
     def after(self, state: State, samples: torch.Tensor, keep: Sequence[torch.Tensor]) -> Any:

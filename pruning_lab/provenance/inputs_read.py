@@ -20,13 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pruning_lab.provenance.environment import VARIABLE, digest_of_variable, variables, working
-from pruning_lab.provenance.source_code import (
-    INSTALLED,
-    bytes_of,
-    file_of,
-    is_installed,
-    is_own,
-)
+from pruning_lab.provenance.source_code import INSTALLED, bytes_of, file_of, is_installed, is_own
 from pruning_lab.runtime.model_state import evaluating, state_kept
 from pruning_lab.runtime.random_streams import seed_all, streams_kept
 

@@ -28,6 +28,8 @@ class Pruner:
     ``input_size`` is the shape of one sample. ``device`` is part of the seed's signature and not
     used: the structure is found without running the model. ``structure`` is that of the model, if
     known, for example from a copy. Without ``rescale_dropout`` Dropout rates are not changed.
+    Without ``watch`` the structure is not found again when attributes of modules change: for a
+    caller who changes none, whatever the model's own forward writes.
 
     ``kept`` is the recipe so far: for each pruned layer the original numbers of remaining units.
     Raises UserError for a model with parameters without a shape. A refused call (UserError) changes
@@ -42,12 +44,13 @@ class Pruner:
         optimizer: torch.optim.Optimizer | None = None,
         structure: Structure | None = None,
         rescale_dropout: bool = True,
+        watch: bool = True,
     ) -> None:
         self.model = model
         self.input_size = tuple(input_size)
         self.device = torch.device(device)
         self.optimizer = optimizer
-        self.rescale_dropout = rescale_dropout
+        self.rescale_dropout, self.watch = rescale_dropout, watch
         self.kept: dict[str, list[int]] = {}
         self._structure = structure
         check_initialised(model)
@@ -61,7 +64,7 @@ class Pruner:
         UntraceableError (a UserError) for a model that cannot be traced.
         """
         structure = self._structure
-        if structure is None or self._seen != self._fingerprint():
+        if structure is None or (self.watch and self._seen != self._fingerprint()):
             structure = find_structure(self.model, self.input_size)
             check_cut(self.model, structure, self.input_size)
             self._keep(structure)

@@ -143,7 +143,7 @@ def _smallest_to_reach(
             f"A share of {ratio:.3f} cannot be removed: with the minimum of units in every layer "
             f"at most {most:.3f} can be removed. Lower schedule.target, schedule.min_units or "
             "schedule.multiple_of. Layers that keep all their units are listed, with the reason, "
-            "at the start of a run and by plan=true."
+            "at the start of a run and by dry_run=true."
         )
     # a larger candidate removes no less
     return candidate(bisect_left(range(total), ratio, key=lambda k: removed_share(candidate(k))))

@@ -1,10 +1,12 @@
-"""What goes into a model: a tensor, several (a tuple), or named ones (a dictionary).
+"""What goes into a model: a tensor, several (a tuple or a list), or named ones (a dictionary).
 
 Every tensor, of any type, has the samples in its first dimension. Other values in a tuple or a
 dictionary (a flag, None) are passed on as they are. The functions also take targets.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """Return what a model gives for its inputs."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def inputs_and_target(batch: Any, target_key: str = "labels") -> tuple[Inputs, Any]:
@@ -71,10 +73,16 @@ def copied(inputs: Inputs) -> Inputs:
 def in_float32(output: Any) -> Any:
     """Return an output with its tensors of half precision converted to float32."""
 
-    def converted(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    def converted(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        if is_dataclass(value) and not isinstance(value, type):
+            value = copy.copy(value)
+            for field in fields(value):
+                object.__setattr__(value, field.name, in_float32(getattr(value, field.name)))
+        return value
 
-    return tree_map_only(torch.Tensor, converted, output)
+    return tree_map(converted, output)
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

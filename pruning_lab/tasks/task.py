@@ -170,13 +170,9 @@ class Task(ABC):
         """Return the loss of what a model gives: the loss function that the criteria take."""
         return self.loss(self.output(given), target, reduction)
 
-    def pairs(self, batches: DataLoader) -> "Pairs":
-        """Return the batches of a loader as the pairs (inputs, target) that the criteria take."""
-        return Pairs(self, batches)
-
 
 class Pairs:
-    """The batches of a loader, split by a task; samplers and generator are the loader's."""
+    """The batches of a loader as pairs (inputs, target), which criteria take, split by a task."""
 
     def __init__(self, task: Task, batches: DataLoader) -> None:
         self._task, self._batches = task, batches

@@ -29,8 +29,7 @@ from pruning_lab.tracking.keys import (
     chart_key,
     scores_file,
 )
-from pruning_lab.tracking.moved import local_path
-from pruning_lab.tracking.store import connect, connect_to_read, reaching, sqlite_file
+from pruning_lab.tracking.store import connect, connect_to_read, local_path, reaching, sqlite_file
 
 NAME = "mlflow.runName"
 UNFINISHED = {"RUNNING": "not finished", "SCHEDULED": "not started", "KILLED": "was interrupted"}

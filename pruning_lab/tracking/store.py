@@ -1,4 +1,7 @@
-"""Connect to the tracking store, a database file or a server."""
+"""Connect to the tracking store, a database file or a server.
+
+MLflow records absolute addresses of files: those of a database that was moved are corrected.
+"""
 
 import logging
 import os
@@ -9,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
@@ -18,12 +23,15 @@ from sqlalchemy.exc import ArgumentError
 from pruning_lab.config.sections import without_password
 from pruning_lab.errors import UserError
 from pruning_lab.runtime.files import replacing
-from pruning_lab.tracking.moved import files_beside, follow_move
 
+log = logging.getLogger(__name__)
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing mlflow changes it
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SQLITE = "sqlite:///"
+
+FOLDER = "mlruns"
+"""Folder beside the database that holds one folder per experiment."""
 
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow's settings while connecting: a server that does not answer is reported soon."""
@@ -187,3 +195,60 @@ def _little_patience() -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
+
+
+def files_beside(database: Path, experiment: str) -> str:
+    """Return the address of an experiment's files, given the name of their folder."""
+    return (database.parent.resolve() / FOLDER / experiment).as_uri()
+
+
+def local_path(address: str) -> Path | None:
+    """Return the folder of an address on this machine; None for other addresses."""
+    if address.startswith("/"):  # MLflow's form for its own experiment, Default
+        return Path(address)
+    parsed = urlparse(address)
+    if parsed.scheme != "file" or parsed.netloc:
+        return None
+    return Path(url2pathname(parsed.path))
+
+
+def follow_move(database: Path) -> None:
+    """Correct the addresses of files that lie beside ``database`` but are recorded elsewhere.
+
+    An address stays if its folder exists and the one beside the database does not.
+    """
+    with closing(sqlite3.connect(database, timeout=60)) as store, store:
+        rows = store.execute("select experiment_id, artifact_location from experiments").fetchall()
+        for experiment, recorded in rows:
+            there = local_path(recorded or "")
+            if there is None or there.parent.name != FOLDER:
+                continue
+            here = files_beside(database, there.name)
+            if recorded != here and _moved(there, Path(database.parent, FOLDER, there.name)):
+                _correct(store, experiment, recorded, here)
+                log.info(
+                    "The store was moved or copied: files are now read and written in %s", here
+                )
+
+
+def _moved(there: Path, here: Path) -> bool:
+    if here.exists():
+        return not (there.exists() and there.samefile(here))
+    return not there.exists()
+
+
+def _correct(store: sqlite3.Connection, experiment: int, recorded: str, here: str) -> None:
+    """Correct the address of an experiment and of its runs, except of runs that did not move."""
+    store.execute(
+        "update experiments set artifact_location = ? where experiment_id = ?", (here, experiment)
+    )
+    runs = store.execute(
+        "select run_uuid, artifact_uri from runs where experiment_id = ?", (experiment,)
+    ).fetchall()
+    for run, address in runs:
+        if not address.startswith(f"{recorded}/"):
+            continue
+        corrected = here + address.removeprefix(recorded)
+        new, old = local_path(corrected), local_path(address)
+        if (new and new.exists()) or not (old and old.exists()):
+            store.execute("update runs set artifact_uri = ? where run_uuid = ?", (corrected, run))

@@ -34,8 +34,14 @@ from pruning_lab.tracking.keys import (
     permitted,
     scores_file,
 )
-from pruning_lab.tracking.moved import files_beside, local_path
-from pruning_lab.tracking.store import connect, first_line, reaching, sqlite_file
+from pruning_lab.tracking.store import (
+    connect,
+    files_beside,
+    first_line,
+    local_path,
+    reaching,
+    sqlite_file,
+)
 
 log = logging.getLogger(__name__)
 

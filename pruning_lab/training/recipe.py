@@ -12,7 +12,7 @@ LR_SCHEDULES = ("constant", "cosine", "one_cycle")
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of stochastic gradient descent on the task's loss function.
+    """Settings of stochastic gradient descent on the task's loss function; UserError for others.
 
     Args:
         epochs: passes over the training data; 0: no training. Give either this or ``steps``.
@@ -24,8 +24,6 @@ class Training:
         lr_schedule: ``"constant"``; ``"cosine"``: from ``lr`` to 0; ``"one_cycle"``: from lr / 25
             to ``lr`` in the first 30 % of the steps, then to 0.
         share: of the training data that is used (the low-data regime), above 0 and at most 1.
-
-    Raises UserError for any other value.
     """
 
     epochs: int | None = None

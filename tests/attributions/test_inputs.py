@@ -9,13 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pruning_lab.attributions import ShapleyAttributionMetric, TaylorAttributionMetric
 from pruning_lab.attributions.criteria.conductance import ConductanceAttributionMetric
 from pruning_lab.attributions.criteria.leave_one_out import LeaveOneOutAttributionMetric
 from pruning_lab.attributions.criteria.owen_gradient import OwenGradientAttributionMetric
 from pruning_lab.attributions.criteria.shapley_exact import ExactShapleyAttributionMetric
+from pruning_lab.attributions.observation.checks import tensors_in
 from pruning_lab.errors import UserError
+from pruning_lab.runtime.inputs import in_float32
 
 
 @dataclass
@@ -188,6 +191,57 @@ def test_conductance_refuses_whole_numbers_and_scales_every_input(reader):
     at_0 = squares(model(0 * one, 0 * two), target, "none")
     drop = (at_0 - squares(model(one, two), target, "none")).mean()
     np.testing.assert_allclose(scores[0].sum(), drop.item(), rtol=1e-3)  # complete
+
+
+class Folds(nn.Module):
+    """Changes its inputs in place, of some samples only."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.hidden, self.out = nn.Embedding(10, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, tokens, mask):
+        tokens[tokens > 9] -= 10
+        return self.out(torch.relu(self.hidden((self.embed(tokens) * mask.unsqueeze(2)).mean(1))))
+
+
+@pytest.mark.parametrize("kind", [LeaveOneOutAttributionMetric, ShapleyAttributionMetric])
+def test_a_model_may_change_its_inputs_in_place(kind):
+    torch.manual_seed(0)
+    model, tokens, mask = Folds().eval(), torch.arange(24).view(6, 4) % 17, torch.ones(6, 4)
+    target = torch.arange(6) % 3
+    assert (tokens[0] < 10).all()
+    assert (tokens > 9).any()
+    given, folded = ([(t.clone(), mask, target)] for t in (tokens, tokens - 10 * (tokens > 9)))
+    metrics = [kind(model, data, F.cross_entropy, "cpu") for data in (given, folded)]
+    scores = [metric.run(model.hidden) for metric in metrics]
+    np.testing.assert_array_equal(*scores)
+    assert torch.equal(given[0][0], tokens)
+
+
+@dataclass(slots=True)
+class Slots:
+    logits: torch.Tensor
+
+
+def test_an_output_is_converted_to_float32_whatever_holds_it():
+    logits = torch.ones(2, 3, dtype=torch.bfloat16)
+    for output in (Slots(logits), [Slots(logits)], Output(logits, logits)):
+        converted = in_float32(output)
+        first = converted[0] if isinstance(converted, list) else converted
+        assert first.logits.dtype == torch.float32
+    assert logits.dtype == torch.bfloat16
+    assert len(list(tensors_in(Slots(logits)))) == 1
+
+
+def test_a_loader_of_nested_samples_gives_the_same_scores(reader):
+    tokens, mask, number, target = make_samples()
+    samples = [((tokens[n], mask[n], number[n]), target[n]) for n in range(6)]
+    scores = [
+        TaylorAttributionMetric(reader, data, loss, "cpu").run(reader.hidden)
+        for data in (DataLoader(samples, 4), batches("positional"))  # it collates tuples to lists
+    ]
+    np.testing.assert_array_equal(*scores)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ import pandas as pd
 import pytest
 
 from pruning_lab.compare.measures import measure_runs
-from pruning_lab.compare.pairs import by_block, complete, counted, differences
-from pruning_lab.compare.statistics import detectable_effect
+from pruning_lab.compare.statistics import (
+    by_block,
+    complete,
+    counted,
+    detectable_effect,
+    differences,
+)
 from pruning_lab.errors import UserError
 from pruning_lab.records.step import MAIN, SCRATCH, UNTUNED
 

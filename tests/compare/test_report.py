@@ -10,9 +10,8 @@ import pytest
 from pruning_lab.compare.figures import critical_difference, difference_intervals
 from pruning_lab.compare.measures import measure_runs
 from pruning_lab.compare.pages import readable, write_report
-from pruning_lab.compare.pairs import by_block, differences
 from pruning_lab.compare.report import mean_and_half_width, sections
-from pruning_lab.compare.statistics import ranking
+from pruning_lab.compare.statistics import by_block, differences, ranking
 from pruning_lab.records.step import MAIN, UNTUNED
 from pruning_lab.tasks import Classification
 from tests.compare.test_figures import SIX

@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pruning_lab.compare.pairs import differences
-from pruning_lab.compare.statistics import ranking
+from pruning_lab.compare.statistics import differences, ranking
 from pruning_lab.compare.words import on_differences, on_ranking
 from pruning_lab.tasks import Classification
 

@@ -195,10 +195,11 @@ class Renamed(nn.Module):
 
 
 def changing(folder, network, seed):
+    target = 0.45 if network is Counting else 0.7
     return experiment(
         folder, f"model._target_={__name__}.{network.__name__}", "metric=random",
-        "schedule.steps=6", "schedule.target=0.7", "schedule.scope=global", "finetune.epochs=0",
-        f"seeds.score={seed}", base=BRANCHES,
+        "schedule.steps=6", f"schedule.target={target}", "schedule.scope=global",
+        "finetune.epochs=0", f"seeds.score={seed}", base=BRANCHES,
     )  # fmt: skip
 
 
@@ -218,7 +219,22 @@ def test_a_group_that_a_cut_changes_goes_on_being_pruned(network, name, tmp_path
     assert any(changed)
 
 
-@pytest.mark.parametrize("network", [Parting, Renamed])
+class Counting(nn.Module):
+    """Its forward writes an attribute; a grouped convolution becomes a plain one."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.calls = 0
+        self.a = nn.Conv2d(1, 16, 3, padding=1)
+        self.d = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.hidden, self.head = nn.Linear(16, 64), nn.Linear(64, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(F.relu(self.hidden(F.relu(self.d(F.relu(self.a(x)))).mean((2, 3)))))
+
+
+@pytest.mark.parametrize("network", [Parting, Renamed, Counting])
 def test_a_run_resumes_after_a_cut_that_changed_the_groups(network, tmp_path, monkeypatch):
     whole = changing(tmp_path / "whole", network, 0)
     whole.run()

@@ -11,14 +11,17 @@ from pruning_lab.attributions import (
     ShapleyAttributionMetric,
     TaylorAttributionMetric,
 )
-from pruning_lab.compare import quality_curves
+from pruning_lab.compare import quality_curves, sections
 from pruning_lab.compare.measures import measure_runs
-from pruning_lab.compare.pairs import by_block, differences
+from pruning_lab.compare.statistics import by_block, differences
+from pruning_lab.datasets.diabetes import diabetes
 from pruning_lab.errors import UserError
 from pruning_lab.experiment import stages
 from pruning_lab.experiment.conditions import Conditions
 from pruning_lab.experiment.study import compare_criteria
+from pruning_lab.models.mlp import MLP
 from pruning_lab.pruning.schedules import Geometric
+from pruning_lab.tasks import Regression
 from pruning_lab.training.recipe import Training
 from tests.running import two_steps
 
@@ -151,9 +154,23 @@ def test_several_recoveries_start_from_the_same_first_scores(tmp_path):
 
 @pytest.mark.parametrize(
     ("baselines", "criteria", "message"),
-    [([], {"random": RandomAttributionMetric}, "0 baselines and 1"), ([nn.ReLU()], {}, "1 .* 0")],
+    [([], {"random": RandomAttributionMetric}, "0 baselines, 1"), ([nn.ReLU()], {}, "1 .* 0")],
 )
 def test_nothing_to_compare_is_refused(baselines, criteria, message, tmp_path):
     splits = two_steps(tmp_path, "attributions=none").splits
     with pytest.raises(UserError, match=message):
         compare_criteria(baselines, splits, criteria, SCHEDULE, Training(epochs=0))
+
+
+def test_a_comparison_goes_by_the_measure_of_its_task():
+    splits, models = diabetes(), [MLP(1, (10,), [8]) for _ in range(2)]
+    found = compare_criteria(
+        models, splits, {"taylor": TaylorAttributionMetric, "random": RandomAttributionMetric},
+        SCHEDULE, Training(steps=2), task=Regression(),
+    )  # fmt: skip
+    assert set(found["measure_better"]) == {"lower"}
+    assert "RMSE over the share removed" in [section.title for section in sections(found)]
+    with pytest.raises(UserError, match="2 baselines, 1 criteria and 0 ways of fine-tuning"):
+        compare_criteria(
+            models, splits, {"taylor": TaylorAttributionMetric}, SCHEDULE, {}, task=Regression()
+        )

@@ -1,5 +1,7 @@
 """Tasks run to the end on small real data, and are compared in the direction of their measure."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -134,3 +136,29 @@ def test_what_a_task_is_not_for_is_refused(task, splits, outputs, message):
 def test_a_network_for_pictures_says_so_of_other_inputs(tmp_path):
     with pytest.raises(UserError, match=r"the shape \(10,\), not that of pictures; model=mlp"):
         experiment(tmp_path, "dataset=diabetes", "task=regression", "model=convnet", base=[])
+
+
+class Forgets(Regression):
+    def measure(self, samples):
+        return {"loss": 1.0}
+
+
+class Never(Regression):
+    """Its primary measure is never a number; the loss decides."""
+
+    def measure(self, samples):
+        return super().measure(samples) | {"rmse": float("nan")}
+
+
+def test_a_task_without_a_measure_that_it_declares_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"Forgets.measure gives loss, without rmse, mae, r2: it must"
+    ):
+        experiment(tmp_path, f"task._target_={__name__}.Forgets", base=REGRESSION[:1] + BASE)
+
+
+def test_fine_tuning_goes_by_the_loss_where_the_measure_is_no_number(tmp_path):
+    done = experiment(tmp_path, f"task._target_={__name__}.Never", base=REGRESSION[:1] + BASE)
+    assert math.isnan(done.run())
+    before, after = (done.record.of(MAIN)[1][f"val_loss_{stage}"] for stage in ("before", "after"))
+    assert after < before

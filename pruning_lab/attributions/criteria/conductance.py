@@ -10,7 +10,7 @@ from pruning_lab.attributions.evidence.activations import ActivationMetric, Plac
 from pruning_lab.attributions.evidence.gathering import Evidence
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_count
-from pruning_lab.partial_forward.interface import ModelGraph
+from pruning_lab.partial_forward.cut import ModelGraph
 from pruning_lab.profiling.passes import Prediction
 from pruning_lab.runtime.inputs import Inputs, tensors
 

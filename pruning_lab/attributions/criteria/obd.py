@@ -2,7 +2,7 @@
 
 import torch
 
-from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMetric
+from pruning_lab.attributions.evidence.weights import WeightGradientMetric
 
 
 class OBDAttributionMetric(WeightGradientMetric):

@@ -9,7 +9,7 @@ from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_switch
 from pruning_lab.graph.added_code import as_torch_wrote_it
 from pruning_lab.graph.kinds import LAYERS, BatchNorm
-from pruning_lab.partial_forward.interface import ModelGraph
+from pruning_lab.partial_forward.cut import ModelGraph
 
 
 class TaylorWeightAttributionMetric(ActivationMetric):

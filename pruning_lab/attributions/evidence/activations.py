@@ -14,8 +14,7 @@ from pruning_lab.attributions.observation.batches import Batch, Made, parts
 from pruning_lab.attributions.observation.checks import check_apart, check_graded, check_statistics
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
-from pruning_lab.partial_forward.cut import check_rows, two_and_three
-from pruning_lab.partial_forward.interface import ModelGraph
+from pruning_lab.partial_forward.cut import ModelGraph, check_rows, two_and_three
 from pruning_lab.partial_forward.parts import gradients as led_back
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction

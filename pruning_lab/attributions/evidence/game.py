@@ -11,9 +11,8 @@ from pruning_lab.attributions.base import Site
 from pruning_lab.attributions.observation.batches import Room
 from pruning_lab.attributions.observation.checks import check_graded
 from pruning_lab.attributions.unit_groups import count_of, keep_rows
-from pruning_lab.partial_forward.cut import Cut, State
+from pruning_lab.partial_forward.cut import Cut, ModelCut, State
 from pruning_lab.partial_forward.first_layer import Units
-from pruning_lab.partial_forward.interface import ModelCut
 from pruning_lab.profiling import passes
 
 

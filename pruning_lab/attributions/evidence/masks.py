@@ -18,8 +18,7 @@ from pruning_lab.attributions.observation.batches import Made, Part, Room, parts
 from pruning_lab.attributions.observation.checks import check_apart, check_statistics, same
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError, check_choice, check_count
-from pruning_lab.partial_forward.cut import State
-from pruning_lab.partial_forward.interface import ModelCut, ModelGraph
+from pruning_lab.partial_forward.cut import ModelCut, ModelGraph, State
 from pruning_lab.partial_forward.parts import Share
 from pruning_lab.profiling import passes
 from pruning_lab.profiling.passes import Prediction

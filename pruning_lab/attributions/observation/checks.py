@@ -1,6 +1,7 @@
 """Check that samples have losses of their own, and that a trace computes what the model does."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -270,6 +271,8 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
         items = value.values()
     elif isinstance(value, list | tuple):
         items = value
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = [getattr(value, field.name) for field in fields(value)]
     elif hasattr(value, "__dict__") and not isinstance(value, type | nn.Module):
         items = vars(value).values()
     for item in items:

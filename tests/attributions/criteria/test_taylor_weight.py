@@ -9,7 +9,7 @@ from torch import nn
 
 from pruning_lab.attributions.criteria.fisher import FisherAttributionMetric
 from pruning_lab.attributions.criteria.taylor_weight import TaylorWeightAttributionMetric
-from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMetric
+from pruning_lab.attributions.evidence.weights import WeightGradientMetric
 from pruning_lab.attributions.unit_groups import UnitGroups, units_of_module
 from pruning_lab.errors import UserError
 from tests.oracles.small import mean_square

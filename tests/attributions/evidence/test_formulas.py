@@ -8,8 +8,7 @@ from torch import nn
 
 from pruning_lab.attributions import TaylorAttributionMetric
 from pruning_lab.attributions.evidence.activations import ActivationMetric, MapMetric, run_together
-from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMetric
-from pruning_lab.attributions.evidence.weights import WeightMetric
+from pruning_lab.attributions.evidence.weights import WeightGradientMetric, WeightMetric
 from pruning_lab.attributions.unit_groups import units_of_module
 from pruning_lab.errors import UserError
 

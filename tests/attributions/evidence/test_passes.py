@@ -16,7 +16,7 @@ from torch import nn
 from pruning_lab.attributions import ShapleyAttributionMetric
 from pruning_lab.attributions.evidence.activations import run_together
 from pruning_lab.attributions.evidence.removals import RemovalMetric, sets_of
-from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMetric
+from pruning_lab.attributions.evidence.weights import WeightGradientMetric
 from pruning_lab.attributions.unit_groups import unit_groups_of, units_of_module
 from pruning_lab.coupling.structure import find_structure
 from pruning_lab.errors import UserError
@@ -115,7 +115,7 @@ def counted_by_torch(work, monkeypatch):
         # whether products pay is asked by a convolution of its own
         patch.setattr("pruning_lab.partial_forward.cut.made_faster", lambda *_: set())
         # of many samples' gradients of the weights at once torch's counter counts too many
-        patch.setattr("pruning_lab.attributions.evidence.weight_gradients.vmap", one_by_one)
+        patch.setattr("pruning_lab.attributions.evidence.weights.vmap", one_by_one)
         for module in (
             "attributions.criteria.shapley_exact",
             "partial_forward.first_layer",

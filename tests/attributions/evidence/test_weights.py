@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pruning_lab.attributions.evidence.weight_gradients import WeightGradientMetric
+from pruning_lab.attributions.evidence.weights import WeightGradientMetric
 from pruning_lab.attributions.unit_groups import UnitGroups
 from pruning_lab.errors import UserError
 
