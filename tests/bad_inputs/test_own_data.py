@@ -155,7 +155,7 @@ GIVEN = {
     "a criterion of nothing": (
         lambda _: compare_criteria([], Splits(**WHOLE, num_classes=4, input_size=(1, 8, 8)), {},
                                    OneShot(target=0.5), Training(epochs=0)),
-        "0 baselines and 0 criteria",
+        "0 baselines, 0 criteria",
     ),
 }  # fmt: skip
 
