@@ -57,7 +57,7 @@ TUNE = ["-m", "hydra/sweeper=tune", *TINY, "attributions=none", "metric=random",
 
 
 def study(folder, log):
-    """What a study ends with, and the values that it tried."""
+    """Return the results file of a study, and the values that its log lists."""
     (results,) = folder.rglob("optimization_results.yaml")
     return OmegaConf.load(results), re.findall(r"#\d+ : finetune.lr=(\S+)", log)
 

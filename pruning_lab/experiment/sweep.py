@@ -188,7 +188,7 @@ def _set_direction(config: DictConfig) -> None:
         sys.exit("dry_run=true has no results to search by: give it without -m, for one job.")
     overrides = parser.parse_overrides(list(config.hydra.overrides.task))
     chosen = [each.key_or_group for each in overrides if each.is_sweep_override()]
-    if any(key.split(".")[0] == "task" for key in (*chosen, *(sweeper.params or {}))):
+    if any(key.split(".")[0] == "task" for key in (*chosen, *(sweeper.get("params") or {}))):
         sys.exit("The task cannot be chosen by a search: give it as it is, task=regression.")
     try:
         primary = build(config.task, "task", Task).primary
@@ -201,7 +201,7 @@ def _set_direction(config: DictConfig) -> None:
             f"hydra.sweeper.direction={given} is not possible: a job returns {primary.label} on "
             f"val, which gets better by {better}. Use hydra/sweeper=tune, which sets it."
         )
-    if "seed" in sweeper.sampler and sweeper.sampler.seed is None:
+    if (sweeper.get("sampler") or {}).get("seed", 0) is None:
         log.warning("hydra.sweeper.sampler.seed is null: given again, this is another study.")
     with flag_override(config.hydra, ["readonly", "struct"], False):
         sweeper.direction = better

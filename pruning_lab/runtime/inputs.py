@@ -1,7 +1,7 @@
-"""What goes into a model: a tensor, several (a tuple or a list), or named ones (a dictionary).
+"""Split, select, move and copy the inputs of a model, and its targets.
 
-Every tensor, of any type, has the samples in its first dimension. Other values in a tuple or a
-dictionary (a flag, None) are passed on as they are. The functions also take targets.
+Inputs are a tensor, several of them (a tuple or a list), or named arguments (a dictionary). The
+first dimension of every tensor counts the samples. Other values (a flag, None) stay as they are.
 """
 
 import copy

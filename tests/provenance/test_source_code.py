@@ -1,4 +1,4 @@
-"""What counts as installed, and not as the user's code."""
+"""Modules of installed packages are told apart from the user's code."""
 
 from pathlib import Path
 

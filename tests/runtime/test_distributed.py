@@ -328,7 +328,8 @@ def test_with_a_limit_of_time_one_rank_decides_for_all(tmp_path):
 
 def killed(folder):
     """Ends the leading process when an epoch of the first step is on the disk."""
-    inputs_read.inputs = dict  # the command that goes on has not imported the tests
+    # the command that resumes does not import the tests: their files must not be recorded
+    inputs_read.inputs = dict
     write, resume.MOST = resume._write, float("inf")
 
     def kill(path, *content):
